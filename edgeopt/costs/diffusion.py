@@ -1,0 +1,129 @@
+"""Costs of a multi-stage diffusion run: a text encoder, T denoising steps in one of V variants, a decoder.
+
+Chain variant 0 is ``common``: it runs the text encoder and the decoder, which are the same whatever denoiser is
+used; variants 1..V are the denoisers and run only steps. So a device that encodes text holds no denoiser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.costs.roofline import roofline_s
+from edgeopt.costs.timings import matching, single_s
+from edgeopt.profiles.device import Device
+from edgeopt.profiles.model import Component, Diffusion, Variant
+from edgeopt.profiles.problem import ImageWorkload
+
+__all__ = ["COMMON", "DiffusionCosts"]
+
+Array = NDArray[np.float64]
+
+COMMON = "common"
+
+
+@dataclass(frozen=True)
+class DiffusionCosts:
+    """Seconds and bytes of one family of denoisers under one workload."""
+
+    model: Diffusion
+    workload: ImageWorkload
+
+    @cached_property
+    def variants(self) -> list[str]:
+        """Chain variants: ``common`` and the denoisers' names."""
+        return [COMMON, *self.model.variants]
+
+    @cached_property
+    def names(self) -> list[str]:
+        """Element names: ``text_encoder``, ``step.0`` …, ``decoder`` (the components only where the model has them)."""
+        steps = [f"step.{i}" for i in range(self.workload.steps)]
+        before = ["text_encoder"] if self.model.text_encoder else []
+        return before + steps + (["decoder"] if self.model.decoder else [])
+
+    @property
+    def first_step(self) -> int:
+        """Index of the first denoising step."""
+        return 1 if self.model.text_encoder else 0
+
+    @property
+    def steps(self) -> slice:
+        """Elements that are denoising steps."""
+        return slice(self.first_step, self.first_step + self.workload.steps)
+
+    @property
+    def step_batch(self) -> int:
+        """Batch that a denoiser sees: classifier-free guidance evaluates every image twice."""
+        return self.workload.images * (2 if self.workload.guidance > 1 else 1)
+
+    def _seconds(
+        self, device: Device, phase: str, part: Component | Variant, variant: str | None
+    ) -> tuple[float, bool]:
+        batch = self.step_batch if phase == "step" else self.workload.images
+        measured = single_s(matching(device, self.model.name, phase, self.model.dtype, batch, variant))
+        if measured is not None:
+            return measured, True
+        traffic = part.weights + batch * part.activations
+        return float(roofline_s(device, self.model.dtype, batch * part.flop, traffic)), False
+
+    def compute_s(self, device: Device) -> tuple[Array, bool]:
+        """Seconds per chain variant and element, shape (1 + V, L), and whether all of them are measured."""
+        table = np.full((len(self.variants), len(self.names)), np.inf)
+        known = []
+        for element, phase, part in (
+            (0, "text_encoder", self.model.text_encoder),
+            (-1, "decoder", self.model.decoder),
+        ):
+            if part is not None:
+                table[0, element], measured = self._seconds(device, phase, part, None)
+                known.append(measured)
+        for row, (name, variant) in enumerate(self.model.variants.items(), start=1):
+            table[row, self.steps], measured = self._seconds(device, "step", variant, name)
+            known.append(measured)
+        return table, all(known)
+
+    @property
+    def resident_bytes(self) -> Array:
+        """Weights of the text encoder and the decoder, shape (1 + V, L); denoisers are in ``shared_bytes``."""
+        table = np.zeros((len(self.variants), len(self.names)))
+        if self.model.text_encoder:
+            table[0, 0] = self.model.text_encoder.weights
+        if self.model.decoder:
+            table[0, -1] = self.model.decoder.weights
+        return table
+
+    @property
+    def shared_bytes(self) -> Array:
+        """Weights of each denoiser, counted once per device however many steps it runs; shape (1 + V,)."""
+        return np.array([0.0, *(variant.weights for variant in self.model.variants.values())])
+
+    @property
+    def transient_bytes(self) -> Array:
+        """Activations while an element runs, shape (1 + V, L)."""
+        table = np.zeros((len(self.variants), len(self.names)))
+        if self.model.text_encoder:
+            table[0, 0] = self.workload.images * self.model.text_encoder.activations
+        if self.model.decoder:
+            table[0, -1] = self.workload.images * self.model.decoder.activations
+        for row, variant in enumerate(self.model.variants.values(), start=1):
+            table[row, self.steps] = self.step_batch * variant.activations
+        return table
+
+    @property
+    def cut_bytes(self) -> Array:
+        """Bytes crossing each cut, shape (L + 1,).
+
+        The prompt; then the conditioning; between steps latent and conditioning (every later stage needs it);
+        before the decoder the latent alone; at the end the image.
+        """
+        model, images = self.model, self.workload.images
+        table = np.full(len(self.names) + 1, model.latent + model.conditioning)
+        table[self.first_step] = model.conditioning
+        table[self.first_step + self.workload.steps] = model.latent
+        table[0] = model.prompt
+        if model.decoder:
+            table[-1] = model.decoder.output
+        return images * table

@@ -1,0 +1,87 @@
+"""Quality of a multi-stage plan as losses on the chain, smaller is better.
+
+``additive``: quality = base + sum over steps of loss[variant, step] (+ a constant per hand-off). ``table``: the
+quality of "first variant for a fraction, second for the rest" was measured; the chain carries it exactly: the second
+variant at the first step costs table(0), a hand-over at cut c costs table(c), the first variant at the last step
+costs table(1), and every other hand-off between denoisers was not measured and is forbidden.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.costs.diffusion import DiffusionCosts
+from edgeopt.profiles.model import AdditiveQuality, TableQuality
+
+__all__ = ["QualityTerms", "quality_terms", "resample"]
+
+Array = NDArray[np.float64]
+
+
+class QualityTerms(NamedTuple):
+    """Quality = ``base`` + losses of a plan's steps and hand-offs.
+
+    Attributes
+    ----------
+    base : float
+    loss : (V, L)
+        Chain variant by element.
+    handoff : (V, V, L + 1)
+        ``inf`` where the profile says nothing.
+    unmeasured : list of int
+        Chain variants whose quality the profile does not hold; a plan may not use them.
+    """
+
+    base: float
+    loss: Array
+    handoff: Array
+    unmeasured: list[int]
+
+
+def quality_terms(costs: DiffusionCosts) -> QualityTerms | None:
+    """Return the model's quality as chain losses, or ``None`` for a model without quality."""
+    quality = costs.model.quality
+    if quality is None:
+        return None
+    if isinstance(quality, AdditiveQuality):
+        return _additive(quality, costs)
+    return _table(quality, costs)
+
+
+def _additive(quality: AdditiveQuality, costs: DiffusionCosts) -> QualityTerms:
+    num_variants, num_elements = len(costs.variants), len(costs.names)
+    loss = np.zeros((num_variants, num_elements))
+    unmeasured = []
+    for row, name in enumerate(costs.variants[1:], start=1):
+        if name in quality.loss:
+            loss[row, costs.steps] = resample(quality.loss[name], costs.workload.steps)
+        else:
+            unmeasured.append(row)
+    handoff = np.zeros((num_variants, num_variants, num_elements + 1))
+    handoff[1:, 1:] = (quality.handoff * (1 - np.eye(num_variants - 1)))[:, :, None]
+    return QualityTerms(quality.base, loss, handoff, unmeasured)
+
+
+def resample(loss: list[float], num_steps: int) -> Array:
+    """Spread per-step losses over another number of steps so that every leading fraction keeps its sum."""
+    cumulative = np.concatenate([[0.0], np.cumsum(loss)])
+    at = np.interp(np.linspace(0, 1, num_steps + 1), np.linspace(0, 1, len(loss) + 1), cumulative)
+    return np.diff(at)
+
+
+def _table(quality: TableQuality, costs: DiffusionCosts) -> QualityTerms:
+    num_variants, num_elements = len(costs.variants), len(costs.names)
+    first, second = (costs.variants.index(name) for name in (quality.first, quality.second))
+    start, end = costs.steps.start, costs.steps.stop
+    loss = np.zeros((num_variants, num_elements))
+    loss[second, start], loss[first, end - 1] = quality.quality[0], quality.quality[-1]
+    handoff = np.zeros((num_variants, num_variants, num_elements + 1))
+    for v in range(1, num_variants):
+        handoff[v, [w for w in range(1, num_variants) if w != v]] = np.inf
+    inside = np.arange(start + 1, end)
+    handoff[first, second, inside] = np.interp((inside - start) / (end - start), quality.fraction, quality.quality)
+    unmeasured = [v for v in range(1, num_variants) if v not in (first, second)]
+    return QualityTerms(0.0, loss, handoff, unmeasured)

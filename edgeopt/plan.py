@@ -1,0 +1,94 @@
+"""Plan: what runs where, what it will cost, and the proof. Written before a run and never adjusted by it.
+
+A plan file carries the resolved problem, so that it can be verified, executed and questioned on its own.
+Numbers are SI floats and their names carry the unit.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from edgeopt.profiles.problem import Problem
+
+__all__ = ["FORMAT", "Interval", "Plan", "Stage", "Transfer"]
+
+FORMAT = "edgeopt-plan/1"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Stage(_Record):
+    """Elements ``start`` to ``stop`` (half open) on one device with one variant.
+
+    ``transfer_s`` and ``transfer_bytes`` are what arrives before the stage; ``compute_s`` is summed over rounds.
+    """
+
+    index: int
+    device: str
+    variant: str | None
+    start: int
+    stop: int
+    elements: str
+    compute_s: float
+    transfer_s: float
+    transfer_bytes: float
+    memory_bytes: float
+
+
+class Transfer(_Record):
+    """Everything that crosses one cut (or returns in the loop) per request, over all rounds."""
+
+    purpose: Literal["input", "cut", "loop", "output"]
+    cut: int
+    source: str
+    destination: str
+    bytes: float
+    messages: float
+    seconds: float
+
+
+class Interval(_Record):
+    """One bar of the predicted timeline: a device computing, or a link carrying."""
+
+    lane: str
+    label: str
+    start_s: float
+    stop_s: float
+
+
+class Plan(_Record):
+    """The decision, its predicted cost by term, and how good it provably is."""
+
+    format: Literal["edgeopt-plan/1"] = FORMAT
+    edgeopt_version: str
+    problem: Problem
+    strategy: str
+    backend: str
+    status: Literal["optimal", "infeasible", "time_limit", "gap_reached"]
+    objective: float
+    bound: float
+    gap: float
+    runtime_s: float
+    latency_s: float
+    throughput_per_s: float
+    energy_j: float | None = None
+    quality: float | None = None
+    metrics: dict[str, float] = {}
+    cuts: list[int]
+    devices: list[int]
+    variants: list[int]
+    stages: list[Stage]
+    transfers: list[Transfer]
+    timeline: list[Interval] = []
+    notes: list[str] = []
+
+    def digest(self) -> str:
+        """Return a SHA-256 over the plan's content, quoted by reports of its execution."""
+        content = self.model_dump(mode="json", by_alias=True)
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,145 @@
+"""From a problem to a plan, and from a plan back to a verdict on it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from edgeopt.errors import Finding, InputError, NoPlanError, TimeLimitError
+from edgeopt.plan import Plan
+from edgeopt.profiles.problem import Problem
+from edgeopt.strategies import Strategy, get_strategy, strategy_names
+from edgeopt_solvers import solve as solve_instance
+from edgeopt_solvers.chain import Solution, evaluate
+
+__all__ = ["choose_strategy", "solve", "verify"]
+
+#: Relative disagreement that recomputation may show: YAML keeps every bit, sums may be ordered differently.
+TOLERANCE = 1e-9
+
+
+def solve(
+    problem: Problem,
+    *,
+    strategy: str | None = None,
+    backend: str = "exact",
+    time_limit_s: float | None = None,
+    gap: float = 0.0,
+    warm_start: Plan | None = None,
+) -> Plan:
+    """Plan a problem.
+
+    Parameters
+    ----------
+    strategy
+        Overrides the problem's own; ``auto`` takes the first one that fits the model and workload.
+    backend, time_limit_s, gap
+        As in :func:`edgeopt_solvers.solve`.
+    warm_start
+        An earlier plan of a similar problem.
+
+    Raises
+    ------
+    InputError
+        Unknown strategy, one that does not fit, or a number it needs is missing.
+    NoPlanError
+        Proven infeasible; the message names the binding limit and by how much.
+    TimeLimitError
+        Out of time without a plan.
+    """
+    technique = choose_strategy(problem, strategy or problem.strategy)
+    chain = technique.build(problem)
+    incumbent = _solution(warm_start) if warm_start else None
+    result = solve_instance(chain, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent)
+    if result.solution is None:
+        if result.status.reason == "infeasible":
+            raise NoPlanError(f"no plan exists for {problem.name!r}: {technique.describe(problem)(result.message)}")
+        raise TimeLimitError(
+            f"no plan for {problem.name!r} within {time_limit_s:g} s (bound {result.bound:.6g}); raise the time limit"
+        )
+    return technique.plan(problem, chain, result)
+
+
+def choose_strategy(problem: Problem, name: str) -> Strategy:
+    """Return the named strategy if it fits the problem, or for ``auto`` the first that does."""
+    known = strategy_names()
+    if name == "auto":
+        refusals = []
+        for candidate in map(get_strategy, known):
+            reason = candidate.unfit(problem)
+            if reason is None:
+                return candidate
+            refusals.append(reason)
+        raise InputError([Finding(field="strategy", message="; ".join(refusals), mend=f"known: {', '.join(known)}")])
+    if name not in known:
+        raise InputError(
+            [Finding(field="strategy", message=f"unknown strategy {name!r}", mend=f"known: auto, {', '.join(known)}")]
+        )
+    strategy = get_strategy(name)
+    if reason := strategy.unfit(problem):
+        raise InputError([Finding(field="strategy", message=reason, mend="use `strategy: auto`")])
+    return strategy
+
+
+def verify(plan: Plan, *, resolve_time_limit_s: float | None = 10.0) -> list[str]:
+    """Recompute a plan from its problem and decisions alone; return what does not hold (empty: all of it does).
+
+    Cost, feasibility, every stage, transfer and metric are rebuilt and compared. The bound is held against a fresh
+    solve (``None`` skips it): a plan may not claim a bound above a better plan's cost.
+    """
+    technique = choose_strategy(plan.problem, plan.strategy)
+    chain = technique.build(plan.problem)
+    try:
+        solution = _solution(plan)
+        evaluation = evaluate(chain, solution)
+    except (ValueError, IndexError) as error:
+        return [f"the decisions do not fit the problem: {error}"]
+    if evaluation.violations:
+        return [technique.describe(plan.problem)(sentence) for sentence in evaluation.violations]
+    fresh = solve_instance(chain, time_limit_s=resolve_time_limit_s) if resolve_time_limit_s else None
+    claimed = _Claim(plan, evaluation, solution)
+    rebuilt = technique.plan(plan.problem, chain, claimed.result())
+    findings = list(_differences(plan.model_dump(mode="json"), rebuilt.model_dump(mode="json")))
+    if fresh is not None and fresh.solution is not None:
+        optimum = rebuilt.objective + fresh.objective - evaluation.objective
+        if plan.bound > optimum + 1e-6 * max(abs(optimum), 1e-12):
+            findings.append(f"bound {plan.bound!r} is not one: a plan of objective {optimum!r} exists")
+    return findings
+
+
+class _Claim:
+    """A plan's own proof (status, bound, gap) joined to the recomputed cost of its decisions."""
+
+    def __init__(self, plan: Plan, evaluation: Any, solution: Solution) -> None:
+        self.plan, self.evaluation, self.solution = plan, evaluation, solution
+
+    def result(self) -> Any:
+        from edgeopt_solvers import Result, Status
+
+        plan, objective = self.plan, self.evaluation.objective
+        offset = plan.objective - plan.bound
+        bound = objective if plan.status == "optimal" else objective - offset
+        return Result(
+            Status(plan.status, True), objective, bound, self.solution, plan.backend, plan.runtime_s,
+            dict(self.evaluation.metrics),
+        )  # fmt: skip
+
+
+def _solution(plan: Plan) -> Solution:
+    return Solution(cuts=tuple(plan.cuts), devices=tuple(plan.devices), variants=tuple(plan.variants))
+
+
+def _differences(claimed: Any, rebuilt: Any, path: str = "") -> Any:
+    """Yield a sentence for every field in which two dumps differ by more than rounding."""
+    if isinstance(claimed, dict) and isinstance(rebuilt, dict):
+        for key in sorted(claimed.keys() | rebuilt.keys()):
+            if key not in ("problem", "edgeopt_version"):
+                yield from _differences(claimed.get(key), rebuilt.get(key), f"{path}.{key}".lstrip("."))
+    elif isinstance(claimed, list) and isinstance(rebuilt, list) and len(claimed) == len(rebuilt):
+        for i, (a, b) in enumerate(zip(claimed, rebuilt, strict=True)):
+            yield from _differences(a, b, f"{path}[{i}]")
+    elif isinstance(claimed, float | int) and isinstance(rebuilt, float | int):
+        if not math.isclose(claimed, rebuilt, rel_tol=TOLERANCE, abs_tol=1e-12):
+            yield f"{path}: the plan says {claimed!r}, recomputed {rebuilt!r}"
+    elif claimed != rebuilt:
+        yield f"{path}: the plan says {claimed!r}, recomputed {rebuilt!r}"

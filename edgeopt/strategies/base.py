@@ -1,0 +1,52 @@
+"""What a strategy is: one technique, from a problem to a solver's instance and from its solution to a plan."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import ClassVar
+
+from edgeopt.plan import Plan
+from edgeopt.profiles.problem import Problem
+from edgeopt_solvers import Result
+from edgeopt_solvers.chain import Chain
+
+__all__ = ["Strategy"]
+
+
+class Strategy(ABC):
+    """One collaboration technique. Register it in the entry-point group ``edgeopt.strategies``."""
+
+    name: ClassVar[str]
+
+    @abstractmethod
+    def unfit(self, problem: Problem) -> str | None:
+        """Say why the technique does not apply to the problem's model and workload, or ``None`` if it does."""
+
+    @abstractmethod
+    def build(self, problem: Problem) -> Chain:
+        """Turn the problem into arrays.
+
+        Raises
+        ------
+        InputError
+            A number that this technique needs is not in the profiles.
+        """
+
+    @abstractmethod
+    def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
+        """Turn the solver's decisions into a plan with its predicted cost by term."""
+
+    def describe(self, problem: Problem) -> Callable[[str], str]:
+        """Return a function that puts the problem's names into a solver's message about indices."""
+        names = [device.name for device in problem.devices]
+        return lambda message: _name_devices(message, names)
+
+
+def _name_devices(message: str, names: list[str]) -> str:
+    """Replace ``device 2`` by ``device 'phone'``."""
+    import re
+
+    return re.sub(
+        r"\bdevice (\d+)\b", lambda m: f"device {names[int(m[1])]!r}" if int(m[1]) < len(names) else m[0], message
+    )

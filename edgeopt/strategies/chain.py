@@ -1,0 +1,199 @@
+"""What strategies of the chain family share: constraints of a problem as chain arguments, a solution as a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+from typing import Any
+
+import numpy as np
+
+import edgeopt
+from edgeopt.costs.energy import power_w
+from edgeopt.costs.links import link_matrices
+from edgeopt.errors import Finding, InputError
+from edgeopt.plan import Plan, Stage, Transfer
+from edgeopt.profiles.problem import Problem
+from edgeopt.strategies.timeline import Bar, lay_out, single_pass
+from edgeopt_solvers import Result
+from edgeopt_solvers.chain import Chain, Solution
+
+__all__ = ["chain_plan", "forbid", "shared_arguments", "source_index", "transfers_of"]
+
+
+def source_index(problem: Problem) -> int:
+    """Index of the device that owns the request and wants the result."""
+    names = [device.name for device in problem.devices]
+    return names.index(problem.constraints.source) if problem.constraints.source else 0
+
+
+def shared_arguments(problem: Problem, elements: Sequence[str]) -> dict[str, Any]:
+    """Chain arguments that do not depend on the technique: links, memory, source, power, objective, budgets, pins."""
+    names = [device.name for device in problem.devices]
+    rate, latency = link_matrices(problem.network, names)
+    limits = problem.constraints
+    busy = power_w(problem.devices, "busy")
+    return {
+        "rate_bytes_per_s": rate,
+        "latency_s": latency,
+        "memory_bytes": np.array([device.memory for device in problem.devices]),
+        "source": source_index(problem),
+        "objective": problem.objective,
+        "power_w": busy,
+        "send_power_w": None if busy is None else power_w(problem.devices, "send"),
+        "receive_power_w": None if busy is None else power_w(problem.devices, "receive"),
+        "max_latency_s": limits.deadline,
+        "max_period_s": limits.period,
+        "max_energy_j": limits.energy,
+        "max_stages": limits.max_stages,
+        "min_segment": limits.min_segment,
+        "pins": _pins(problem, elements),
+    }
+
+
+def _pins(problem: Problem, elements: Sequence[str]) -> dict[int, int] | None:
+    """Element index → device index, from ``first``, ``last`` and ``pin`` (names may hold wildcards: ``step.*``)."""
+    limits = problem.constraints
+    names = [device.name for device in problem.devices]
+    pins: dict[int, int] = {}
+    for pattern, device in limits.pin.items():
+        matched = [i for i, element in enumerate(elements) if fnmatchcase(element, pattern) or str(i) == pattern]
+        if not matched:
+            raise InputError(
+                [
+                    Finding(
+                        field=f"constraints.pin.{pattern}",
+                        message=f"no element of the model is called {pattern!r}",
+                        mend=f"elements are {', '.join(elements[:3])} … {elements[-1]}; wildcards and indices work too",
+                    )
+                ]
+            )
+        pins |= dict.fromkeys(matched, names.index(device))
+    if limits.first:
+        pins[0] = names.index(limits.first)
+    if limits.last:
+        pins[len(elements) - 1] = names.index(limits.last)
+    return pins or None
+
+
+def forbid(problem: Problem, compute_s: np.ndarray) -> np.ndarray:
+    """Return ``compute_s`` with ``inf`` on every device that ``constraints.forbid`` names."""
+    forbidden = [i for i, device in enumerate(problem.devices) if device.name in problem.constraints.forbid]
+    compute_s = compute_s.copy()
+    compute_s[forbidden] = np.inf
+    return compute_s
+
+
+def transfers_of(problem: Problem, chain: Chain, solution: Solution) -> list[Transfer]:
+    """Every transfer of a solution between different devices, in order: input, cuts, loop, output."""
+    names = [device.name for device in problem.devices]
+    bytes_, messages = np.asarray(chain.cut_bytes), np.asarray(chain.cut_messages)
+    hops: list[tuple[str, int, int, int, float, float]] = []
+    if chain.source is not None:
+        hops.append(("input", 0, chain.source, solution.devices[0], bytes_[0], messages[0]))
+    for cut, a, b in zip(solution.cuts, solution.devices, solution.devices[1:], strict=False):
+        hops.append(("cut", cut, a, b, bytes_[cut], messages[cut]))
+    last = solution.cuts[-1]
+    hops.append(("loop", last, solution.devices[-1], solution.devices[0], chain.loop_bytes, chain.loop_messages))
+    if chain.source is not None:
+        hops.append(("output", last, solution.devices[-1], chain.source, bytes_[last], messages[last]))
+    rate, latency = np.asarray(chain.rate_bytes_per_s), np.asarray(chain.latency_s)
+    return [
+        Transfer(
+            purpose=purpose,
+            cut=cut,
+            source=names[i],
+            destination=names[j],
+            bytes=float(q),
+            messages=float(m),
+            seconds=float(m * latency[i, j] + (q / rate[i, j] if q else 0.0)),
+        )
+        for purpose, cut, i, j, q, m in hops
+        if i != j and (q or m)
+    ]
+
+
+def chain_plan(
+    problem: Problem,
+    strategy: str,
+    chain: Chain,
+    result: Result,
+    elements: Sequence[str],
+    variants: Sequence[str | None],
+    quality_base: float | None = None,
+    metrics: dict[str, float] | None = None,
+    bars: Sequence[Bar] | None = None,
+    notes: Sequence[str] = (),
+) -> Plan:
+    """Write a chain solution down as a plan.
+
+    ``latency_s``, ``energy_j`` and ``quality`` come from the solver's checker; the split by stage and transfer is
+    recomputed here from the chain's arrays. ``quality_base`` is what the metric reads before any loss is added
+    (``None``: the model carries no quality). ``bars`` is the timeline; by default one pass over stages and transfers.
+    """
+    solution: Solution = result.solution
+    transfers = transfers_of(problem, chain, solution)
+    arriving = {t.cut: t for t in transfers if t.purpose in ("input", "cut")}
+    stages = [_stage(problem, chain, solution, k, elements, variants, arriving) for k in range(len(solution.cuts))]
+    offset = (quality_base or 0.0) * chain.weights.get("quality", 0.0)
+    return Plan(
+        edgeopt_version=edgeopt.__version__,
+        problem=problem,
+        strategy=strategy,
+        backend=result.backend,
+        status=result.status.reason,
+        objective=result.objective + offset,
+        bound=result.bound + offset,
+        gap=result.gap,
+        runtime_s=result.runtime_s,
+        latency_s=result.metrics["latency_s"],
+        throughput_per_s=1.0 / result.metrics["period_s"] if result.metrics["period_s"] > 0 else float("inf"),
+        energy_j=result.metrics.get("energy_j") if chain.has_energy else None,
+        quality=None if quality_base is None else result.metrics["quality_loss"] + quality_base,
+        metrics=metrics or {},
+        cuts=list(solution.cuts),
+        devices=list(solution.devices),
+        variants=list(solution.variants),
+        stages=stages,
+        transfers=transfers,
+        timeline=lay_out(bars if bars is not None else single_pass(stages, transfers)),
+        notes=[*notes, *_usage_notes(problem, chain, solution)],
+    )
+
+
+def _usage_notes(problem: Problem, chain: Chain, solution: Solution) -> list[str]:
+    """Say which devices the plan leaves out, and what the energy does not count."""
+    idle = [d.name for i, d in enumerate(problem.devices) if i not in solution.devices]
+    notes = [f"hosts no stage: {', '.join(idle)}"] if idle else []
+    if chain.has_energy and power_w(problem.devices, "send") is None:
+        notes.append("energy counts computing only: a device's sending power is not in its profile")
+    return notes
+
+
+def _stage(
+    problem: Problem,
+    chain: Chain,
+    solution: Solution,
+    k: int,
+    elements: Sequence[str],
+    variants: Sequence[str | None],
+    arriving: dict[int, Transfer],
+) -> Stage:
+    start, stop = solution.starts[k], solution.cuts[k]
+    d, v = solution.devices[k], solution.variants[k]
+    transfer = arriving.get(start)
+    resident = 0.0 if chain.resident_bytes is None else np.asarray(chain.resident_bytes)[v, start:stop].sum()
+    shared = 0.0 if chain.shared_bytes is None else np.asarray(chain.shared_bytes)[v]
+    transient = 0.0 if chain.transient_bytes is None else np.asarray(chain.transient_bytes)[v, start:stop].max()
+    return Stage(
+        index=k,
+        device=problem.devices[d].name,
+        variant=variants[v],
+        start=start,
+        stop=stop,
+        elements=elements[start] if stop == start + 1 else f"{elements[start]} … {elements[stop - 1]}",
+        compute_s=float(np.asarray(chain.compute_s)[d, v, start:stop].sum()),
+        transfer_s=transfer.seconds if transfer else 0.0,
+        transfer_bytes=transfer.bytes if transfer else 0.0,
+        memory_bytes=float(resident + shared + transient),
+    )

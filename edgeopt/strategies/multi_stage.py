@@ -1,0 +1,99 @@
+"""Multi-stage diffusion: the denoising run is cut into contiguous stages and only latents (and conditioning) travel.
+
+Chain elements are the text encoder, T steps and the decoder; every stage picks a denoiser of the family, so the
+chain has variants, each resident once per device however many steps it runs there. Proposed by Li, Qian, Niyato,
+Mao, Wu, "Toward Resource-Efficient Collaboration of Large AI Models in Mobile Edge Networks", arXiv:2602.13206.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+
+from edgeopt.costs.diffusion import DiffusionCosts
+from edgeopt.costs.quality import quality_terms
+from edgeopt.errors import Finding, InputError
+from edgeopt.plan import Plan
+from edgeopt.profiles.model import Diffusion
+from edgeopt.profiles.problem import ImageWorkload, Problem
+from edgeopt.strategies.base import Strategy
+from edgeopt.strategies.chain import chain_plan, forbid, shared_arguments
+from edgeopt.strategies.pipeline import basis_notes
+from edgeopt_solvers import Result
+from edgeopt_solvers.chain import Chain
+
+__all__ = ["MultiStage"]
+
+
+class MultiStage(Strategy):
+    """Plan which device runs which denoising steps with which denoiser."""
+
+    name: ClassVar[str] = "multi_stage"
+
+    def unfit(self, problem: Problem) -> str | None:
+        """Refuse everything that is not a diffusion model with an image workload."""
+        if isinstance(problem.model, Diffusion) and isinstance(problem.workload, ImageWorkload):
+            return None
+        return f"multi_stage cuts denoising runs; {problem.model.name!r} is a {problem.model.family} model"
+
+    def build(self, problem: Problem) -> Chain:
+        """Build the chain of steps; ``reuse`` is ``many``: a run may come back to a device, whose weights stay.
+
+        Raises
+        ------
+        InputError
+            The problem asks for quality and the model carries none.
+        """
+        costs = _costs(problem)
+        quality = quality_terms(costs)
+        floor = problem.constraints.quality
+        wants = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
+        if quality is None and (floor is not None or wants.get("quality")):
+            raise InputError(
+                [
+                    Finding(
+                        field="constraints.quality" if floor is not None else "objective",
+                        message=f"the problem asks for quality and model {problem.model.name!r} has no quality profile",
+                        mend="add a measured `quality:` block with its source to the model, or drop the request",
+                    )
+                ]
+            )
+        compute_s = np.stack([costs.compute_s(device)[0] for device in problem.devices])
+        if quality:
+            compute_s[:, quality.unmeasured] = np.inf
+        return Chain(
+            compute_s=forbid(problem, compute_s),
+            cut_bytes=costs.cut_bytes,
+            resident_bytes=costs.resident_bytes,
+            shared_bytes=costs.shared_bytes,
+            transient_bytes=costs.transient_bytes,
+            quality_loss=quality and quality.loss,
+            handoff_loss=quality and quality.handoff,
+            max_quality_loss=None if floor is None or quality is None else floor - quality.base,
+            reuse="many",
+            **shared_arguments(problem, costs.names),
+        )
+
+    def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
+        """Write the stages with their denoisers' names (``None`` where only encoder or decoder run)."""
+        costs = _costs(problem)
+        quality = quality_terms(costs)
+        measured = {device.name: costs.compute_s(device)[1] for device in problem.devices}
+        return chain_plan(
+            problem,
+            self.name,
+            chain,
+            result,
+            costs.names,
+            [None, *costs.variants[1:]],
+            quality_base=quality.base if quality else None,
+            metrics={"images_per_s": costs.workload.images / result.metrics["latency_s"]},
+            notes=basis_notes(measured),
+        )
+
+
+def _costs(problem: Problem) -> DiffusionCosts:
+    assert isinstance(problem.model, Diffusion)
+    assert isinstance(problem.workload, ImageWorkload)
+    return DiffusionCosts(problem.model, problem.workload)

@@ -1,0 +1,134 @@
+"""Layer split of a language model: contiguous blocks on devices, hidden states travel, sampled tokens return.
+
+Chain elements are the embedding, the blocks and the head; compute is one prefill plus the decode rounds; each
+inner cut carries one message a round; every sampled token returns from the last stage to the first (the loop).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import ClassVar
+
+import numpy as np
+
+from edgeopt.costs.language import LanguageCosts
+from edgeopt.plan import Plan
+from edgeopt.profiles.device import Device
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.problem import Problem, TextWorkload
+from edgeopt.strategies.base import Strategy
+from edgeopt.strategies.chain import chain_plan, forbid, shared_arguments, transfers_of
+from edgeopt.strategies.timeline import Bar, link_lane
+from edgeopt_solvers import Result
+from edgeopt_solvers.chain import Chain, Solution
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline(Strategy):
+    """Plan a language model's layers over devices."""
+
+    name: ClassVar[str] = "pipeline"
+
+    def unfit(self, problem: Problem) -> str | None:
+        """Refuse everything that is not a language model with a text workload."""
+        if isinstance(problem.model, CausalLM) and isinstance(problem.workload, TextWorkload):
+            return None
+        return f"pipeline splits language models; {problem.model.name!r} is a {problem.model.family} model"
+
+    def build(self, problem: Problem) -> Chain:
+        """Build the chain of layers; ``reuse`` is ``once``, since a layer's cache lives where the layer lives."""
+        costs = _costs(problem)
+        compute_s = np.stack([sum(_request_s(costs, device)) for device in problem.devices])
+        return Chain(
+            compute_s=forbid(problem, compute_s),
+            cut_bytes=costs.cut_bytes,
+            cut_messages=costs.cut_messages,
+            resident_bytes=costs.resident_bytes,
+            transient_bytes=costs.transient_bytes,
+            loop_bytes=costs.loop_bytes,
+            loop_messages=float(costs.num_decode_rounds),
+            reuse="once",
+            **shared_arguments(problem, costs.names),
+        )
+
+    def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
+        """Add TTFT, TPOT and tokens per second; the timeline shows the first two rounds."""
+        costs = _costs(problem)
+        measured = {device.name: costs.prefill_s(device)[1] and costs.decode_s(device)[1] for device in problem.devices}
+        rounds = _rounds(problem, costs, chain, result.solution)
+        ttft_s = float(sum(bar.seconds for bar in rounds[0]))
+        transfers = transfers_of(problem, chain, result.solution)
+        output_s = sum(t.seconds for t in transfers if t.purpose == "output")
+        return chain_plan(
+            problem,
+            self.name,
+            chain,
+            result,
+            costs.names,
+            [None],
+            metrics=_token_metrics(costs, result.metrics["latency_s"], ttft_s, output_s),
+            bars=[bar for bars in rounds for bar in bars],
+            notes=basis_notes(measured),
+        )
+
+
+def _costs(problem: Problem) -> LanguageCosts:
+    assert isinstance(problem.model, CausalLM)
+    assert isinstance(problem.workload, TextWorkload)
+    return LanguageCosts(problem.model, problem.workload)
+
+
+def _request_s(costs: LanguageCosts, device: Device) -> tuple[np.ndarray, np.ndarray]:
+    """Seconds per element of the prefill and of all decode rounds together."""
+    return costs.prefill_s(device)[0], costs.decode_s(device)[0].sum(axis=0)
+
+
+def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solution) -> list[list[Bar]]:
+    """Bars of the prefill and of the first decode round (if any), each with the transfers inside it."""
+    latency_s, rate = np.asarray(chain.latency_s), np.asarray(chain.rate_bytes_per_s)
+    names = [device.name for device in problem.devices]
+    segments = list(zip(solution.devices, solution.starts, solution.cuts, strict=True))
+
+    def hop(label: str, i: int, j: int, payload: float) -> list[Bar]:
+        return [] if i == j else [Bar(link_lane(names[i], names[j]), label, latency_s[i, j] + payload / rate[i, j])]
+
+    def compute(table: list[np.ndarray], label: str, payload: Callable[[int], float]) -> list[Bar]:
+        bars = []
+        for k, (d, start, stop) in enumerate(segments):
+            if k:
+                bars += hop("cut", segments[k - 1][0], d, payload(start))
+            bars.append(
+                Bar(names[d], f"{label} {costs.names[start]} … {costs.names[stop - 1]}", table[d][start:stop].sum())
+            )
+        return bars
+
+    first, last = solution.devices[0], solution.devices[-1]
+    prompt = [] if chain.source is None else hop("input", chain.source, first, costs.prefill_cut_bytes(0))
+    prefill = [costs.prefill_s(device)[0] for device in problem.devices]
+    rounds = [prompt + compute(prefill, "prefill", costs.prefill_cut_bytes)]
+    if costs.num_decode_rounds:
+        decode = [costs.decode_s(device)[0][0] for device in problem.devices]
+        loop = hop("loop", last, first, costs.loop_bytes / costs.num_decode_rounds)
+        rounds.append(
+            loop + compute(decode, "decode", lambda cut: costs.prefill_cut_bytes(cut) / costs.workload.prompt_tokens)
+        )
+    return rounds
+
+
+def _token_metrics(costs: LanguageCosts, latency_s: float, ttft_s: float, output_s: float) -> dict[str, float]:
+    """TTFT: until the first token is sampled. TPOT: the rest of the latency, without the result, per later token."""
+    metrics = {"ttft_s": ttft_s, "tokens_per_s": costs.workload.batch * costs.workload.new_tokens / latency_s}
+    if costs.num_decode_rounds:
+        metrics["tpot_s"] = (latency_s - ttft_s - output_s) / costs.num_decode_rounds
+    return metrics
+
+
+def basis_notes(measured: dict[str, bool]) -> list[str]:
+    """Say which devices' compute seconds are measured and which come from the roofline."""
+    groups = {True: "measured tables", False: "roofline (datasheet peaks and efficiency factors)"}
+    return [
+        f"compute from {basis}: {', '.join(names)}"
+        for known, basis in groups.items()
+        if (names := [name for name, value in measured.items() if value is known])
+    ]
