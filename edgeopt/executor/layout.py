@@ -1,0 +1,143 @@
+"""Who does what in a run: one worker per device, and the boundaries that tensors cross between stages.
+
+Boundaries of a plan with n stages: 0 is the input, k the cut before stage k, n the output, n + 1 the loop from the last
+stage to the first. Where both ends are one device the tensors are handed over in memory.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+from edgeopt.errors import Finding, InputError
+from edgeopt.plan import Plan
+
+__all__ = ["Boundary", "Host", "Layout"]
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A device as a worker process: rank 0 is the source."""
+
+    rank: int
+    device: str
+    stages: tuple[int, ...]
+    threads: int
+    cpu_quota: float | None
+    memory_bytes: float
+
+    @property
+    def role(self) -> str:
+        """What it does, for messages."""
+        if not self.stages:
+            return "the source and hosts no stage"
+        return f"the host of stages {', '.join(map(str, self.stages))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Boundary:
+    """Where tensors pass from one stage (or the source) to the next; ``cut`` is the element index."""
+
+    index: int
+    purpose: Literal["input", "cut", "loop", "output"]
+    cut: int
+    sender: int
+    receiver: int
+
+    @property
+    def crosses(self) -> bool:
+        """Whether sender and receiver are different processes."""
+        return self.sender != self.receiver
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Hosts by rank, boundaries by index."""
+
+    hosts: tuple[Host, ...]
+    boundaries: tuple[Boundary, ...]
+    num_stages: int
+
+    @classmethod
+    def of(cls, plan: Plan) -> Layout:
+        """Read the layout from a plan.
+
+        Raises
+        ------
+        InputError
+            The plan names a device that its problem does not list, has no stage, or asks for an accelerator that
+            local processes do not drive yet.
+        """
+        devices = {device.name: device for device in plan.problem.devices}
+        source = plan.problem.constraints.source or plan.problem.devices[0].name
+        findings = [] if plan.stages else [Finding("stages", "the plan has no stage", "write it with edgeopt solve")]
+        named = [
+            ("problem.constraints.source", source),
+            *((f"stages[{s.index}].device", s.device) for s in plan.stages),
+        ]
+        findings += [
+            Finding(field, f"device {name!r} is not in the plan's problem", f"name one of {', '.join(devices)}")
+            for field, name in named
+            if name not in devices
+        ]
+        if [stage.index for stage in plan.stages] != list(range(len(plan.stages))):
+            findings.append(Finding("stages", "indices do not count 0, 1, 2 …", "write the plan with edgeopt solve"))
+        names = list(dict.fromkeys([source, *(stage.device for stage in plan.stages)]))
+        findings += [
+            Finding(
+                f"problem.devices.{name}.runtime.accelerator",
+                f"is {devices[name].runtime.accelerator!r}, which local execution does not drive yet",
+                "set accelerator: cpu",
+            )
+            for name in names
+            if name in devices and devices[name].runtime.accelerator != "cpu"
+        ]
+        if findings:
+            raise InputError(findings)
+        hosts = tuple(
+            Host(
+                rank=rank,
+                device=name,
+                stages=tuple(stage.index for stage in plan.stages if stage.device == name),
+                threads=devices[name].runtime.threads or usable_cores(),
+                cpu_quota=devices[name].runtime.cpu_quota,
+                memory_bytes=devices[name].memory,
+            )
+            for rank, name in enumerate(names)
+        )
+        return cls(hosts, _boundaries(plan, {host.device: host.rank for host in hosts}), len(plan.stages))
+
+    @property
+    def loop(self) -> int:
+        """Index of the loop boundary."""
+        return self.num_stages + 1
+
+    def host_of(self, stage: int) -> Host:
+        """Host of a stage."""
+        return next(host for host in self.hosts if stage in host.stages)
+
+    def arriving(self, stage: int, round_index: int) -> Boundary:
+        """Boundary that stage ``stage`` receives from in a round; ``num_stages``: the source takes the result."""
+        return self.boundaries[self.loop if stage == 0 and round_index > 0 else stage]
+
+    def leaving(self, stage: int, last_round: bool) -> Boundary:
+        """Boundary that stage ``stage`` sends over."""
+        return self.boundaries[self.loop if stage == self.num_stages - 1 and not last_round else stage + 1]
+
+
+def usable_cores() -> int:
+    """Cores this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _boundaries(plan: Plan, rank: dict[str, int]) -> tuple[Boundary, ...]:
+    ranks = [rank[stage.device] for stage in plan.stages]
+    stop, last = plan.stages[-1].stop, len(ranks)
+    cuts = [Boundary(k, "cut", plan.stages[k].start, ranks[k - 1], ranks[k]) for k in range(1, last)]
+    return (
+        Boundary(0, "input", 0, 0, ranks[0]),
+        *cuts,
+        Boundary(last, "output", stop, ranks[-1], 0),
+        Boundary(last + 1, "loop", stop, ranks[-1], ranks[0]),
+    )

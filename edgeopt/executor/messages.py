@@ -1,0 +1,123 @@
+"""What driver and workers say to each other, as one JSON document a line: a job goes in, events come out.
+
+A worker writes events to the pipe that was its standard output (everything else that prints there goes to standard
+error). Every line is validated when it is read; a job can name no code.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from edgeopt.plan import Plan
+
+__all__ = ["Beat", "Checked", "Done", "Event", "Failed", "Go", "Job", "Ready", "Trace", "dump_job", "parse_event"]
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Job(_Message):
+    """What one process is to do. ``token`` is random: runs side by side cannot meet at one rendezvous."""
+
+    role: Literal["worker", "reference"]
+    plan: Plan
+    driver_pid: int
+    rank: int = 0
+    threads: int = Field(ge=1)
+    repeat: int = Field(default=1, ge=1)
+    warmup: int = Field(default=0, ge=0)
+    seed: int = 0
+    timeout_s: float = Field(gt=0)
+    address: str = "127.0.0.1"
+    port: int = 0
+    token: str = ""
+    listen_fd: int | None = None
+    result_fd: int | None = None
+    memory_bytes: float | None = None
+
+
+class Go(_Message):
+    """The driver's second line: everybody is ready and, where asked for, throttled."""
+
+    go: Literal[True] = True
+
+
+class Ready(_Message):
+    """Program built, peers connected."""
+
+    event: Literal["ready"] = "ready"
+    build_s: float
+
+
+class Beat(_Message):
+    """A sign of life, twice a second: what the worker is doing and what it holds."""
+
+    event: Literal["beat"] = "beat"
+    doing: str
+    stage: int | None = None
+    round: int | None = None
+    request: int | None = None
+    memory_bytes: float
+
+
+class Trace(_Message):
+    """One request on one worker, in seconds of the host's monotonic clock.
+
+    ``computes``: (stage, round, start, stop); ``sends``: (boundary, round, bytes, start); ``receives``: (boundary,
+    round, start of the wait, stop). ``start``, ``stop`` and ``digest`` (SHA-256 of the result) come from the source.
+    """
+
+    event: Literal["trace"] = "trace"
+    request: int
+    warmup: bool
+    start: float | None = None
+    stop: float | None = None
+    digest: str | None = None
+    computes: list[tuple[int, int, float, float]]
+    sends: list[tuple[int, int, int, float]]
+    receives: list[tuple[int, int, float, float]]
+
+
+class Done(_Message):
+    """The worker has no more to do."""
+
+    event: Literal["done"] = "done"
+    peak_memory_bytes: float
+
+
+class Failed(_Message):
+    """The worker's own words before it ends. ``peer``: another worker is missing, which is seldom the cause."""
+
+    event: Literal["failed"] = "failed"
+    kind: Literal["memory", "peer", "program", "input", "dependency"]
+    message: str
+    stage: int | None = None
+    round: int | None = None
+
+
+class Checked(_Message):
+    """The reference process compared its result with the distributed one."""
+
+    event: Literal["checked"] = "checked"
+    equal: bool
+    kind: str
+    max_abs_diff: float | None
+    tolerance: float | None = None
+
+
+Event = Annotated[Ready | Beat | Trace | Done | Failed | Checked, Field(discriminator="event")]
+_EVENT: TypeAdapter[Any] = TypeAdapter(Event)
+
+
+def dump_job(job: Job) -> bytes:
+    """Write a job as one line; infinite numbers (a throughput without bound) survive, unlike in pydantic's own JSON."""
+    return json.dumps(job.model_dump(mode="json", by_alias=True)).encode() + b"\n"
+
+
+def parse_event(line: bytes) -> Any:
+    """Read one line; raises ``ValueError`` if it is no event."""
+    return _EVENT.validate_json(line)

@@ -1,0 +1,21 @@
+"""What a worker is doing, known before torch is imported."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["State"]
+
+
+@dataclass(slots=True)
+class State:
+    """What the worker is doing now; the heartbeat reads it from another thread."""
+
+    doing: str = "start"
+    stage: int | None = None
+    round: int | None = None
+    request: int | None = None
+
+    def now(self, doing: str, stage: int | None = None, round_index: int | None = None) -> None:
+        """Note what begins."""
+        self.doing, self.stage, self.round = doing, stage, round_index

@@ -1,0 +1,295 @@
+"""Watch the processes of a run: pass on what they say, notice what they cannot say, leave none behind.
+
+A worker that dies, is killed, runs out of memory or stops answering ends the run with an error that names its
+stage and device. Whatever happens, leaving the ``with`` block kills the process group of every worker.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import signal
+import subprocess
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from edgeopt.errors import EdgeoptError, ExecutionError, InputError
+from edgeopt.executor.layout import Host
+from edgeopt.executor.memory import oom_kills
+from edgeopt.executor.messages import Beat, Checked, Done, Failed, parse_event
+
+__all__ = ["Crew", "Member"]
+
+_LINE_LIMIT = 64 << 20
+_SETTLE_S = 1.0
+_SILENT_S = 5.0
+
+
+class Member:
+    """One watched process: its pipes, what it said last, how it ended. ``host`` is ``None`` for the reference run."""
+
+    def __init__(self, host: Host | None, process: subprocess.Popen[bytes]) -> None:
+        self.host, self.process = host, process
+        self.outgoing = b""
+        self.partial = b""
+        self.stderr: deque[str] = deque(maxlen=12)
+        self.beat: Beat | None = None
+        self.heard_s = time.monotonic()
+        self.ended_s: float | None = None
+        self.failed: Failed | None = None
+        self.seen: set[type] = set()
+
+    @property
+    def ended(self) -> bool:
+        """Whether the process is gone."""
+        return self.process.poll() is not None
+
+
+class Crew(contextlib.AbstractContextManager["Crew"]):
+    """The processes of one run.
+
+    Parameters
+    ----------
+    timeout_s
+        Seconds from ``started_s`` within which the whole run must be over.
+    on_event
+        Called with (host, event) for everything a worker says besides its signs of life.
+    started_s
+        When the run began, on the monotonic clock.
+    """
+
+    def __init__(self, timeout_s: float, on_event: Callable[[Host | None, Any], None], started_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.deadline = started_s + timeout_s
+        self._on_event = on_event
+        self._members: list[Member] = []
+        self._selector = selectors.DefaultSelector()
+        self._oom_kills = oom_kills()
+
+    def add(self, host: Host | None, process: subprocess.Popen[bytes], job: bytes) -> None:
+        """Watch a process and hand it its job."""
+        member = Member(host, process)
+        self._members.append(member)
+        for pipe, mask in ((process.stdin, 0), (process.stdout, 1), (process.stderr, 2)):
+            assert pipe is not None
+            os.set_blocking(pipe.fileno(), False)
+            if mask:
+                self._selector.register(pipe, selectors.EVENT_READ, (member, mask))
+        self._send(member, job)
+
+    def send(self, line: bytes) -> None:
+        """Say the same to everybody."""
+        for member in self._members:
+            self._send(member, line)
+
+    def processes(self) -> list[tuple[Host | None, int]]:
+        """Hosts with their process ids."""
+        return [(member.host, member.process.pid) for member in self._members]
+
+    def wait_for(self, event: type) -> None:
+        """Return when every process has said ``event``.
+
+        Raises
+        ------
+        ExecutionError
+            A process ended or failed before it did, or the time is over.
+        """
+        while not all(event in member.seen for member in self._members):
+            self._pump(0.05)
+            if suspects := self._suspects():
+                raise self._blame(suspects)
+            if time.monotonic() > self.deadline:
+                raise self._late()
+
+    def __exit__(self, *exception: object) -> None:
+        """End every process with its group, kindly if it is done and by force if it is not, and reap it."""
+        patience = time.monotonic() + 5.0
+        while any(Done in m.seen and not m.ended for m in self._members) and time.monotonic() < patience:
+            if exception[0] is not None:
+                break
+            time.sleep(0.005)
+        for member in self._members:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                os.killpg(member.process.pid, signal.SIGKILL)
+        for member in self._members:
+            member.process.wait()
+            for pipe in (member.process.stdin, member.process.stdout, member.process.stderr):
+                if pipe is not None:
+                    with contextlib.suppress(OSError):
+                        pipe.close()
+        self._selector.close()
+
+    def _send(self, member: Member, line: bytes) -> None:
+        # A worker that does not read must not hold up the driver: what does not fit in the pipe waits in _pump.
+        idle = not member.outgoing
+        member.outgoing += line
+        if idle:
+            self._selector.register(member.process.stdin, selectors.EVENT_WRITE, (member, 0))  # type: ignore[arg-type]
+
+    def _pump(self, timeout_s: float) -> None:
+        for key, _ in self._selector.select(timeout_s):
+            member, stream = key.data
+            if stream == 0:
+                self._write(member)
+                continue
+            try:
+                data = os.read(key.fd, 1 << 16)
+            except BlockingIOError:
+                continue
+            if not data:
+                self._selector.unregister(key.fileobj)
+            elif stream == 1:
+                self._read(member, data)
+            else:
+                member.stderr.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
+
+    def _write(self, member: Member) -> None:
+        pipe = member.process.stdin
+        assert pipe is not None
+        try:
+            member.outgoing = member.outgoing[os.write(pipe.fileno(), member.outgoing) :]
+        except BlockingIOError:
+            return
+        except BrokenPipeError:  # it ended; its exit tells the story
+            member.outgoing = b""
+        if not member.outgoing:
+            self._selector.unregister(pipe)
+
+    def _read(self, member: Member, data: bytes) -> None:
+        *lines, member.partial = (member.partial + data).split(b"\n")
+        if len(member.partial) > _LINE_LIMIT:
+            raise self._error(member, "sent a line without end")
+        for line in lines:
+            try:
+                event = parse_event(line)
+            except ValueError as error:
+                raise self._error(member, f"said what no worker says: {line[:200]!r}") from error
+            member.heard_s = time.monotonic()
+            if isinstance(event, Beat):
+                member.beat = event
+                continue
+            if isinstance(event, Failed):
+                member.failed = event
+            member.seen.add(type(event))
+            self._on_event(member.host, event)
+
+    def _blame(self, suspects: Sequence[Member]) -> EdgeoptError:
+        """Name the cause: workers that only lost a peer point at another, whose end may be a moment away."""
+        settled = time.monotonic() + _SETTLE_S
+        while time.monotonic() < settled:
+            self._pump(0.02)
+            suspects = self._suspects()
+            decisive = [m for m in suspects if _gravity(m) < 3]
+            if decisive and (decisive[0].failed or decisive[0].process.stderr not in self._selector.get_map()):
+                break
+        culprit = min(suspects, key=_gravity)
+        if culprit.failed and culprit.failed.kind == "input":
+            return InputError(culprit.failed.message)
+        return self._error(culprit, self._story(culprit))
+
+    def _suspects(self) -> list[Member]:
+        """Members that failed or ended too early; one that has just ended may have said "done" unread."""
+        now = time.monotonic()
+        suspects = []
+        for member in self._members:
+            if member.ended and member.ended_s is None:
+                member.ended_s = now
+            read = member.process.stdout not in self._selector.get_map()
+            early = (
+                member.ended_s is not None and Done not in member.seen and (read or now > member.ended_s + _SETTLE_S)
+            )
+            if member.failed or early:
+                suspects.append(member)
+        return suspects
+
+    def _story(self, member: Member) -> str:
+        code = member.process.poll()
+        if code is not None and code < 0:
+            text = f"its process was killed by {_signal_name(-code)}"
+            if code == -signal.SIGKILL:
+                kills = oom_kills()
+                grew = kills is not None and self._oom_kills is not None and kills > self._oom_kills
+                text += ", by the kernel since memory ran out" if grew else ""
+                text += f"; it held {_size(member.beat.memory_bytes)}" if member.beat else ""
+            return text + _doing(member)
+        if member.failed:
+            prefix = {"memory": "out of memory: ", "peer": "lost the connection to another worker: "}
+            text = prefix.get(member.failed.kind, "") + member.failed.message
+            if member.failed.kind == "memory":
+                held = f"; it held {_size(member.beat.memory_bytes)}" if member.beat else ""
+                return text + held + _doing(member)
+            return text + _doing(member)
+        return f"its process ended early with exit code {code}" + _doing(member) + _last_words(member)
+
+    def _late(self) -> ExecutionError:
+        """Name who holds everybody up when time is over."""
+        waiting = [m for m in self._members if not {Done, Checked} & m.seen]
+        now = time.monotonic()
+        stopped = [m for m in waiting if _is_stopped(m.process.pid)]
+        silent = [m for m in waiting if now - m.heard_s > min(_SILENT_S, self.timeout_s / 2)]
+        busy = [m for m in waiting if m.beat and m.beat.doing not in ("receive", "connect", "wait")]
+        limit = f"the run was not over within {self.timeout_s:g} s"
+        if stopped:
+            return self._error(stopped[0], f"its process is stopped (SIGSTOP); {limit}" + _doing(stopped[0]))
+        if silent:
+            quiet_s = now - silent[0].heard_s
+            return self._error(silent[0], f"no sign of life for {quiet_s:.1f} s; {limit}" + _doing(silent[0]))
+        culprit = (busy or waiting)[0]
+        return self._error(culprit, f"{limit}; if it is merely long, allow more time" + _doing(culprit))
+
+    def _error(self, member: Member, reason: str) -> ExecutionError:
+        host = member.host
+        if host is None:
+            return ExecutionError(f"reference run in a single process: {reason}. Without the check it can be skipped")
+        stage = member.failed.stage if member.failed else None
+        if stage is None and member.beat:
+            stage = member.beat.stage
+        if stage is None and host.stages:
+            stage = host.stages[0]
+        several = f" (the device is {host.role})" if len(host.stages) != 1 else ""
+        return ExecutionError(reason + several, stage=stage, device=host.device)
+
+
+def _gravity(member: Member) -> int:
+    """Order causes: a signal, own failure, an early exit, a lost peer."""
+    code = member.process.poll()
+    if code is not None and code < 0:
+        return 0
+    if member.failed:
+        return 3 if member.failed.kind == "peer" else 1
+    return 2
+
+
+def _doing(member: Member) -> str:
+    beat = member.beat
+    if beat is None:
+        return " (while starting)"
+    at = "" if beat.request is None else f", request {beat.request}"
+    at += "" if beat.round is None else f", round {beat.round}"
+    return f" (last seen: {beat.doing}{at})"
+
+
+def _last_words(member: Member) -> str:
+    return "; last words: " + " | ".join(list(member.stderr)[-4:]) if member.stderr else ""
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}"
+
+
+def _is_stopped(pid: int) -> bool:
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return psutil.Process(pid).status() == psutil.STATUS_STOPPED
+    return False
+
+
+def _size(num_bytes: float) -> str:
+    return f"{num_bytes / 1e9:.2f} GB" if num_bytes >= 1e9 else f"{num_bytes / 1e6:.0f} MB"

@@ -1,0 +1,165 @@
+"""Tensors between workers, by gloo send and receive.
+
+Both ends know shape and dtype of every message from the plan, so nothing but the tensors' bytes is on the wire. A
+message without tensors still has to say "go": one byte is sent for it. The receive of the next message is posted
+before it is needed, since gloo then takes the data off the wire while the worker computes.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+
+from edgeopt.executor.layout import Boundary, Layout
+from edgeopt.executor.messages import Job
+from edgeopt.programs.base import Program, TensorSpec
+
+__all__ = ["Pending", "Transport", "TransportError", "join", "open_store"]
+
+_TENSORS_PER_MESSAGE = 1 << 8
+_GO = TensorSpec((1,), torch.uint8)
+
+
+class TransportError(RuntimeError):
+    """A peer is gone or does not answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pending:
+    """A posted receive."""
+
+    boundary: Boundary
+    round_index: int
+    tensors: list[torch.Tensor]
+    works: list[dist.Work]
+    empty: bool
+
+
+def open_store(job: Job, num_workers: int) -> dist.Store:
+    """Open the rendezvous; rank 0 serves it on the socket that the driver gave it, bound to the loopback address."""
+    own = {"master_listen_fd": job.listen_fd} if job.listen_fd is not None else {}
+    try:
+        store = dist.TCPStore(
+            job.address,
+            job.port,
+            num_workers,
+            job.listen_fd is not None,
+            timeout=timedelta(seconds=job.timeout_s),
+            wait_for_workers=False,
+            **own,
+        )
+    except (RuntimeError, OSError) as error:  # DistStoreError and friends are RuntimeErrors
+        raise TransportError(f"no rendezvous at {job.address}:{job.port}: {_first_line(error)}") from error
+    return dist.PrefixStore(job.token, store)
+
+
+def join(job: Job, store: dist.Store, num_workers: int) -> None:
+    """Connect all workers with each other."""
+    try:
+        dist.init_process_group(
+            "gloo", store=store, rank=job.rank, world_size=num_workers, timeout=timedelta(seconds=job.timeout_s)
+        )
+    except (RuntimeError, OSError) as error:
+        raise TransportError(_first_line(error)) from error
+
+
+class Transport:
+    """Messages of one worker.
+
+    ``round_index`` is always the receiver's: the loop that ends round r carries the input of round r + 1.
+    """
+
+    def __init__(self, program: Program, layout: Layout, rank: int) -> None:
+        self._program, self._layout, self._rank = program, layout, rank
+        self._sending: list[tuple[dist.Work, torch.Tensor]] = []
+
+    def post(self, boundary: Boundary, round_index: int) -> Pending:
+        """Start to receive a message."""
+        specs = self.specs(boundary, round_index)
+        tensors = [torch.empty(spec.shape, dtype=spec.dtype) for spec in specs or [_GO]]
+        tag = self._tag(boundary, round_index)
+        try:
+            works = [dist.irecv(_raw(tensor), boundary.sender, tag=tag + i) for i, tensor in enumerate(tensors)]
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
+        return Pending(boundary, round_index, tensors, works, not specs)
+
+    def take(self, pending: Pending) -> list[torch.Tensor]:
+        """Wait for a posted message."""
+        try:
+            for work in pending.works:
+                work.wait()
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
+        return [] if pending.empty else pending.tensors
+
+    def send(self, boundary: Boundary, round_index: int, tensors: list[torch.Tensor]) -> tuple[int, float]:
+        """Start to send a message; returns its bytes and when it started.
+
+        Raises
+        ------
+        ValueError
+            The tensors are not what the receiver expects.
+        """
+        _check(boundary, tensors, self.specs(boundary, round_index))
+        tensors = [tensor.detach().contiguous() for tensor in tensors] or [torch.ones(1, dtype=torch.uint8)]
+        tag = self._tag(boundary, round_index)
+        started_s = time.monotonic()
+        try:
+            for i, tensor in enumerate(tensors):
+                raw = _raw(tensor)
+                self._sending.append((dist.isend(raw, boundary.receiver, tag=tag + i), raw))
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
+        self._sending = [entry for entry in self._sending if not entry[0].is_completed()]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors), started_s
+
+    def flush(self) -> None:
+        """Wait until everything sent has left; buffers are kept alive until then."""
+        try:
+            for work, _ in self._sending:
+                work.wait()
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
+        self._sending.clear()
+
+    def barrier(self) -> None:
+        """Wait for all workers."""
+        try:
+            dist.barrier()
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
+
+    def specs(self, boundary: Boundary, round_index: int) -> list[TensorSpec]:
+        """What a message holds."""
+        specs = self._program.specs(0 if boundary.index == self._layout.loop else boundary.index, round_index)
+        if len(specs) > _TENSORS_PER_MESSAGE:
+            raise ValueError(f"a message holds at most {_TENSORS_PER_MESSAGE} tensors, not {len(specs)}")
+        return specs
+
+    def _tag(self, boundary: Boundary, round_index: int) -> int:
+        return (round_index * (self._layout.num_stages + 2) + boundary.index) * _TENSORS_PER_MESSAGE
+
+
+def _raw(tensor: torch.Tensor) -> torch.Tensor:
+    """Bytes of a tensor without a copy: gloo moves every dtype that way."""
+    return tensor.view(-1).view(torch.uint8)
+
+
+def _check(boundary: Boundary, tensors: list[torch.Tensor], specs: list[TensorSpec]) -> None:
+    given = [TensorSpec(tuple(tensor.shape), tensor.dtype) for tensor in tensors]
+    if given != specs:
+        what = f"the {boundary.purpose} at cut {boundary.cut}"
+        raise ValueError(f"{what} should hold {_words(specs)}, and the program made {_words(given)}")
+
+
+def _words(specs: list[TensorSpec]) -> str:
+    return ", ".join(f"{spec.dtype} {list(spec.shape)}".removeprefix("torch.") for spec in specs) or "nothing"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

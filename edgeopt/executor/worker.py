@@ -1,0 +1,247 @@
+"""A worker process: ``python -m edgeopt.executor.worker``, one job on standard input, events on standard output.
+
+It hosts the stages of one device, or runs the reference: the whole model in one fresh process, compared with the result
+of the distributed run. It ends with the driver, however that ends.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+from edgeopt.errors import EdgeoptError, InputError
+from edgeopt.executor import memory
+from edgeopt.executor.layout import Layout
+from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Job, Ready, Trace
+from edgeopt.executor.state import State
+from edgeopt.plan import Plan
+
+if TYPE_CHECKING:
+    import torch
+
+    from edgeopt.executor.serve import Spans
+    from edgeopt.programs.base import Program
+
+__all__ = ["main"]
+
+_BEAT_S = 0.5
+_PR_SET_PDEATHSIG = 1
+
+
+class _Channel:
+    """The pipe to the driver; what libraries print goes to standard error instead."""
+
+    def __init__(self) -> None:
+        self._fd = os.dup(1)
+        self._lock = threading.Lock()
+        os.dup2(2, 1)
+
+    def send(self, event: Any) -> None:
+        data = event.model_dump_json().encode() + b"\n"
+        with self._lock:
+            try:
+                while data:
+                    data = data[os.write(self._fd, data) :]
+            except BrokenPipeError:
+                os._exit(1)  # the driver is gone
+
+
+def main(
+    build: Callable[[Plan, Sequence[int]], Program] | None = None,
+    reference: Callable[[Plan, int], list[torch.Tensor]] | None = None,
+    compare: Callable[..., Any] | None = None,
+) -> None:
+    """Read a job and do it. The functions are those of :mod:`edgeopt.programs`; tests give their own."""
+    channel = _Channel()
+    if sys.platform.startswith("linux"):
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    memory.offer_to_oom_killer()
+    job = Job.model_validate_json(sys.stdin.buffer.readline())
+    if os.getppid() != job.driver_pid:  # it ended before the line above could see it
+        os._exit(1)
+    state = _beating(channel)
+    with _telling_failures(channel, state):
+        if build is None or reference is None or compare is None:
+            from edgeopt import programs
+
+            build, reference, compare = programs.build, programs.reference, programs.compare
+        if job.role == "reference":
+            _run_reference(job, channel, state, reference, compare)
+        else:
+            _run_worker(job, channel, state, build)
+    channel.send(Done(peak_memory_bytes=memory.peak_bytes()))
+    sys.stderr.flush()
+    os._exit(0)  # everything is sent; tearing down gloo in some order helps nobody
+
+
+def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan, Sequence[int]], Program]) -> None:
+    import torch
+
+    from edgeopt.executor import transport as wire
+    from edgeopt.executor.serve import digest, serve
+
+    _prepare(job)
+    layout = Layout.of(job.plan)
+    alone = len(layout.hosts) == 1
+    started_s = time.monotonic()
+    # The store is opened first so that no peer waits for rank 0 to build its part.
+    store = None if alone else wire.open_store(job, len(layout.hosts))
+    stages = layout.hosts[job.rank].stages
+    state.now("build", stages[0] if stages else None)
+    program = build(job.plan, stages)
+    build_s = time.monotonic() - started_s
+    transport = None
+    if store is not None:
+        state.now("connect")
+        wire.join(job, store, len(layout.hosts))
+        transport = wire.Transport(program, layout, job.rank)
+    channel.send(Ready(build_s=build_s))
+    state.now("wait")
+    Go.model_validate_json(sys.stdin.buffer.readline())
+    threading.Thread(target=_end_with_driver, daemon=True).start()
+    with torch.inference_mode():
+        inputs = program.request(job.seed) if job.rank == 0 else None
+        for number in range(job.warmup + job.repeat):
+            state.request = number
+            gc.collect()  # between requests, so that it seldom falls into one
+            spans = serve(program, layout, job.rank, transport, state, inputs)
+            result = digest(spans.result) if spans.result is not None else None
+            channel.send(_trace(number, number < job.warmup, spans, result))
+            if spans.result is not None and number == job.warmup + job.repeat - 1 and job.result_fd is not None:
+                _store_result(job.result_fd, spans.result)
+    if transport is not None:
+        state.now("wait")
+        transport.barrier()  # nobody leaves while another still reads from it
+
+
+def _run_reference(
+    job: Job,
+    channel: _Channel,
+    state: State,
+    reference: Callable[[Plan, int], list[torch.Tensor]],
+    compare: Callable[..., Any],
+) -> None:
+    import torch
+
+    _prepare(job)
+    state.now("reference")
+    assert job.result_fd is not None
+    result = _load_result(job.result_fd)
+    with torch.inference_mode():
+        expected = reference(job.plan, job.seed)
+        verdict = compare(job.plan, result, expected)
+    channel.send(Checked.model_validate(verdict, from_attributes=True))
+
+
+def _prepare(job: Job) -> None:
+    import torch
+
+    torch.set_num_threads(job.threads)
+    torch.zeros(256, 256) @ torch.zeros(256, 256)  # thread stacks and library buffers exist before memory is limited
+    if job.memory_bytes is not None:
+        memory.limit_growth(job.memory_bytes)
+
+
+def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace:
+    return Trace(
+        request=number,
+        warmup=warmup,
+        start=spans.start,
+        stop=spans.stop,
+        digest=result,
+        computes=spans.computes,
+        sends=spans.sends,
+        receives=spans.receives,
+    )
+
+
+def _store_result(fd: int, tensors: list[torch.Tensor]) -> None:
+    """Write the result to the driver's unnamed file, as safetensors: no code in it, nothing left behind."""
+    from safetensors.torch import save
+
+    data = save({f"{i:06d}": tensor.contiguous().clone() for i, tensor in enumerate(tensors)})
+    with os.fdopen(os.dup(fd), "wb") as stream:
+        stream.seek(0)
+        stream.truncate()
+        stream.write(data)
+
+
+def _load_result(fd: int) -> list[torch.Tensor]:
+    from safetensors.torch import load
+
+    with os.fdopen(os.dup(fd), "rb") as stream:
+        stream.seek(0)
+        tensors = load(stream.read())
+    return [tensors[name] for name in sorted(tensors)]
+
+
+def _beating(channel: _Channel) -> State:
+    """Start the signs of life; returns the state that they report."""
+    state = State()
+
+    def beat() -> None:
+        while True:
+            channel.send(
+                Beat(
+                    doing=state.doing,
+                    stage=state.stage,
+                    round=state.round,
+                    request=state.request,
+                    memory_bytes=memory.resident_bytes(),
+                )
+            )
+            time.sleep(_BEAT_S)
+
+    threading.Thread(target=beat, daemon=True).start()
+    return state
+
+
+@contextlib.contextmanager
+def _telling_failures(channel: _Channel, state: State) -> Iterator[None]:
+    """Turn an exception into words for the driver."""
+    try:
+        yield
+    except BaseException as error:
+        channel.send(Failed(kind=_kind(error), message=_words(error), stage=state.stage, round=state.round))
+        if _kind(error) == "program":
+            import traceback
+
+            traceback.print_exc()
+        sys.stderr.flush()
+        os._exit(1)
+
+
+def _kind(error: BaseException) -> str:
+    if memory.is_out_of_memory(error):
+        return "memory"
+    if type(error).__name__ == "TransportError":  # its module imports torch, which may be what is missing
+        return "peer"
+    if isinstance(error, ImportError):
+        return "dependency"
+    if isinstance(error, InputError):
+        return "input"
+    return "program"
+
+
+def _words(error: BaseException) -> str:
+    named = isinstance(error, (EdgeoptError, MemoryError))
+    return (str(error) if named and str(error) else f"{type(error).__name__}: {error}")[:2000]
+
+
+def _end_with_driver() -> None:
+    """End when the driver's end of the pipe closes (systems without a parent-death signal)."""
+    while os.read(0, 1 << 16):
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""What a diffusion problem says about the tensors of its run: shapes, ranges of elements, bytes on the wire."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+
+from edgeopt.errors import Finding, InputError
+from edgeopt.plan import Plan
+from edgeopt.profiles.model import Architecture, Component, Diffusion, Variant
+from edgeopt.profiles.problem import ImageWorkload
+from edgeopt.programs.base import TensorSpec
+from edgeopt.programs.denoisers import DENOISERS, Predict, library_class, predictor
+from edgeopt.programs.weights import torch_dtype
+
+__all__ = ["DiffusionRun"]
+
+_TOKEN_BYTES = torch.int64.itemsize
+
+
+class DiffusionRun:
+    """Shapes and ranges that follow from the problem alone."""
+
+    def __init__(self, plan: Plan) -> None:
+        model, load = plan.problem.model, plan.problem.workload
+        if not isinstance(model, Diffusion) or not isinstance(load, ImageWorkload):
+            mend = "change the strategy"
+            raise InputError(
+                Finding("model.family", "the multi_stage program runs diffusion models on image workloads", mend)
+            )
+        self.model, self.load = model, load
+        self.dtype = torch_dtype(model.dtype)
+        self.first_step = 1 if model.text_encoder else 0
+        self.last_step = self.first_step + load.steps
+        self.num_elements = self.last_step + (1 if model.decoder else 0)
+        self.prompt_tokens = max(1, round(model.prompt / _TOKEN_BYTES))
+        self.num_stages = sum(
+            stage.start < self.last_step and stage.stop > self.first_step for stage in plan.stages
+        )  # that denoise
+        self._check_bytes()
+
+    def architecture(self, part: Component | Variant, field: str) -> Architecture:
+        if part.architecture is None:
+            raise InputError(
+                Finding(f"{field}.architecture", f"model '{self.model.name}' says nothing to build it from", "add it")
+            )
+        return part.architecture
+
+    def predict(self, variant: str) -> Predict:
+        """Return how to call a denoiser."""
+        field = f"model.variants.{variant}"
+        return predictor(self.architecture(self.model.variants[variant], field))[0]
+
+    @property
+    def label_count(self) -> int | None:
+        """Classes that a label-conditioned denoiser knows, without the null label; ``None`` with a text encoder."""
+        name, variant = next(iter(self.model.variants.items()))
+        architecture = self.architecture(variant, f"model.variants.{name}")
+        _, labels = predictor(architecture)
+        if (labels is None) != (self.model.text_encoder is not None):
+            have, needs = ("no text encoder", "one") if labels is None else ("a text encoder", "none")
+            raise InputError(
+                Finding(
+                    "model.text_encoder",
+                    f"{architecture.class_name} needs {needs}, the model has {have}",
+                    "add or drop it",
+                )
+            )
+        if labels is None:
+            return None
+        count = labels(_configured(architecture))
+        if count < 1:
+            raise InputError(
+                Finding(
+                    f"model.variants.{name}.architecture.config",
+                    "the denoiser has no class embedding",
+                    "set num_class_embeds",
+                )
+            )
+        return count
+
+    def prompt(self) -> TensorSpec:
+        shape = (self.load.images, self.prompt_tokens) if self.model.text_encoder else (self.load.images,)
+        return TensorSpec(shape, torch.int64)
+
+    def conditioning(self) -> TensorSpec:
+        if self.model.text_encoder is None:
+            return self.prompt()
+        config = self.architecture(self.model.text_encoder, "model.text_encoder").config
+        width = config.get("hidden_size", config.get("d_model"))
+        if width is None:
+            raise InputError(
+                Finding("model.text_encoder.architecture.config", "hidden_size is missing", "state the encoder's width")
+            )
+        return TensorSpec((self.load.images, self.prompt_tokens, width), self.dtype)
+
+    def latent(self) -> TensorSpec:
+        return TensorSpec((self.load.images, *self.model.latent_shape), self.dtype)
+
+    def result(self) -> TensorSpec:
+        if self.model.decoder is None:
+            return self.latent()
+        config = self.architecture(self.model.decoder, "model.decoder").config
+        scale = 2 ** (len(config.get("block_out_channels", [64])) - 1)
+        height, width = (size * scale for size in self.model.latent_shape[-2:])
+        return TensorSpec((self.load.images, config.get("out_channels", 3), height, width), self.dtype)
+
+    def message(self, cut: int) -> list[TensorSpec]:
+        """Tensors that cross a cut, in order."""
+        if cut == 0:
+            return [self.prompt()]
+        if cut == self.num_elements:
+            return [self.result()]
+        if cut == self.first_step:
+            return [self.conditioning()]
+        return [self.latent()] if cut == self.last_step else [self.latent(), self.conditioning()]
+
+    def _check_bytes(self) -> None:
+        """Refuse a profile whose bytes are not the tensors': its predictions would be of another run."""
+        stated = {"prompt": self.prompt(), "conditioning": self.conditioning(), "latent": self.latent()}
+        claims = [(f"model.{name}", getattr(self.model, name), spec) for name, spec in stated.items()]
+        if self.model.decoder:
+            claims.append(("model.decoder.output", self.model.decoder.output, self.result()))
+        findings = []
+        for field, claimed, spec in claims:
+            actual = math.prod(spec.shape[1:]) * spec.dtype.itemsize
+            if claimed != actual:
+                why = (
+                    f"the profile says {claimed:g} B per image, the tensor {spec.shape[1:]} {spec.dtype} has {actual} B"
+                )
+                findings.append(Finding(field, why, f"write {actual} B"))
+        if findings:
+            raise InputError(findings)
+
+
+def _configured(architecture: Architecture) -> Any:
+    """Return the configuration with the class's defaults filled in."""
+    cls = library_class(architecture, tuple(DENOISERS), "model.variants")
+    with torch.device("meta"):
+        return cls(**architecture.config).config

@@ -1,0 +1,165 @@
+"""Layer split of a language model: hidden states travel down the stages, the sampled token returns to the first.
+
+A request is one prefill round over the whole prompt, which yields the first token, and one round per further token.
+Decoding is greedy, so that the tokens can be compared with a run in one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from edgeopt.errors import Finding, InputError
+from edgeopt.plan import Plan
+from edgeopt.profiles.model import Architecture, CausalLM
+from edgeopt.profiles.problem import TextWorkload
+from edgeopt.programs.base import Program, TensorSpec
+from edgeopt.programs.language import LanguagePart, build_model, model_config
+from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
+from edgeopt.programs.weights import fill, open_weights, torch_dtype
+
+__all__ = ["TOLERANCE", "Pipeline", "build", "reference"]
+
+#: Tokens are integers: nothing but equality counts.
+TOLERANCE: float | None = None
+
+
+class Pipeline(Program):
+    """Stages of a decoder-only language model, each with the KV cache of its own layers."""
+
+    def __init__(self, plan: Plan, stages: Sequence[int]) -> None:
+        super().__init__(plan, stages)
+        self._model, self._architecture, self._load = _inputs(plan)
+        self._dtype = torch_dtype(self._model.dtype)
+        self._config = model_config(self._architecture)
+        self._parts = {index: self._part(index) for index in self.stages}
+        self._tokens: list[torch.Tensor] = []
+
+    def _part(self, index: int) -> LanguagePart:
+        stage = self.plan.stages[index]
+        return LanguagePart(
+            self._architecture,
+            stage.start,
+            stage.stop,
+            dtype=self._dtype,
+            device=stage_device(self.plan, index),
+            max_tokens=self._load.prompt_tokens + self._load.new_tokens,
+        )
+
+    @property
+    def rounds(self) -> int:
+        """One prefill and a decode round for every token after the first."""
+        return self._load.new_tokens
+
+    def part(self, stage: int) -> LanguagePart:
+        """Return the modules of a hosted stage, for measuring inside them."""
+        return self._parts[stage]
+
+    def request(self, seed: int) -> list[torch.Tensor]:
+        """Draw a prompt, (batch, prompt_tokens) int64."""
+        return [_prompt(self._load, self._config.vocab_size, seed)]
+
+    def specs(self, stage: int, round_index: int) -> list[TensorSpec]:
+        """Token ids into the first stage and back to the source, hidden states in between."""
+        batch = self._load.batch
+        tokens = self._load.prompt_tokens if round_index == 0 else 1
+        if stage == len(self.plan.stages):
+            return [TensorSpec((batch, self._load.new_tokens), torch.int64)]
+        if stage == 0:
+            return [TensorSpec((batch, tokens), torch.int64)]
+        return [TensorSpec((batch, tokens, self._config.hidden_size), self._dtype)]
+
+    def begin(self) -> None:
+        """Empty the caches."""
+        self._tokens.clear()
+        for part in self._parts.values():
+            part.reset()
+
+    @torch.inference_mode()
+    def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Run one stage; the last returns the token of the round, and all tokens after the last round."""
+        part = self._parts[stage]
+        part.on_element = self.on_element or _ignore
+        output = part(inputs[0].to(part.device))
+        if part.has_head:
+            self._tokens.append(output.cpu())
+            output = torch.cat(self._tokens, dim=1) if round_index == self.rounds - 1 else self._tokens[-1]
+            part.on_element(self.plan.stages[stage].stop - 1)
+        return [output.cpu()]
+
+
+def build(plan: Plan, stages: Sequence[int]) -> Pipeline:
+    """Load the stages that this process hosts."""
+    return Pipeline(plan, stages)
+
+
+def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
+    """Generate with the whole model in this process through the library's own ``generate``.
+
+    Every part of the model computes with the number of threads of the device that the plan gives it, since the
+    order of floating point sums depends on it.
+
+    Returns
+    -------
+    list of one tensor, (batch, new_tokens) int64
+    """
+    model_profile, architecture, load = _inputs(plan)
+    config = model_config(architecture)
+    model = build_model(architecture, config)
+    if config.tie_word_embeddings:
+        model.lm_head.weight = model.model.embed_tokens.weight
+    fill(model, open_weights(architecture), dtype=torch_dtype(model_profile.dtype))
+    elements = [model.model.embed_tokens, *model.model.layers, model.model.norm]
+    for index, stage in enumerate(plan.stages):
+        threads = stage_threads(plan, index)
+        if threads is not None:
+            first = elements[stage.start]
+            first.register_forward_pre_hook(lambda *_, threads=threads: torch.set_num_threads(threads))
+    model.generation_config.eos_token_id = None
+    prompt = _prompt(load, config.vocab_size, seed)
+    with torch.inference_mode(), threads_restored():
+        tokens = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            max_new_tokens=load.new_tokens,
+            do_sample=False,
+            num_beams=1,
+            pad_token_id=0,
+        )
+    return [tokens[:, load.prompt_tokens :].clone()]
+
+
+def _ignore(element: int) -> None:
+    """Nobody measures."""
+
+
+def _prompt(load: TextWorkload, vocabulary: int, seed: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randint(vocabulary, (load.batch, load.prompt_tokens), generator=generator)
+
+
+def _inputs(plan: Plan) -> tuple[CausalLM, Architecture, TextWorkload]:
+    model, load = plan.problem.model, plan.problem.workload
+    if not isinstance(model, CausalLM) or not isinstance(load, TextWorkload):
+        raise InputError(
+            Finding(
+                "model.family", "the pipeline program runs causal_lm models on text workloads", "change the strategy"
+            )
+        )
+    if model.architecture is None:
+        raise InputError(
+            Finding("model.architecture", f"model '{model.name}' says nothing to build it from", "add `architecture:`")
+        )
+    num_elements = sum(layer.count for layer in model.layers)
+    num_blocks = model_config(model.architecture).num_hidden_layers
+    if num_elements != num_blocks + 2:
+        raise InputError(
+            Finding(
+                "model.layers",
+                f"model '{model.name}' has {num_elements} elements; its architecture makes {num_blocks + 2} "
+                f"(embed, {num_blocks} blocks, head)",
+                "let the layers' counts match num_hidden_layers",
+            )
+        )
+    return model, model.architecture, load

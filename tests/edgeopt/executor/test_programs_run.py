@@ -1,0 +1,55 @@
+"""The real worker with real, small models: planned by the planner, run across processes, equal to one process."""
+
+from __future__ import annotations
+
+import pytest
+
+pytest.importorskip("transformers")
+pytest.importorskip("diffusers")
+
+from edgeopt import planner
+from edgeopt.errors import InputError
+from edgeopt.executor import execute
+from edgeopt.profiles.problem import Constraints
+from tests.edgeopt.programs.conftest import diffusion_plan, language_plan  # noqa: F401 (fixtures)
+
+pytestmark = [pytest.mark.torch, pytest.mark.processes]
+
+
+def test_a_planned_language_model(language_plan) -> None:  # noqa: F811
+    problem = language_plan([2, 6]).problem
+    pins = Constraints(source="d0", pin={"embed": "d0", "block.1": "d1", "head": "d1"})
+    plan = planner.solve(problem.model_copy(update={"constraints": pins}), strategy="pipeline")
+    report = execute(plan, repeat=2, timeout_s=100)
+    assert report.output is not None
+    assert report.output.equal
+    assert report.output.kind == "tokens"
+    assert report.output.repeats_equal
+    assert [t.purpose for t in report.transfers] == ["cut", "loop", "output"]
+    for transfer in report.transfers:  # what the planner priced is what went over the wire
+        assert transfer.predicted_messages == transfer.messages
+    for transfer in report.transfers[1:]:
+        assert transfer.predicted_bytes == transfer.bytes
+    assert set(report.metrics) == set(plan.metrics)
+    assert all(comparison.relative_error is not None for comparison in report.metrics.values())
+
+
+def test_a_diffusion_run_that_returns_to_a_device(diffusion_plan) -> None:  # noqa: F811
+    plan = diffusion_plan([1, 3, 7, 8], [None, "small", "large", None], steps=6)
+    stages = [
+        stage.model_copy(update={"device": name})
+        for stage, name in zip(plan.stages, ["d0", "d1", "d0", "d1"], strict=True)
+    ]
+    problem = plan.problem.model_copy(update={"constraints": Constraints(source="d2")})
+    report = execute(plan.model_copy(update={"stages": stages, "problem": problem}), repeat=2, timeout_s=100)
+    assert report.output is not None
+    assert report.output.equal
+    assert report.output.kind == "bitwise"
+    assert report.output.max_abs_diff == 0
+    assert [device.stages for device in report.devices] == [[], [0, 2], [1, 3]]
+    assert [t.purpose for t in report.transfers] == ["input", "cut", "cut", "cut", "output"]
+
+
+def test_a_model_that_cannot_be_built_is_an_input_error(language_plan) -> None:  # noqa: F811
+    with pytest.raises(InputError, match=r"model\.layers.*num_hidden_layers"):
+        execute(language_plan([2, 6], num_hidden_layers=3), repeat=1, timeout_s=100)
