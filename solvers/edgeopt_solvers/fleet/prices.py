@@ -1,0 +1,305 @@
+r"""Prices of spectrum and compute: the best lower bound, and where a good plan lies.
+
+The dual :math:`g(\mu)` of :func:`edgeopt_solvers.fleet.model.price` is concave in the prices of shares
+:math:`\mu^2` but has kinks where users change their option. Replacing each user's minimum by a soft minimum at
+temperature T,
+
+.. math::
+
+    g_T(\mu) = -T \sum_u \log \sum_p \exp(-charge_{up}(\mu) / T) - \sum_r \mu_r^2,
+
+makes it smooth with a Hessian of only R x R entries (cells and servers), so Newton's method takes a handful of steps
+per temperature, and lowering T follows the optimum. Options enter as columns when their reduced cost comes within a
+few T. The soft choice probabilities are the fractional plan that rounding starts from. Any prices give a valid bound,
+so numerical trouble can make the bound weaker but never wrong.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from edgeopt_solvers.fleet.instance import Array, Ints
+from edgeopt_solvers.fleet.model import Columns, Model, charge, columns, price, slack_left, subset
+
+__all__ = ["Dual", "ascend", "charges", "maximise", "soft"]
+
+#: Users in the first, coarse dual of a large fleet.
+_COARSE = 400
+
+
+@dataclass(slots=True)
+class Dual:
+    """Best prices so far, the bound they prove, a user's mean cost; ``work`` counts Newton steps and pricings."""
+
+    prices: Array
+    bound: float
+    mean: float
+    work: int = 0
+
+
+def charges(cols: Columns, prices: Array) -> Array:
+    """Return what every column pays at ``prices``."""
+    extended = np.append(prices, 0.0)
+    return charge(cols.lin, cols.a * extended[cols.cell] + cols.b * extended[cols.resource], cols.slack)
+
+
+def soft(cols: Columns, paid: Array, temperature: float) -> tuple[Array, Array]:
+    """Return each user's soft minimum, and the choice probability of every column."""
+    least = np.minimum.reduceat(paid, cols.first)
+    weight = np.exp((least[cols.user] - paid) / temperature)
+    total = np.add.reduceat(weight, cols.first)
+    return least - temperature * np.log(total), weight / total[cols.user]
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def ascend(
+    cols: Columns,
+    prices: Array,
+    temperature: float,
+    num_cells: int,
+    copies: Array | None = None,
+    steps: int = 12,
+    out_of_time: Callable[[], bool] = lambda: False,
+) -> tuple[Array, int]:
+    """Maximise the soft dual over the given columns by damped Newton steps; return the prices and the steps taken.
+
+    ``copies`` says for how many users each listed user stands (the coarse dual of a large fleet).
+    """
+    paid = charges(cols, prices)
+    value, probability = soft(cols, paid, temperature)
+    objective = _objective(value, prices, copies)
+    for step in range(steps):
+        gradient, hessian = _derivatives(cols, prices, probability, temperature, num_cells, copies)
+        direction = _conjugate_gradients(-hessian, gradient)
+        rise = float((gradient * direction).sum())
+        # Not finite: the dual is unbounded (no plan meets the deadlines) and the prices have run away.
+        if not 0.1 * temperature < rise < math.inf or out_of_time():
+            return prices, step
+        length = 1.0
+        while True:
+            # Prices stay positive: at most nine tenths of the way to zero.
+            trial = np.maximum(prices + length * direction, 0.1 * prices)
+            trial_value, trial_probability = soft(cols, charges(cols, trial), temperature)
+            trial_objective = _objective(trial_value, trial, copies)
+            if trial_objective >= objective + 0.1 * length * rise:
+                break
+            length *= 0.4
+            if length < 1e-4:
+                return prices, step + 1
+        prices, objective, probability = trial, trial_objective, trial_probability
+    return prices, steps
+
+
+def _objective(value: Array, prices: Array, copies: Array | None) -> float:
+    return float((value if copies is None else value * copies).sum() - (prices * prices).sum())
+
+
+def _derivatives(
+    cols: Columns, prices: Array, probability: Array, temperature: float, num_cells: int, copies: Array | None
+) -> tuple[Array, Array]:
+    """Gradient and Hessian of the soft dual; with deadlines, in the metric of share prices, where it is concave."""
+    num_users, num_resources = len(cols.first), len(prices)
+    a, b = cols.a, cols.b
+    mass = probability if copies is None else probability * copies[cols.user]
+    curvature = np.zeros((num_resources + 1, num_resources + 1))
+    bound_by_deadline = False
+    if cols.slack is not None:
+        extended = np.append(prices, 0.0)
+        use = a * extended[cols.cell] + b * extended[cols.resource]
+        late = use > cols.slack
+        if late.any():
+            bound_by_deadline = True
+            slack = np.where(late & (cols.slack > 0), cols.slack, np.inf)
+            _add_products(curvature, cols, a, b, mass * 2 / slack)
+            stretch = np.where(late, use / np.where(cols.slack > 0, cols.slack, 1.0), 1.0)
+            a, b = a * stretch, b * stretch
+    slopes = np.zeros((num_resources + 1, num_resources + 1))
+    _add_products(slopes, cols, a, b, mass)
+    # Mean use of every user: one cell, few servers; in blocks of users so that memory stays small.
+    mean_a = np.add.reduceat(probability * a, cols.first)
+    ones = np.ones(num_users) if copies is None else copies
+    total = np.zeros(num_resources + 1)
+    np.add.at(total, cols.cell[cols.first], mean_a * ones)
+    total += np.bincount(cols.resource, mass * b, num_resources + 1)
+    block = max(1, 2_000_000 // (num_resources + 1))
+    for low in range(0, num_users, block):
+        high = min(num_users, low + block)
+        i, j = cols.first[low], len(cols.user) if high == num_users else cols.first[high]
+        flat = (cols.user[i:j] - low) * (num_resources + 1) + cols.resource[i:j]
+        mean: Array = np.bincount(flat, probability[i:j] * b[i:j], (high - low) * (num_resources + 1))  # type: ignore[assignment]
+        mean = mean.reshape(high - low, num_resources + 1)
+        mean[np.arange(high - low), cols.cell[cols.first[low:high]]] += mean_a[low:high]
+        _add_gram(slopes, mean, -ones[low:high])
+    gradient = 2 * (total[:-1] - prices)
+    hessian = (curvature - slopes * (4 / temperature))[:-1, :-1]
+    diagonal = np.arange(num_resources)
+    hessian[diagonal, diagonal] -= 2
+    if bound_by_deadline:
+        hessian[diagonal, diagonal] -= gradient / np.maximum(prices, 1e-300)
+    return gradient, hessian
+
+
+def _add_products(matrix: Array, cols: Columns, a: Array, b: Array, mass: Array) -> None:
+    """Add the sum over columns of mass * (a e_cell + b e_server)(a e_cell + b e_server)'."""
+    size = len(matrix)
+    cross = np.bincount(cols.cell * size + cols.resource, mass * a * b, size * size).reshape(size, size)
+    matrix += cross
+    matrix += cross.T
+    diagonal = np.bincount(cols.cell, mass * a * a, size) + np.bincount(cols.resource, mass * b * b, size)
+    matrix[np.arange(size), np.arange(size)] += diagonal
+
+
+def _add_gram(matrix: Array, rows: Array, weight: Array) -> None:
+    """Add rows' diag(weight) rows, in products too small for the linear algebra library to start threads for.
+
+    Threads that wait for each other on busy cores cost a hundred times the product itself.
+    """
+    size = len(matrix)
+    step = max(1, 200_000 // size**2) if size <= 250 else len(rows)
+    for low in range(0, len(rows), step):
+        part = rows[low : low + step]
+        matrix += (part * weight[low : low + step, None]).T @ part
+
+
+def _conjugate_gradients(matrix: Array, right: Array) -> Array:
+    """Solve a positive definite system, also nearly singular ones: any early stop still is an ascent direction."""
+    diagonal = matrix.diagonal()
+    inverse = 1 / np.where(diagonal > 0, diagonal, 1.0)
+    x = np.zeros_like(right)
+    residual = right.copy()
+    scaled = inverse * residual
+    direction = scaled
+    power = float(residual @ scaled)
+    target = 1e-12 * power
+    for _ in range(2 * len(right)):
+        image = np.einsum("ij,j->i", matrix, direction)
+        curvature = float(direction @ image)
+        if not curvature > 0:
+            break
+        length = power / curvature
+        x += length * direction
+        residual -= length * image
+        scaled = inverse * residual
+        before, power = power, float(residual @ scaled)
+        if not power > target:
+            break
+        direction = scaled + (power / before) * direction
+    return x if x.any() else inverse * right
+
+
+def maximise(
+    model: Model,
+    out_of_time: Callable[[], bool],
+    start: Array | None = None,
+    copies: Array | None = None,
+    coarsest: float = 0.03,
+    finest: float = 2e-6,
+) -> Dual:
+    """Follow the soft dual from temperature ``coarsest`` to ``finest``, in parts of the mean cost of a user."""
+    if start is None:
+        start, coarsest = _start(model, out_of_time, coarsest)
+    value, _, least, _ = _price(model, start, copies)
+    mean = float(np.abs(least).mean()) or 1.0
+    dual = Dual(start, value, mean, 1)
+    prices, keys = start, np.zeros(0, dtype=np.int64)
+    temperature = coarsest * mean
+    while temperature > finest * mean and not out_of_time():
+        for _ in range(8):
+            value, new, _, _ = _price(model, prices, copies, 8 * temperature)
+            dual.work += 1
+            if value > dual.bound:
+                dual.prices, dual.bound = prices, value
+            num_old = len(keys)
+            keys = np.union1d(keys, new)
+            cols = columns(model, keys)
+            moved, steps = ascend(cols, prices, temperature, model.num_cells, copies, 12, out_of_time)
+            dual.work += steps
+            shift = float(np.abs(moved - prices).max() / max(float(moved.max()), 1e-300))
+            prices = moved
+            if out_of_time() or shift < 1e-3 or (steps < 12 and len(keys) < 1.02 * num_old):
+                break
+        paid = charges(cols, prices)
+        excess = paid - np.minimum.reduceat(paid, cols.first)[cols.user]
+        temperature /= 5
+        keys = np.sort(cols.key[(excess <= 60 * temperature) & (cols.key >= 0)])
+    if not out_of_time():
+        value = _price(model, prices, copies)[0]
+        if value > dual.bound:
+            dual.prices, dual.bound = prices, value
+    return dual
+
+
+def _price(
+    model: Model, prices: Array, copies: Array | None, reach: float | None = None
+) -> tuple[float, Ints, Array, float]:
+    value, keys, least, kept = price(model, prices, reach, 2000 + 20 * model.num_users)
+    if copies is not None:
+        value = float((least * copies).sum() - (prices**2).sum())
+    return value, keys, least, kept
+
+
+def _start(model: Model, out_of_time: Callable[[], bool], coarsest: float) -> tuple[Array, float]:
+    """Prices to begin with: those of a sample of the users in a large fleet, else the use in a quick greedy plan."""
+    per_cell = max(4, _COARSE // model.num_cells)
+    rank = np.zeros(model.num_users, dtype=np.int64)
+    order = np.argsort(model.cell, kind="stable")
+    counts = np.bincount(model.cell, minlength=model.num_cells)
+    rank[order] = np.arange(model.num_users) - np.repeat(np.cumsum(counts) - counts, counts)
+    chosen = np.flatnonzero(rank < per_cell)
+    if 2 * len(chosen) > model.num_users:
+        return _greedy(model, out_of_time), coarsest
+    taken = np.bincount(model.cell[chosen], minlength=model.num_cells)
+    copies = (counts / np.maximum(taken, 1))[model.cell[chosen]]
+    sample = subset(model, chosen)
+    first = _greedy(sample, out_of_time, copies)
+    dual = maximise(sample, out_of_time, first, copies, coarsest, 2e-3)
+    return dual.prices, 0.1 * coarsest
+
+
+def _greedy(model: Model, out_of_time: Callable[[], bool], copies: Array | None = None) -> Array:
+    """Let users choose in turn, in blocks, at the congestion they find; return the average use of the last rounds."""
+    num_users, num_resources = model.num_users, model.num_resources
+    ones = np.ones(num_users) if copies is None else copies
+    load, average = np.zeros(num_resources), np.zeros(num_resources)
+    bounds = np.linspace(0, num_users, min(num_users, 64) + 1).astype(int)
+    used = [np.zeros(num_resources)] * (len(bounds) - 1)
+    rounds = 3
+    for number in range(rounds):
+        for block, (low, high) in enumerate(pairwise(bounds)):
+            load = np.maximum(load - used[block], 0.0)
+            used[block] = _respond(model, int(low), int(high), load, ones)
+            load = load + used[block]
+            if out_of_time():
+                return np.maximum(load, 1e-6 * max(float(load.max(initial=0.0)), 1e-300))
+        if number:
+            average += load / (rounds - 1)
+    return np.maximum(average, 1e-6 * max(float(average.max(initial=0.0)), 1e-300))
+
+
+def _respond(model: Model, low: int, high: int, load: Array, copies: Array) -> Array:
+    """Use of every resource when users ``low`` to ``high`` each take their cheapest option at ``load``."""
+    used = np.zeros(model.num_resources)
+    i, j = int(model.first_pair[low]), int(model.first_pair[high])
+    if i == j or not model.num_servers:
+        return used
+    user, a = model.pair_user[i:j], model.pair_a[i:j]
+    b = model.pair_b[i:j, None] * model.inverse_root_speed
+    use = b * (load[model.num_cells :] + b / 2) + (a * (load[model.cell[user]] + a / 2))[:, None]
+    lin = model.pair_lin[i:j, None] + model.delay[user]
+    limit = None if model.limit is None else model.limit[user][:, None]
+    slack = None if limit is None else slack_left(limit, lin, a[:, None] ** 2 + b**2)
+    cost = charge(lin, use, slack)
+    server = cost.argmin(axis=1)
+    best = cost[np.arange(j - i), server]
+    order = np.lexsort((best, user))
+    _, where = np.unique(user[order], return_index=True)
+    row = order[where]
+    row = row[best[row] < model.solo_lin[user[row]]]
+    np.add.at(used, model.cell[user[row]], copies[user[row]] * a[row])
+    np.add.at(used, model.num_cells + server[row], copies[user[row]] * b[row, server[row]])
+    return used
