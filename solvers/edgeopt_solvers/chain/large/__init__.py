@@ -1,0 +1,39 @@
+"""Chains too large for the general engine: one variant, each device once, a sum or the largest term as objective.
+
+``view`` turns an instance into arrays; ``latency`` proves sums (prices, memory, labels, local search), ``threshold``
+proves periods, ``knapsack`` equal layers behind one access point. Compiled code is imported only when
+:func:`try_solve` takes an instance on.
+"""
+
+from __future__ import annotations
+
+from edgeopt_solvers.chain.instance import Chain
+from edgeopt_solvers.result import Result
+from edgeopt_solvers.solve import Options
+
+__all__ = ["supports", "try_solve"]
+
+
+def supports(chain: Chain) -> bool:
+    """Whether the large engines know every feature of the instance."""
+    weights = set(chain.weights)
+    additive = weights <= {"latency", "energy"}
+    loops = (chain.loop_bytes > 0 or chain.loop_messages > 0) and chain.num_devices > 1
+    limits = (chain.max_latency_s, chain.max_period_s, chain.max_energy_j, chain.max_quality_loss, chain.max_stages)
+    return (
+        chain.num_variants == 1
+        and chain.reuse == "once"
+        and (additive or weights == {"throughput"})
+        and not loops
+        and all(limit is None for limit in limits)
+        and not chain.handoff_loss.any()
+    )
+
+
+def try_solve(chain: Chain, options: Options) -> Result | None:
+    """Solve an instance of any size, or return ``None`` when it has a feature outside :func:`supports`."""
+    if not supports(chain):
+        return None
+    from edgeopt_solvers.chain.large.driver import solve_large
+
+    return solve_large(chain, options)

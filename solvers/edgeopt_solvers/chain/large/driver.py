@@ -1,0 +1,63 @@
+"""From an instance to a result: prepare the view, choose the engine, word the outcome."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from edgeopt_solvers.chain.instance import Chain, Solution
+from edgeopt_solvers.chain.large import knapsack, latency
+from edgeopt_solvers.chain.large.clock import Clock
+from edgeopt_solvers.chain.large.latency import Proof
+from edgeopt_solvers.chain.large.threshold import minimise_period
+from edgeopt_solvers.chain.large.types import merge_types
+from edgeopt_solvers.chain.large.view import View, additive_view, period_view
+from edgeopt_solvers.result import Result, Status
+from edgeopt_solvers.solve import Options
+
+__all__ = ["solve_large"]
+
+
+def solve_large(chain: Chain, options: Options) -> Result:
+    """Solve an instance that :func:`~edgeopt_solvers.chain.large.supports`."""
+    with Clock(options.time_limit_s) as clock:
+        throughput = set(chain.weights) == {"throughput"}
+        view = _usable(period_view(chain) if throughput else additive_view(chain))
+        if view.num_devices == 0:
+            return _result(Proof(bound=math.inf), view, 1.0, options, clock)
+        view = merge_types(view)
+        start = view.path(options.warm_start) if isinstance(options.warm_start, Solution) else None
+        if throughput:
+            proof = minimise_period(view, clock, gap=options.gap, seed=options.seed, start=start)
+            scale = chain.weights["throughput"]
+        else:
+            scale = 1.0
+            equal = knapsack.equal_layers(view)
+            if equal is not None:
+                proof = knapsack.minimise(view, equal)
+            else:
+                proof = latency.minimise(view, clock, gap=options.gap, seed=options.seed, start=start)
+        return _result(proof, view, scale, options, clock)
+
+
+def _usable(view: View) -> View:
+    """Leave out devices that can hold no segment at all."""
+    starts = np.arange(view.num_elements + 1)
+    keep = np.flatnonzero((view.last_end >= starts + view.min_segment).any(axis=1))
+    return view if len(keep) == view.num_devices else view.keep(keep)
+
+
+def _result(proof: Proof, view: View, scale: float, options: Options, clock: Clock) -> Result:
+    solution = view.solution(proof.path) if proof.path else None
+    statistics = {"labels": float(proof.labels), "rounds": float(proof.rounds)}
+    if solution is None:
+        reason = "infeasible" if math.isinf(proof.bound) else "time_limit"
+        return Result(
+            Status("infeasible" if reason == "infeasible" else "time_limit", False),
+            math.inf, proof.bound * scale, None, "exact", clock.elapsed_s, statistics=statistics,
+        )  # fmt: skip
+    closed = proof.within(0.0)
+    status = Status("optimal" if closed else "gap_reached" if proof.within(options.gap) else "time_limit", True)
+    bound = proof.cost if closed else proof.bound  # the difference is rounding
+    return Result(status, proof.cost * scale, bound * scale, solution, "exact", clock.elapsed_s, statistics=statistics)
