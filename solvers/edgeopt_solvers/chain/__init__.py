@@ -1,0 +1,16 @@
+"""Contiguous segments of a chain on devices: layers of a model, or denoising steps of a diffusion run."""
+
+from __future__ import annotations
+
+from edgeopt_solvers.chain.check import Evaluation, evaluate
+from edgeopt_solvers.chain.diagnose import diagnose
+from edgeopt_solvers.chain.instance import FEATURES, Chain, Solution
+
+__all__ = ["CAPABILITIES", "FEATURES", "Chain", "Evaluation", "Solution", "diagnose", "evaluate"]
+
+#: Backend → features it can express; anything else is refused before building.
+CAPABILITIES: dict[str, frozenset[str]] = {
+    "exact": FEATURES,
+    "pulp": FEATURES,
+    "ortools": FEATURES,
+}

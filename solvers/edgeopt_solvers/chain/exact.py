@@ -1,0 +1,37 @@
+"""The default backend: the engine that fits the instance.
+
+``edgeopt_solvers.chain.large`` knows special cases at scale; whatever it declines goes to the general engine.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from edgeopt_solvers.chain import general
+from edgeopt_solvers.chain.instance import Chain
+from edgeopt_solvers.result import Result
+from edgeopt_solvers.solve import Options
+
+__all__ = ["LARGE", "solve"]
+
+#: Devices times elements from which on the engines for large instances are asked first: loading their compiled
+#: loops costs more than a small instance takes here.
+LARGE = 200
+
+
+def solve(chain: Chain, options: Options) -> Result:
+    """Solve exactly, with every feature."""
+    if chain.num_devices * chain.num_elements > LARGE:
+        result = _solve_large(chain, options)
+        if result is not None:
+            return result
+    return general.solve(chain, options)
+
+
+def _solve_large(chain: Chain, options: Options) -> Result | None:
+    name = f"{__package__}.large"
+    if importlib.util.find_spec(name) is None:
+        return None
+    result: Result | None = importlib.import_module(name).try_solve(chain, options)
+    return result

@@ -1,0 +1,188 @@
+"""The exact engine for every chain feature, for small and medium instances.
+
+Prices give completion bounds (``bounds.py``), label passes of growing width prove the optimum (``search.py``). Where
+devices may hold several variants and memory cannot take them all, what they hold is branched on first:
+
+    whatever a plan keeps on device d lies within one of the largest sets of variants that fit d, so the plans of a
+    node are those of its children "d holds nothing outside U", one for each such set U.
+
+With every device decided the shared bytes fit, and the bounds of what is left are tight. Nodes are opened in order of
+their bound, and close when it meets the incumbent or their labels are exhausted.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt_solvers.chain.bounds import Incumbent, Priced, priced_columns, relaxed_path
+from edgeopt_solvers.chain.instance import Chain, Solution
+from edgeopt_solvers.chain.search import Search
+from edgeopt_solvers.chain.tables import Tables
+from edgeopt_solvers.result import Result, Status, relative_gap
+from edgeopt_solvers.solve import Options
+
+__all__ = ["solve"]
+
+#: Labels per layer in the first pass (fewer where a layer has many successors), and the factor from pass to pass.
+FIRST_WIDTH, NARROW_WIDTH, WIDENING = 200, 20, 12
+
+#: States times elements from which on the first pass is narrow: a plan soon matters more than a proof soon.
+MANY_STEPS = 4000
+
+#: Subgradient steps on the prices: at the root, and at later nodes, which inherit theirs.
+ROOT_ITERATIONS, NODE_ITERATIONS = 80, 16
+
+#: Most subsets of variants tried out on one device; beyond that, labels keep track of what is held.
+MOST_SUBSETS = 1024
+
+State = tuple[int, int]
+
+
+@dataclass(order=True, slots=True)
+class _Node:
+    """Plans that use none of the barred (device, variant) pairs, none of which costs less than ``bound``."""
+
+    bound: float
+    number: int
+    barred: frozenset[State] = field(compare=False)
+    parent: Priced | None = field(compare=False, default=None)
+
+
+def solve(chain: Chain, options: Options) -> Result:
+    """Solve a chain exactly.
+
+    Returns
+    -------
+    Result
+        ``objective`` from the checker; ``bound`` proven; ``statistics``: root bound, nodes, label passes, labels.
+    """
+    return _Run(chain, options).result()
+
+
+class _Run:
+    def __init__(self, chain: Chain, options: Options) -> None:
+        self.chain = chain
+        self.options = options
+        limit = options.time_limit_s
+        self.deadline = math.inf if limit is None else time.perf_counter() + limit
+        self.incumbent = Incumbent()
+        self.count = {"root_bound": -math.inf, "nodes": 0.0, "passes": 0.0, "labels": 0.0}
+        self.timed_out = False
+
+    def result(self) -> Result:
+        root = Tables(self.chain)
+        if isinstance(self.options.warm_start, Solution):
+            self.incumbent.offer(root, self.options.warm_start)
+        nodes = [_Node(-math.inf, 0, frozenset())]
+        seen = {frozenset[State]()}
+        proven = math.inf  # least bound among what was closed or given up
+        while nodes and not self.timed_out:
+            node = heapq.heappop(nodes)
+            if node.bound >= self.cutoff:
+                proven = min(proven, node.bound)
+                break  # every other node is worse
+            tables = root if not node.barred else Tables(self.chain, node.barred)
+            bound, priced, branch = self.explore(node, tables)
+            if not branch or self.timed_out:
+                proven = min(proven, bound)
+            for left_out in branch:
+                barred = node.barred | left_out
+                if barred not in seen:
+                    seen.add(barred)
+                    heapq.heappush(nodes, _Node(bound, len(seen), barred, priced))
+        bound = min([proven, self.cutoff, *(node.bound for node in nodes)])
+        return self.report(bound)
+
+    @property
+    def cutoff(self) -> float:
+        """Value from which on nothing improves the incumbent by more than the gap asked for."""
+        value = self.incumbent.objective
+        return value if math.isinf(value) else value - max(self.options.gap * (1 - 1e-9), 1e-10) * abs(value)
+
+    def explore(self, node: _Node, tables: Tables) -> tuple[float, Priced | None, list[frozenset[State]]]:
+        """Bound a node; return the bound, its prices, and what each child leaves out (no child: it is closed)."""
+        self.count["nodes"] += 1
+        if not tables.allowed.any(axis=0).all():
+            return math.inf, None, []
+        # tiny instances are enumerated sooner than priced
+        most = ROOT_ITERATIONS if node.parent is None else NODE_ITERATIONS
+        iterations = min(most, 10 + tables.num_states * self.chain.num_elements // 2)
+        options = self.options
+        priced = priced_columns(tables, self.incumbent, options.gap, self.deadline, iterations, node.parent)
+        bound = max(node.bound, priced.root)
+        if not node.barred:
+            self.count["root_bound"] = priced.root
+        if bound >= self.cutoff:
+            return bound, priced, []
+        branch = _branch(tables, relaxed_path(tables, priced.best))
+        if branch and node.barred:
+            return bound, priced, branch
+        search = Search(tables, priced.columns, self.incumbent, options.gap)
+        width = FIRST_WIDTH if tables.num_states * self.chain.num_elements < MANY_STEPS else NARROW_WIDTH
+        while bound < self.cutoff:
+            outcome = search.run(width, self.deadline)
+            self.count["labels"] += outcome.num_labels
+            self.count["passes"] += 1
+            bound = max(bound, outcome.bound)
+            if outcome.complete:
+                bound = max(bound, self.cutoff)
+            elif outcome.timed_out or time.perf_counter() > self.deadline:
+                self.timed_out = True
+                break
+            elif branch:
+                return bound, priced, branch
+            width *= WIDENING
+        return bound, priced, []
+
+    def report(self, bound: float) -> Result:
+        """Say why it stopped. A bound within rounding of the incumbent is the incumbent."""
+        objective, solution = self.incumbent.objective, self.incumbent.solution
+        if solution is not None and bound >= objective - 1e-9 * abs(objective):
+            bound = objective
+        bound = min(bound, objective)
+        if solution is None:
+            status = Status("time_limit" if self.timed_out else "infeasible", False)
+            bound = bound if self.timed_out else math.inf
+        elif bound == objective:
+            status = Status("optimal", True)
+        else:
+            reached = relative_gap(objective, bound) <= self.options.gap
+            status = Status("gap_reached" if reached else "time_limit", True)
+        return Result(status, objective, bound, solution, "exact", 0.0, statistics=self.count)
+
+
+def _branch(tables: Tables, path: NDArray[np.intp]) -> list[frozenset[State]]:
+    """Pick the device whose shared bytes overflow most, on the path if it can be; return what to leave out there."""
+    best: tuple[float, float] = (-math.inf, 0.0)
+    choice = np.empty(0, dtype=np.intp)
+    for d in np.flatnonzero(tables.tracked):
+        mine = np.flatnonzero((tables.device == d) & (tables.shared > 0))
+        excess = float(tables.shared[mine].sum() - tables.limit[d])
+        if excess <= 0 or 2 ** len(mine) > MOST_SUBSETS:
+            continue
+        on_path = float(tables.shared[np.intersect1d(mine, path)].sum() - tables.limit[d])
+        if (on_path, excess) > best:
+            best, choice = (on_path, excess), mine
+    if not len(choice):
+        return []
+    limit = float(tables.limit[tables.device[choice[0]]])
+    pairs = [(int(tables.device[s]), int(tables.variant[s])) for s in choice]
+    kept = _largest_fitting(tables.shared[choice].tolist(), limit)
+    return [frozenset(pair for i, pair in enumerate(pairs) if not subset >> i & 1) for subset in kept]
+
+
+def _largest_fitting(sizes: list[float], limit: float) -> list[int]:
+    """Return, as bit sets, the subsets of ``sizes`` within ``limit`` to which nothing can be added."""
+    everything = range(1 << len(sizes))
+    total = [sum(size for i, size in enumerate(sizes) if subset >> i & 1) for subset in everything]
+    return [
+        subset
+        for subset in everything
+        if total[subset] <= limit and all(subset >> i & 1 or total[subset | 1 << i] > limit for i in range(len(sizes)))
+    ]

@@ -1,0 +1,332 @@
+"""The chain problem as data: arrays in SI units, validated once, immutable afterwards.
+
+Elements 0..L-1 run in order. A *cut* c lies before element c: cut 0 is the input, cut L the result, so
+``cut_bytes`` has L + 1 entries. A solution is a list of *stages*: maximal runs of elements on one device with one
+variant. Everything that depends on decisions is computed in ``check.py``, nowhere here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.chain.validate import OBJECTIVES, normalised
+from edgeopt_solvers.errors import InstanceError
+
+__all__ = ["FEATURES", "LIMIT_TOLERANCE", "OBJECTIVES", "Chain", "Solution"]
+
+#: A memory limit or budget is kept up to this fraction of itself, so that "exactly full" survives rounding.
+LIMIT_TOLERANCE = 1e-9
+
+#: What an optional array defaults to. Validation turns it into an array that says the same (zeros, ones, inf), so
+#: that no solver meets ``None``; the fields are typed as what they then hold.
+_ABSENT: Any = None
+
+#: Optional features; backends state which of them they can express.
+FEATURES = frozenset(
+    {
+        "variants", "memory", "shared", "transient", "free_ends", "reuse_many", "messages", "loop",
+        "throughput", "energy", "quality", "handoff", "weighted", "max_latency", "max_period", "max_energy",
+        "max_quality_loss", "max_stages", "min_segment", "pins", "cut_legal",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Decisions of a chain plan.
+
+    Attributes
+    ----------
+    cuts
+        Segment ends, increasing; the last equals ``num_elements``.
+    devices
+        Device index of each stage.
+    variants
+        Variant index of each stage (all 0 without variants).
+    shares
+        Bandwidth share of each transfer where a medium is reserved; ``None`` otherwise.
+    """
+
+    cuts: tuple[int, ...]
+    devices: tuple[int, ...]
+    variants: tuple[int, ...]
+    shares: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("cuts", "devices", "variants"):
+            object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name)))
+
+    @property
+    def starts(self) -> tuple[int, ...]:
+        """First element of each stage."""
+        return (0, *self.cuts[:-1])
+
+
+@dataclass(frozen=True, eq=False)
+class Chain:
+    """Place a chain of elements on devices in contiguous stages.
+
+    D devices, V variants, L elements. ``inf`` in ``compute_s``: cannot run there. Rate 0: no link.
+
+    Parameters
+    ----------
+    compute_s : (D, L) or (D, V, L)
+        Seconds of each element on each device, per request.
+    cut_bytes : (L + 1,)
+        Bytes crossing each cut per request, over all messages; ``[0]`` comes from the source, ``[-1]`` returns to it.
+    rate_bytes_per_s, latency_s : (D, D)
+        Directed links; the diagonal is ignored (i to i is free).
+    memory_bytes : (D,), optional
+        Usable memory; ``None``: unlimited.
+    resident_bytes : (L,) or (V, L), optional
+        Bytes an element keeps on its device, summed over what the device holds.
+    shared_bytes : (V,), optional
+        Bytes counted once per device and variant, however many elements it runs there.
+    transient_bytes : (L,) or (V, L), optional
+        Working memory while an element runs; the largest on a device counts once.
+    source : int or None
+        Device that owns input and result; ``None``: both are free.
+    reuse : {"once", "many"}
+        ``once``: a device holds at most one stage; ``many``: it may hold several.
+    objective : str or mapping
+        ``latency`` (sum), ``throughput`` (the period: the largest busy time of any device or directed link),
+        ``energy``, ``quality`` (loss), or weights over these names (minimised weighted sum; throughput weighs the
+        period).
+    cut_messages : (L + 1,), optional
+        Messages that make up ``cut_bytes``; each pays the link's latency. Default 1.
+    loop_bytes, loop_messages : float
+        What returns from the last stage's device to the first's over the whole request (sampled tokens, latents).
+    power_w, send_power_w, receive_power_w : (D,), optional
+        Power while computing, sending, receiving; energy = sum of power times time.
+    quality_loss : (V, L), optional
+        Loss added by running an element with a variant (any sign).
+    handoff_loss : (V, V, L + 1), optional
+        Loss added at cut c when variant v hands to w (also between equal variants at a stage boundary);
+        ``inf`` forbids it.
+    max_latency_s, max_period_s, max_energy_j, max_quality_loss : float, optional
+        Budgets.
+    max_stages : int, optional
+    min_segment : int
+        Fewest elements in a stage.
+    pins : mapping of element to device, optional
+        Elements that must run on a given device.
+    cut_legal : (L + 1,) of bool, optional
+        Where a stage may begin (entries 0 and L are ignored).
+
+    Notes
+    -----
+    A transfer i→j at cut c takes ``cut_messages[c] * latency[i, j] + cut_bytes[c] / rate[i, j]`` seconds, 0 for
+    i = j, and also 0 when there is neither a byte nor a message. Two neighbouring stages differ in device or variant.
+
+    Raises
+    ------
+    InstanceError
+        A shape, sign or reference is wrong; the message names the field, the value and the mend.
+    """
+
+    family: ClassVar[str] = "chain"
+
+    compute_s: Array
+    cut_bytes: Array
+    rate_bytes_per_s: Array
+    latency_s: Array
+    memory_bytes: Array = _ABSENT
+    resident_bytes: Array = _ABSENT
+    shared_bytes: Array = _ABSENT
+    source: int | None = 0
+    reuse: str = "once"
+    objective: str | Mapping[str, float] = "latency"
+    cut_messages: Array = _ABSENT
+    loop_bytes: float = 0.0
+    loop_messages: float = 0.0
+    transient_bytes: Array = _ABSENT
+    power_w: Array | None = None
+    send_power_w: Array | None = None
+    receive_power_w: Array | None = None
+    quality_loss: Array = _ABSENT
+    handoff_loss: Array = _ABSENT
+    max_latency_s: float | None = None
+    max_period_s: float | None = None
+    max_energy_j: float | None = None
+    max_quality_loss: float | None = None
+    max_stages: int | None = None
+    min_segment: int = 1
+    pins: Mapping[int, int] = _ABSENT
+    cut_legal: NDArray[np.bool_] = _ABSENT
+
+    def __post_init__(self) -> None:
+        for name, value in normalised(self).items():
+            object.__setattr__(self, name, value)
+
+    # ── what the arrays say ──────────────────────────────────────────────────────────────────────────────────
+
+    @property
+    def num_devices(self) -> int:
+        """D."""
+        return int(self.compute_s.shape[0])
+
+    @property
+    def num_variants(self) -> int:
+        """V."""
+        return int(self.compute_s.shape[1])
+
+    @property
+    def num_elements(self) -> int:
+        """L."""
+        return int(self.compute_s.shape[2])
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Objective name → positive weight; ``{"latency": 1.0}`` for the objective ``"latency"``."""
+        if isinstance(self.objective, str):
+            return {self.objective: 1.0}
+        return {name: weight for name, weight in self.objective.items() if weight > 0}
+
+    @property
+    def has_energy(self) -> bool:
+        """Whether any power was given, so that ``energy_j`` means something."""
+        return self.power_w is not None
+
+    def transfer_s(self, i: int, j: int, cut: int) -> float:
+        """Seconds to move what crosses ``cut`` from device ``i`` to ``j``; ``inf`` without a link."""
+        return self._link_s(i, j, float(self.cut_bytes[cut]), float(self.cut_messages[cut]))
+
+    def loop_s(self, i: int, j: int) -> float:
+        """Seconds of the loop term when the last stage is on ``i`` and the first on ``j``."""
+        return self._link_s(i, j, self.loop_bytes, self.loop_messages)
+
+    def transfer_matrix(self, cut: int) -> Array:
+        """Return :meth:`transfer_s` for all pairs of devices at once, (D, D)."""
+        return self._link_matrix(float(self.cut_bytes[cut]), float(self.cut_messages[cut]))
+
+    def loop_matrix(self) -> Array:
+        """Return :meth:`loop_s` for all pairs (last, first) at once, (D, D)."""
+        return self._link_matrix(self.loop_bytes, self.loop_messages)
+
+    def _link_s(self, i: int, j: int, num_bytes: float, messages: float) -> float:
+        if i == j or (num_bytes == 0 and messages == 0):
+            return 0.0
+        rate = float(self.rate_bytes_per_s[i, j])
+        if rate == 0:
+            return math.inf
+        return messages * float(self.latency_s[i, j]) + num_bytes / rate
+
+    def _link_matrix(self, num_bytes: float, messages: float) -> Array:
+        if num_bytes == 0 and messages == 0:
+            return np.zeros_like(self.rate_bytes_per_s)
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            seconds = messages * self.latency_s + num_bytes / self.rate_bytes_per_s
+        seconds[self.rate_bytes_per_s == 0] = math.inf  # 0 bytes over no link is 0/0: still no link
+        np.fill_diagonal(seconds, 0.0)
+        return seconds
+
+    def allowance(self, limit: float, scale: float = 0.0) -> float:
+        """Largest value that still counts as keeping ``limit``: sums of floats may exceed it by rounding alone.
+
+        ``scale`` is the size of the summed terms where they can cancel (quality losses of both signs).
+        """
+        return limit + LIMIT_TOLERANCE * max(abs(limit), scale)
+
+    @property
+    def quality_scale(self) -> float:
+        """Sum of the largest absolute losses of each element and cut: how far rounding can move a sum of them."""
+        handoff = np.where(np.isinf(self.handoff_loss), 0.0, np.abs(self.handoff_loss))
+        return float(np.abs(self.quality_loss).max(axis=0).sum() + handoff.max(axis=(0, 1)).sum())
+
+    def features(self) -> frozenset[str]:
+        """Names (from :data:`FEATURES`) of the optional features that this instance uses."""
+        weights = self.weights
+        limited = bool(np.isfinite(self.memory_bytes).any())
+        used = {
+            "variants": self.num_variants > 1,
+            "memory": limited,
+            "shared": limited and bool(self.shared_bytes.any()),
+            "transient": limited and bool(self.transient_bytes.any()),
+            "free_ends": self.source is None,
+            "reuse_many": self.reuse == "many",
+            "messages": bool((self.cut_messages != 1).any()),
+            "loop": self.loop_bytes > 0 or self.loop_messages > 0,
+            "throughput": "throughput" in weights,
+            "energy": "energy" in weights,
+            "quality": "quality" in weights,
+            "handoff": bool(self.handoff_loss.any()),
+            "weighted": set(weights.values()) != {1.0} or len(weights) > 1,
+            "max_latency": self.max_latency_s is not None,
+            "max_period": self.max_period_s is not None,
+            "max_energy": self.max_energy_j is not None,
+            "max_quality_loss": self.max_quality_loss is not None,
+            "max_stages": self.max_stages is not None,
+            "min_segment": self.min_segment > 1,
+            "pins": bool(self.pins),
+            "cut_legal": not self.cut_legal[1:-1].all(),
+        }
+        return frozenset(name for name, present in used.items() if present)
+
+    # ── identity and JSON ────────────────────────────────────────────────────────────────────────────────────
+
+    def to_json(self) -> str:
+        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
+        return json.dumps({"family": self.family, **self._content()}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Chain:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        InstanceError
+            Not a JSON object of this family, an unknown field, or a value that :class:`Chain` refuses.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InstanceError(f"no JSON document: {error}") from None
+        if not isinstance(content, dict) or content.pop("family", None) != cls.family:
+            raise InstanceError(f'expected a JSON object with "family": "{cls.family}"')
+        known = [field.name for field in fields(cls)]
+        for name in content:
+            if name not in known:
+                raise InstanceError(f"unknown field {name!r}; known fields: {', '.join(known)}")
+        missing = [name for name in known[:4] if name not in content]
+        if missing:
+            raise InstanceError(f"missing field {missing[0]!r}; give {', '.join(known[:4])}")
+        if isinstance(content.get("pins"), dict):
+            try:
+                content["pins"] = {int(element): device for element, device in content["pins"].items()}
+            except ValueError as error:
+                raise InstanceError(f"pins: {error}; give element → device numbers") from None
+        return cls(**content)  # numpy reads "inf" as a float
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value = _jsonable(value.tolist())
+            elif isinstance(value, Mapping):
+                value = dict(value)
+            if value is not None or field.name == "source":
+                content[field.name] = value
+        return content
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Chain):
+            return NotImplemented
+        return self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_jsonable(item) for item in value]
+    return "inf" if value == math.inf else value

@@ -1,0 +1,275 @@
+"""Exact label setting along the chain: one layer of labels per element, all labels of a layer in numpy arrays.
+
+A label is a partial plan, reduced to what its future depends on: the state it stands in, what its criteria sum to,
+and how much of each limited resource it holds. In every layer
+
+1. each label continues in its state or switches to another (``_expand``), unless a rule or a limit forbids it, or a
+   completion bound shows that no completion beats the incumbent;
+2. a label goes when another in the same state is no worse in every column and holds a subset of its devices
+   (``_dominate``);
+3. beyond ``width`` labels only the most promising stay; the smallest bound among those dropped remains a bound.
+
+Passes of growing width find an incumbent early; a pass that dropped nothing has proven it. Without a width this is
+label setting for the resource-constrained shortest path (Irnich & Desaulniers 2005, doi:10.1007/0-387-25486-2_2).
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.chain.bounds import Completion, Incumbent, completion
+from edgeopt_solvers.chain.resources import Labels, Resources
+from edgeopt_solvers.chain.tables import Tables
+
+__all__ = ["PassOutcome", "Search"]
+
+#: Pairs (label, next state) expanded at once; bounds memory and the time between looks at the clock.
+CHUNK = 400_000
+
+#: Predecessors in cost order that a label is compared with. Missing a dominator costs time, never correctness.
+COMPARISONS = 96
+
+
+@dataclass(frozen=True, slots=True)
+class PassOutcome:
+    """What one pass has shown.
+
+    Attributes
+    ----------
+    bound
+        Every plan that this pass did not complete or discard for the incumbent costs at least this.
+    complete
+        No label was dropped: the incumbent is optimal within the gap, or there is no plan.
+    timed_out
+        The deadline ended the pass.
+    num_labels
+        Labels kept over all layers.
+    """
+
+    bound: float
+    complete: bool
+    timed_out: bool
+    num_labels: int
+
+
+@dataclass(slots=True)
+class Search:
+    """Label setting over prepared tables and completion bounds.
+
+    Attributes
+    ----------
+    tables
+        The instance.
+    priced
+        Completions whose values bound the objective; the first is the plain objective.
+    incumbent
+        Improved in place.
+    gap
+        Relative gap at which to stop caring.
+    """
+
+    tables: Tables
+    priced: list[Completion]
+    incumbent: Incumbent
+    gap: float = 0.0
+    budgets: list[tuple[Completion, float]] = field(init=False)
+    resources: Resources = field(init=False)
+    num_real: int = field(init=False)
+    period_weight: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.budgets = [(completion(self.tables, column), limit) for _, column, limit in self.tables.budgets()]
+        self.resources = Resources(self.tables)
+        self.num_real = 1 + len(self.budgets)
+        self.period_weight = self.tables.chain.weights.get("throughput", 0.0)
+
+    @property
+    def columns(self) -> list[Completion]:
+        """Objective, budgets, then the priced objectives: the order of ``Labels.sums``."""
+        return [self.priced[0], *(bound for bound, _ in self.budgets), *self.priced[1:]]
+
+    @property
+    def cutoff(self) -> float:
+        """Value from which on a plan is no improvement worth having."""
+        value = self.incumbent.objective
+        return value if math.isinf(value) else value - max(self.gap * (1 - 1e-9), 1e-10) * abs(value)
+
+    def run(self, width: int, deadline: float) -> PassOutcome:
+        """Walk the chain once, keeping at most ``width`` labels per layer."""
+        L = self.tables.chain.num_elements
+        dropped, num_labels = math.inf, 0
+        layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]] = []
+        labels, bounds = self._begin()
+        for cut in range(1, L + 1):
+            if len(labels) > width:
+                keep = np.argpartition(bounds, width)
+                dropped = min(dropped, float(bounds[keep[width:]].min()))
+                keep = np.sort(keep[:width])
+                labels, bounds = labels.take(keep), bounds[keep]
+            layers.append((labels.parent, labels.state))
+            num_labels += len(labels)
+            if not len(labels) or cut == L:
+                break
+            expanded = self._expand(labels, cut, deadline)
+            if expanded is None:
+                floor = min(dropped, float(bounds.min()))
+                return PassOutcome(min(floor, self.cutoff), False, True, num_labels)
+            labels, bounds = expanded
+        if len(labels):
+            self._finish(labels, layers)
+        return PassOutcome(min(dropped, self.cutoff), dropped >= self.cutoff, False, num_labels)
+
+    # ── steps of a pass ──────────────────────────────────────────────────────────────────────────────────────
+
+    def _begin(self) -> tuple[Labels, Array]:
+        columns = self.columns
+        states = np.arange(self.tables.num_states)
+        sums = np.stack([column.steps.start for column in columns], axis=1)
+        rows = self.tables.first
+        alive, bounds = self._bounded(sums, [column.rest[1, rows, states] for column in columns])
+        states = states[alive]
+        labels = Labels(
+            parent=np.full(len(states), -1, dtype=np.int64),
+            state=states,
+            first=rows[alive],
+            sums=sums[alive],
+            held=self.resources.empty(len(states)),
+            mask=self.resources.no_bits(len(states)),
+        )
+        fits = self.resources.begin(labels)
+        bounds = self._with_period(labels, bounds[alive])
+        fits &= bounds < self.cutoff
+        return labels.take(fits), bounds[fits]
+
+    def _expand(self, labels: Labels, cut: int, deadline: float) -> tuple[Labels, Array] | None:
+        """Return the next layer, or ``None`` when the deadline passes."""
+        size = max(1, CHUNK // self.tables.num_states)
+        parts: list[tuple[Labels, Array]] = []
+        for low in range(0, len(labels), size):
+            if time.perf_counter() > deadline:
+                return None
+            part = self._expand_chunk(labels, slice(low, low + size), cut)
+            parts.append(self._dominate(*part, deadline))
+        if len(parts) == 1:
+            return parts[0]
+        merged = Labels.concatenated([part for part, _ in parts])
+        return self._dominate(merged, np.concatenate([bounds for _, bounds in parts]), deadline)
+
+    def _expand_chunk(self, labels: Labels, rows: slice, cut: int) -> tuple[Labels, Array]:
+        columns = self.columns
+        state, first = labels.state[rows], labels.first[rows]
+        allowed = self.resources.may_switch(labels, rows, cut)
+        stepped = [labels.sums[rows, k, None] + column.steps.step[cut][state] for k, column in enumerate(columns)]
+        alive, bounds = self._bounded(
+            np.stack(stepped, axis=2), [column.rest[cut + 1][first] for column in columns], allowed
+        )
+        index, target = np.nonzero(alive)
+        parent = index + rows.start
+        grown = Labels(
+            parent=parent,
+            state=target,
+            first=labels.first[parent],
+            sums=np.stack([values[index, target] for values in stepped], axis=1),
+            held=labels.held[parent],
+            mask=labels.mask[parent],
+        )
+        fits = self.resources.advance(grown, labels.state[parent], cut)
+        values = self._with_period(grown, bounds[index, target])
+        fits &= values < self.cutoff
+        return grown.take(fits), values[fits]
+
+    def _bounded(
+        self, sums: Array, rests: list[Array], alive: NDArray[np.bool_] | None = None
+    ) -> tuple[NDArray[np.bool_], Array]:
+        """Return which partial plans may still lead somewhere, and the best bound on each."""
+        best = np.full(sums.shape[:-1], -math.inf)
+        alive = np.ones(sums.shape[:-1], dtype=bool) if alive is None else alive
+        for k, rest in enumerate(rests):
+            least = sums[..., k] + rest
+            if 1 <= k < self.num_real:
+                alive &= least <= self.budgets[k - 1][1]
+            else:
+                best = np.maximum(best, least)
+        alive &= (best < self.cutoff) & np.isfinite(best)
+        return alive, best
+
+    def _with_period(self, labels: Labels, bounds: Array) -> Array:
+        """Raise bounds by the period that is already certain."""
+        if not self.period_weight or not len(labels):
+            return bounds
+        plain = self.priced[0].rest  # additive part of the objective: certain so far plus the least to come
+        least = labels.sums[:, 0] + plain[labels.layer, labels.first, labels.state]
+        raised: Array = np.maximum(bounds, least + self.period_weight * self.resources.period(labels))
+        return raised
+
+    def _dominate(self, labels: Labels, bounds: Array, deadline: float) -> tuple[Labels, Array]:
+        """Drop labels that another one makes pointless."""
+        if len(labels) < 2:
+            return labels, bounds
+        values = np.concatenate((labels.sums[:, : self.num_real], labels.held), axis=1)
+        group = labels.first * self.tables.num_states + labels.state
+        lead = values[:, 0] if not self.period_weight else values[:, 0] + self.resources.period(labels)
+        order = np.lexsort((values.sum(axis=1), lead, group))
+        labels, bounds = labels.take(order), bounds[order]
+        keep = _undominated(values[order], labels.mask, group[order], deadline)
+        return labels.take(keep), bounds[keep]
+
+    def _finish(self, labels: Labels, layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]]) -> None:
+        """Offer the best complete plans of the last layer to the incumbent."""
+        columns = self.columns
+        ends = np.stack([column.steps.end[labels.first, labels.state] for column in columns], axis=1)
+        totals = labels.sums + ends
+        feasible = self.resources.finish(labels)
+        for k, (_, limit) in enumerate(self.budgets, start=1):
+            feasible &= totals[:, k] <= limit
+        values = totals[:, 0]
+        if self.period_weight:
+            values = values + self.period_weight * self.resources.period(labels)
+        values = np.where(feasible, values, math.inf)
+        for row in np.argsort(values, kind="stable")[:8]:
+            if not values[row] < self.incumbent.objective:
+                return
+            if self.incumbent.offer(self.tables, self.tables.solution(_backtrack(layers, int(row)))):
+                return
+
+
+def _backtrack(layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]], row: int) -> NDArray[np.intp]:
+    path = np.empty(len(layers), dtype=np.intp)
+    for layer in range(len(layers) - 1, -1, -1):
+        parent, state = layers[layer]
+        path[layer] = state[row]
+        row = int(parent[row])
+    return path
+
+
+def _undominated(values: Array, mask: NDArray[np.uint64], group: NDArray[np.intp], deadline: float) -> NDArray[np.intp]:
+    """Return the rows that survive; rows are sorted by group, then by leading value.
+
+    Row i - k is compared with row i for growing k, all rows at once; survivors close ranks every few rounds.
+    """
+    rows = np.arange(len(values))
+    slack = 1e-13 * np.abs(values).max(axis=0, initial=0.0)  # equal sums added in another order differ by this
+    shift = 1
+    while shift <= COMPARISONS and shift < len(rows):
+        same = group[shift:] == group[:-shift]
+        if not same.any() or time.perf_counter() > deadline:
+            break
+        beaten = same
+        for k in range(values.shape[1]):
+            beaten &= values[:-shift, k] <= values[shift:, k] + slack[k]
+        for word in range(mask.shape[1]):
+            beaten &= (mask[:-shift, word] & ~mask[shift:, word]) == 0
+        if beaten.any():
+            keep = np.ones(len(rows), dtype=bool)
+            keep[shift:] = ~beaten
+            rows, values, mask, group = rows[keep], values[keep], mask[keep], group[keep]
+            if shift > 1 and len(rows) < 0.98 * len(keep):
+                continue  # ranks closed: the same distance now reaches farther
+        shift += 1
+    return rows

@@ -1,0 +1,156 @@
+"""Feasible segments of a chain and the hand-overs between them: the ground set of ``milp.py`` and ``cp.py``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from edgeopt_solvers.chain.instance import Chain, Solution
+
+__all__ = ["Handover", "Segment", "Segments", "unit_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """Elements ``start`` to ``stop`` (half open) on one device with one variant."""
+
+    device: int
+    variant: int
+    start: int
+    stop: int
+
+    @property
+    def state(self) -> tuple[int, int]:
+        """Device and variant."""
+        return self.device, self.variant
+
+
+@dataclass(frozen=True, slots=True)
+class Handover:
+    """From one (device, variant) to another at a cut, with what it costs."""
+
+    cut: int
+    before: tuple[int, int]
+    after: tuple[int, int]
+    seconds: float
+    loss: float
+
+
+@dataclass(slots=True)
+class Segments:
+    """Everything a plan can be put together from.
+
+    Attributes
+    ----------
+    items : list of Segment
+        Runnable segments that alone fit their device's memory and begin and end at legal cuts.
+    handovers : list of Handover
+        Allowed changes of state between them.
+    seconds, loss, resident, transient
+        Per segment: compute seconds, quality loss, summed resident and largest transient bytes.
+    """
+
+    chain: Chain
+    items: list[Segment] = field(default_factory=list)
+    handovers: list[Handover] = field(default_factory=list)
+    seconds: dict[Segment, float] = field(default_factory=dict)
+    loss: dict[Segment, float] = field(default_factory=dict)
+    resident: dict[Segment, float] = field(default_factory=dict)
+    transient: dict[Segment, float] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        chain = self.chain
+        for device in range(chain.num_devices):
+            for variant in range(chain.num_variants):
+                for start in range(chain.num_elements):
+                    if start == 0 or chain.cut_legal[start]:
+                        self._grow(device, variant, start)
+        self.handovers = list(self._handovers())
+
+    def _grow(self, device: int, variant: int, start: int) -> None:
+        """Add the segments that begin at ``start``, until one can grow no further."""
+        chain = self.chain
+        if start == 0 and math.isinf(self.input_s(device)):
+            return
+        room = chain.allowance(float(chain.memory_bytes[device])) - float(chain.shared_bytes[variant])
+        seconds = loss = resident = transient = 0.0
+        for element in range(start, chain.num_elements):
+            seconds += float(chain.compute_s[device, variant, element])
+            loss += float(chain.quality_loss[variant, element])
+            resident += float(chain.resident_bytes[variant, element])
+            transient = max(transient, float(chain.transient_bytes[variant, element]))
+            if math.isinf(seconds) or chain.pins.get(element, device) != device or resident + transient > room:
+                return
+            stop = element + 1
+            last = stop == chain.num_elements
+            if stop - start < chain.min_segment or not (last or chain.cut_legal[stop]):
+                continue
+            if last and math.isinf(self.output_s(device)):
+                continue
+            segment = Segment(device, variant, start, stop)
+            self.items.append(segment)
+            self.seconds[segment], self.loss[segment] = seconds, loss
+            self.resident[segment], self.transient[segment] = resident, transient
+
+    def _handovers(self) -> Iterator[Handover]:
+        chain = self.chain
+        ends = {(segment.stop, *segment.state) for segment in self.items}
+        starts = {(segment.start, *segment.state) for segment in self.items}
+        for cut, *before in sorted(ends):
+            for at, *after in sorted(starts):
+                if at != cut or before == after or (chain.reuse == "once" and before[0] == after[0]):
+                    continue
+                seconds = chain.transfer_s(before[0], after[0], cut)
+                loss = float(chain.handoff_loss[before[1], after[1], cut])
+                if math.isfinite(seconds) and math.isfinite(loss):
+                    yield Handover(cut, (before[0], before[1]), (after[0], after[1]), seconds, loss)
+
+    @property
+    def looped(self) -> bool:
+        """Whether the loop term is anything but zero."""
+        return self.chain.num_devices > 1 and (self.chain.loop_bytes > 0 or self.chain.loop_messages > 0)
+
+    def input_s(self, device: int) -> float:
+        """Seconds of the input to a first stage on ``device``."""
+        return 0.0 if self.chain.source is None else self.chain.transfer_s(self.chain.source, device, 0)
+
+    def output_s(self, device: int) -> float:
+        """Seconds of the result from a last stage on ``device``."""
+        chain = self.chain
+        return 0.0 if chain.source is None else chain.transfer_s(device, chain.source, chain.num_elements)
+
+    def watts(self, sender: int, receiver: int) -> float:
+        """Power while something moves from one device to another."""
+        chain = self.chain
+        if chain.send_power_w is None or chain.receive_power_w is None:
+            return 0.0
+        return float(chain.send_power_w[sender] + chain.receive_power_w[receiver])
+
+    def compute_watts(self, device: int) -> float:
+        """Power while a device computes."""
+        return 0.0 if self.chain.power_w is None else float(self.chain.power_w[device])
+
+    def chosen(self, solution: Solution) -> list[Segment] | None:
+        """Return the segments of a solution; ``None`` when one of them is not feasible."""
+        stages = zip(solution.devices, solution.variants, solution.starts, solution.cuts, strict=True)
+        segments = [Segment(*stage) for stage in stages]
+        return segments if all(segment in self.seconds for segment in segments) else None
+
+    @staticmethod
+    def solution(chosen: list[Segment]) -> Solution:
+        """Put chosen segments in order."""
+        ordered = sorted(chosen, key=lambda segment: segment.start)
+        return Solution(
+            tuple(segment.stop for segment in ordered),
+            tuple(segment.device for segment in ordered),
+            tuple(segment.variant for segment in ordered),
+        )
+
+
+def unit_of(values: list[float]) -> float:
+    """Return a power of ten near the mean of the positive finite values: solvers want numbers near 1."""
+    positive = [value for value in values if 0 < value < math.inf]
+    if not positive:
+        return 1.0
+    return float(10.0 ** round(math.log10(sum(positive) / len(positive))))
