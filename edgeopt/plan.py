@@ -20,7 +20,8 @@ FORMAT = "edgeopt-plan/1"
 
 
 class _Record(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    # JSON has no infinity: as text it comes back, as null it would not.
+    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
 
 
 class Stage(_Record):

@@ -60,15 +60,18 @@ class LanguageCosts:
     def prefill_s(self, device: Device) -> tuple[Array, bool]:
         """Seconds of the prefill per element, shape (L,), and whether they are measured.
 
-        The roofline counts causal attention as the full square, as the FLOP counter of torch does.
+        The roofline counts causal attention as the full square, as the FLOP counter of torch does; the last element
+        (the head) sees only the last token, whose successor is sampled.
         """
         tokens, batch = self.workload.prompt_tokens, self.workload.batch
         timings = matching(device, self.model.name, "prefill", self.model.dtype, batch)
         measured = interpolate_s(timings, "tokens", np.array([tokens]))
         if measured is not None:
             return measured[0], True
-        flop = batch * tokens * (self._figures("flop_per_token") + tokens * self._figures("flop_per_token_context"))
-        return roofline_s(device, self.model.dtype, flop, self._traffic(tokens, 0)), False
+        through = np.full(len(self.layers), float(tokens))
+        through[-1] = 1.0
+        flop = batch * through * (self._figures("flop_per_token") + tokens * self._figures("flop_per_token_context"))
+        return roofline_s(device, self.model.dtype, flop, self._traffic(through, 0)), False
 
     def decode_s(self, device: Device) -> tuple[Array, bool]:
         """Seconds of each decode round per element, shape (N - 1, L), and whether they are measured."""
@@ -83,11 +86,15 @@ class LanguageCosts:
         flop = batch * (self._figures("flop_per_token") + attended * self._figures("flop_per_token_context"))
         return roofline_s(device, self.model.dtype, flop, self._traffic(1, contexts[:, None])), False
 
-    def _traffic(self, tokens: int, context: NDArray[np.int64] | int) -> Array:
-        """Bytes moved by one call: weights once, the cache read and extended, activations in and out."""
+    def _traffic(self, tokens: Array | int, context: NDArray[np.int64] | int) -> Array:
+        """Bytes moved by one call: weights once, the cache read and extended, activations in and out.
+
+        An element without arithmetic is a lookup (the embedding): it reads the rows of its tokens, not the table.
+        """
         cache = self._figures("kv_per_token") * (context + tokens)
         activations = 2 * tokens * self._figures("output_per_token")
-        return self._figures("weights") + self.workload.batch * (cache + activations)
+        weights = np.where(self._figures("flop_per_token") > 0, self._figures("weights"), 0.0)
+        return weights + self.workload.batch * (cache + activations)
 
     @property
     def resident_bytes(self) -> Array:

@@ -18,7 +18,7 @@ def test_split_forced_by_memory_costs_what_the_formulas_say():
     assert [(s.device, s.start, s.stop) for s in plan.stages] == [("phone", 0, 3), ("server", 3, 6)]
     launches = 15e-9  # 5 rounds of 3 elements on each device
     phone = 14 * 2 * 0.1 / 1 + launches
-    server = 14 * (2 * 0.1 + 0.001) / 10 + launches
+    server = (14 * 2 * 0.1 + 5 * 0.001) / 10 + launches  # the head sees one token a round
     cut = 5 * 0.01 + 14 * 1000 / 1e6
     loop = 4 * (0.01 + 8 / 1e6)
     output = 0.01 + 5 * 8 / 1e6
@@ -26,7 +26,7 @@ def test_split_forced_by_memory_costs_what_the_formulas_say():
     assert plan.stages[1].compute_s == pytest.approx(server)
     assert {t.purpose: t.seconds for t in plan.transfers} == pytest.approx({"cut": cut, "loop": loop, "output": output})
     assert plan.latency_s == pytest.approx(phone + server + cut + loop + output)
-    ttft = 10 * 2 * 0.1 + 10 * 0.201 / 10 + 0.01 + 10 * 1000 / 1e6 + 6e-9
+    ttft = 10 * 2 * 0.1 + (10 * 0.2 + 0.001) / 10 + 0.01 + 10 * 1000 / 1e6 + 6e-9
     assert plan.metrics["ttft_s"] == pytest.approx(ttft)
     assert plan.metrics["tpot_s"] == pytest.approx((plan.latency_s - ttft - output) / 4)
     assert plan.metrics["tokens_per_s"] == pytest.approx(5 / plan.latency_s)

@@ -1,0 +1,55 @@
+"""Files are written whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from pathlib import Path
+
+__all__ = ["write_whole"]
+
+
+def write_whole(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` so that a reader sees the old file or the new one, never a part.
+
+    Parameters
+    ----------
+    path
+        Target; its folder must exist. The permissions of an existing file are kept.
+    text
+        Content, written as UTF-8.
+
+    Raises
+    ------
+    FileNotFoundError
+        The folder does not exist.
+    IsADirectoryError
+        ``path`` is a folder.
+    """
+    target = Path(path)
+    if target.is_symlink():
+        target = target.resolve()  # replace what the link points to, not the link
+    if target.is_dir():
+        raise IsADirectoryError(f"'{target}' is a folder; name a file in it")
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"the folder '{target.parent}' does not exist; make it or write elsewhere")
+    mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    # The temporary file lies in the same folder: os.replace is atomic only within one file system.
+    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
+            stream.write(text)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.chmod(temporary, mode)
+        os.replace(temporary, target)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def _umask() -> int:
+    # The mask can only be read by setting it; mkstemp files are private, ours should be as private as others.
+    mask = os.umask(0o022)
+    os.umask(mask)
+    return mask

@@ -1,0 +1,239 @@
+"""What must hold inside a profile and between the parts of a problem, beyond the types of single fields."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
+
+from edgeopt.profiles.device import Device
+from edgeopt.profiles.library import nearest
+from edgeopt.profiles.model import AdditiveQuality, CausalLM, Diffusion, TableQuality
+from edgeopt.profiles.network import Network
+from edgeopt.profiles.problem import Constraints, ImageWorkload, Problem, TextWorkload
+from edgeopt.profiles.reader import Flaw
+
+__all__ = [
+    "check_constraints", "check_device", "check_fit", "check_links", "check_model", "check_names", "check_network",
+    "check_objective", "check_problem", "check_timings",
+]  # fmt: skip
+
+_PHASES = {"causal_lm": ("prefill", "decode"), "diffusion": ("text_encoder", "step", "decoder")}
+
+
+def check_device(device: Device) -> Iterator[Flaw]:
+    """A measured row says what it was measured with; seconds are positive and finite."""
+    for i, timing in enumerate(device.timings):
+        at = ("timings", i)
+        needed = {"prefill": "tokens", "decode": "context"}.get(timing.phase)
+        if needed and getattr(timing, needed) is None:
+            yield Flaw(
+                (*at, needed), f"is missing for phase '{timing.phase}'", f"add `{needed}:`, the number of tokens"
+            )
+        for j, value in enumerate(timing.elements):
+            if not (math.isfinite(value) and value >= 0):
+                yield Flaw((*at, "elements", j), f"{value} {timing.unit} is not a duration", "write what was measured")
+
+
+def check_model(model: CausalLM | Diffusion) -> Iterator[Flaw]:
+    """Layer names are unique; quality speaks of known variants, in tables that fit together."""
+    if isinstance(model, CausalLM):
+        seen: set[str] = set()
+        for i, layer in enumerate(model.layers):
+            if layer.name in seen:
+                yield Flaw(("layers", i, "name"), f"a second layer is called '{layer.name}'", "give it another name")
+            seen.add(layer.name)
+    elif isinstance(model.quality, AdditiveQuality):
+        yield from _check_additive(model.quality, list(model.variants))
+    elif isinstance(model.quality, TableQuality):
+        yield from _check_table(model.quality, list(model.variants))
+    if isinstance(model, Diffusion) and "common" in model.variants:
+        yield Flaw(
+            ("variants", "common"), "'common' is what text encoder and decoder run as", "call the variant otherwise"
+        )
+
+
+def _check_additive(quality: AdditiveQuality, variants: list[str]) -> Iterator[Flaw]:
+    for name, losses in quality.loss.items():
+        if name not in variants:
+            yield Flaw(("quality", "loss", name), f"there is no variant '{name}'", _known(name, variants))
+        if len(losses) != quality.steps:
+            mend = f"give one loss per step: {quality.steps}"
+            yield Flaw(("quality", "loss", name), f"has {len(losses)} losses for {quality.steps} steps", mend)
+
+
+def _check_table(quality: TableQuality, variants: list[str]) -> Iterator[Flaw]:
+    for key in ("first", "second"):
+        name = getattr(quality, key)
+        if name not in variants:
+            yield Flaw(("quality", key), f"there is no variant '{name}'", _known(name, variants))
+    if quality.first == quality.second:
+        yield Flaw(("quality", "second"), f"'{quality.second}' is also the first variant", "name two variants")
+    fraction = quality.fraction
+    if len(fraction) != len(quality.quality):
+        message = f"has {len(quality.quality)} values for {len(fraction)} fractions"
+        yield Flaw(("quality", "quality"), message, "give one value per fraction")
+    rising = all(a < b for a, b in pairwise(fraction))
+    if fraction[0] != 0 or fraction[-1] != 1 or not rising:
+        yield Flaw(
+            ("quality", "fraction"),
+            f"{_few(fraction)} does not increase from 0 to 1",
+            "begin with 0, end with 1, increase",
+        )
+
+
+def _few(values: Sequence[float]) -> str:
+    text = ", ".join(f"{value:g}" for value in values[:5])
+    return f"[{text}{', …' if len(values) > 5 else ''}]"
+
+
+def _known(name: str, known: Sequence[str]) -> str:
+    near = nearest(name, known)
+    return f"did you mean {near}?" if near else f"known: {', '.join(dict.fromkeys(known)) or 'none'}"
+
+
+def check_network(network: Network) -> Iterator[Flaw]:
+    """A link joins two different devices, says which in one of two ways, and each direction is given once."""
+    given: dict[tuple[str, str], int] = {}
+    for i, link in enumerate(network.links):
+        at = ("links", i)
+        directed = link.from_ is not None or link.to is not None
+        if link.between is not None and directed:
+            yield Flaw(
+                at,
+                "has both `between` and `from`/`to`",
+                "keep `between` for both directions, or `from` and `to` for one",
+            )
+            continue
+        if link.between is None and (link.from_ is None or link.to is None):
+            missing = "`between`" if not directed else "`to`" if link.to is None else "`from`"
+            yield Flaw(
+                at,
+                f"{missing} is missing",
+                "write `between: [a, b]` for both directions, or `from: a` and `to: b` for one",
+            )
+            continue
+        a, b = link.between or (str(link.from_), str(link.to))
+        if a == b:
+            yield Flaw(at, f"joins '{a}' to itself", "remove it; a device needs no link to itself")
+            continue
+        for pair in [(a, b), (b, a)] if link.between else [(a, b)]:
+            if pair in given:
+                message = f"'{pair[0]}' to '{pair[1]}' is already given in links[{given[pair]}]"
+                yield Flaw(at, message, "keep one link per direction")
+                break
+            given[pair] = i
+
+
+def check_names(names: Sequence[str]) -> Iterator[tuple[int, str, str]]:
+    """Yield index, message and mend of each device whose name another has already."""
+    for i, name in enumerate(names):
+        if name in names[:i]:
+            mend = "give it another `name:`, or write the device once with `count:`"
+            yield i, f"a device called '{name}' is there already", mend
+
+
+def check_links(network: Network, names: Sequence[str]) -> Iterator[Flaw]:
+    """Links name devices of the problem."""
+    for i, link in enumerate(network.links):
+        ends = (
+            (("from",), link.from_),
+            (("to",), link.to),
+            *((("between", k), end) for k, end in enumerate(link.between or ())),
+        )
+        for key, name in ends:
+            if name is not None and name not in names:
+                yield Flaw(("links", i, *key), f"there is no device '{name}' in the problem", _known(name, names))
+
+
+def check_constraints(constraints: Constraints, names: Sequence[str]) -> Iterator[Flaw]:
+    """Pins, the source and forbidden devices are devices of the problem."""
+    single = [((key,), getattr(constraints, key)) for key in ("source", "first", "last")]
+    pinned = [(("pin", element), device) for element, device in constraints.pin.items()]
+    forbidden = [(("forbid", i), device) for i, device in enumerate(constraints.forbid)]
+    for path, name in [*single, *pinned, *forbidden]:
+        if name is not None and name not in names:
+            yield Flaw(("constraints", *path), f"there is no device '{name}' in the problem", _known(name, names))
+    for path, name in [*single[1:], *pinned]:
+        if name is not None and name in constraints.forbid:
+            yield Flaw(
+                ("constraints", *path), f"'{name}' is forbidden", "take it off `forbid:`, or choose another device"
+            )
+    if names and set(names) <= set(constraints.forbid):
+        yield Flaw(("constraints", "forbid"), "no device is left", "allow at least one device")
+
+
+def check_fit(workload: TextWorkload | ImageWorkload, model: CausalLM | Diffusion) -> Iterator[Flaw]:
+    """A language model writes text, a diffusion model makes images."""
+    wanted = "text" if isinstance(model, CausalLM) else "image"
+    if workload.kind != wanted:
+        example = {"text": "{prompt_tokens: 128, new_tokens: 64}", "image": "{steps: 20, images: 1}"}[wanted]
+        message = f"a workload of {workload.kind} does not fit '{model.name}', which is {_FAMILY[model.family]}"
+        yield Flaw(("workload",), message, f"write `workload: {example}`")
+
+
+_FAMILY = {"causal_lm": "a language model", "diffusion": "a diffusion model"}
+
+
+def check_objective(
+    objective: str | Mapping[str, float], limits: Constraints, devices: Sequence[Device], model: CausalLM | Diffusion
+) -> Iterator[Flaw]:
+    """What is asked for can be computed: energy needs busy power, quality a model that carries it."""
+    wanted = (
+        {objective} if isinstance(objective, str) else {metric for metric, weight in objective.items() if weight > 0}
+    )
+    if "energy" in wanted or limits.energy is not None:
+        reason = "objective `energy`" if "energy" in wanted else "`constraints.energy`"
+        for i, device in enumerate(devices):
+            if device.power is None or device.power.busy is None:
+                message = f"is missing for device '{device.name}', and {reason} needs it"
+                yield Flaw(
+                    ("devices", i, "power", "busy"),
+                    message,
+                    "add `power: {busy: 15 W}` with its source, or drop energy",
+                )
+    if isinstance(model, Diffusion) and model.quality is not None:
+        return
+    for path, asked in (
+        (("objective",), "quality" in wanted),
+        (("constraints", "quality"), limits.quality is not None),
+    ):
+        if asked:
+            mend = "use another objective or model, or add a measured `quality:` to the model"
+            yield Flaw(path, f"model '{model.name}' carries no quality", mend)
+
+
+def check_timings(device: Device, model: CausalLM | Diffusion) -> Iterator[Flaw]:
+    """Measured rows of the problem's model have one value per chain element and speak of its phases and variants."""
+    for i, timing in enumerate(device.timings):
+        if timing.model != model.name:
+            continue
+        at = ("timings", i)
+        phases = _PHASES[model.family]
+        if timing.phase not in phases:
+            message = f"'{timing.phase}' is no phase of '{model.name}', {_FAMILY[model.family]}"
+            yield Flaw((*at, "phase"), message, f"use {' or '.join(phases)}")
+            continue
+        expected = sum(layer.count for layer in model.layers) if isinstance(model, CausalLM) else 1
+        if len(timing.elements) != expected:
+            message = f"has {len(timing.elements)} values, '{model.name}' has {expected} in phase '{timing.phase}'"
+            yield Flaw((*at, "elements"), message, f"give {expected}, one per chain element")
+        if timing.phase == "step" and isinstance(model, Diffusion) and timing.variant not in model.variants:
+            message = f"there is no variant '{timing.variant}'" if timing.variant else "is missing for phase 'step'"
+            yield Flaw((*at, "variant"), message, _known(timing.variant or "", list(model.variants)))
+
+
+def check_problem(problem: Problem) -> Iterator[Flaw]:
+    """Everything above for a whole problem, with paths from its root."""
+    names = [device.name for device in problem.devices]
+    for i, message, mend in check_names(names):
+        yield Flaw(("devices", i, "name"), message, mend)
+    for i, device in enumerate(problem.devices):
+        for flaw in (*check_device(device), *check_timings(device, problem.model)):
+            yield flaw._replace(path=("devices", i, *flaw.path))
+    yield from (flaw._replace(path=("model", *flaw.path)) for flaw in check_model(problem.model))
+    for flaw in (*check_network(problem.network), *check_links(problem.network, names)):
+        yield flaw._replace(path=("network", *flaw.path))
+    yield from check_constraints(problem.constraints, names)
+    yield from check_fit(problem.workload, problem.model)
+    yield from check_objective(problem.objective, problem.constraints, problem.devices, problem.model)

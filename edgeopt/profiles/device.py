@@ -1,0 +1,72 @@
+"""Device: what a machine can do, as its datasheet says or as it was measured."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from edgeopt.profiles.base import DType, Profile, Strict
+from edgeopt.units import Bytes, BytesPerSecond, FlopPerSecond, Fraction, Seconds, TimeUnit, Watts
+
+__all__ = ["Device", "Efficiency", "Power", "Runtime", "Timing"]
+
+
+class Power(Strict):
+    """Electrical power by activity. A field that is absent was not measured: energy objectives then refuse."""
+
+    busy: Watts | None = None
+    idle: Watts | None = None
+    send: Watts | None = None
+    receive: Watts | None = None
+
+
+class Efficiency(Strict):
+    """Fraction of the peaks that real layers reach; never hidden inside the peak."""
+
+    compute: Fraction
+    memory_bandwidth: Fraction
+    basis: Literal["measured", "assumed"]
+
+
+class Runtime(Strict):
+    """How ``execute`` runs this device's stages in a local process."""
+
+    accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
+    threads: int | None = Field(default=None, ge=1)
+    cpu_quota: Fraction | None = None
+
+
+class Timing(Strict):
+    """Measured seconds per chain element of one model in one setting; overrides the roofline where it applies.
+
+    ``phase`` is ``prefill`` or ``decode`` for language models (``tokens`` processed at once, ``context`` tokens
+    already cached) and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value in ``elements``).
+    """
+
+    model: str
+    variant: str | None = None
+    phase: Literal["prefill", "decode", "text_encoder", "step", "decoder"]
+    dtype: DType
+    batch: int = Field(ge=1)
+    tokens: int | None = Field(default=None, ge=1)
+    context: int | None = Field(default=None, ge=0)
+    unit: TimeUnit
+    elements: list[float] = Field(min_length=1)
+    repeats: int = Field(ge=1)
+    spread: Fraction | None = None
+    source: str = Field(min_length=3)
+
+
+class Device(Profile):
+    """One machine: peaks by dtype, memory, overhead, power, and timings measured on it."""
+
+    kind: Literal["device"] = "device"
+    compute: dict[DType, FlopPerSecond] = Field(min_length=1)
+    memory: Bytes
+    memory_bandwidth: BytesPerSecond
+    launch_overhead: Seconds
+    efficiency: Efficiency
+    power: Power | None = None
+    runtime: Runtime = Runtime()
+    timings: list[Timing] = []

@@ -1,0 +1,178 @@
+"""Model: what each chain element computes, holds and emits. Architecture by configuration, never by weights."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field
+
+from edgeopt.profiles.base import DType, Profile, Strict
+from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
+
+__all__ = [
+    "AdditiveQuality", "Architecture", "Block", "CausalLM", "Component", "Diffusion", "Experts", "Layer", "Sampler",
+    "TableQuality", "Variant",
+]  # fmt: skip
+
+
+class Architecture(Strict):
+    """How to build the torch module: a class of a library, its configuration, and where weights come from.
+
+    Without ``checkpoint`` (a local directory or safetensors file) weights are random, drawn per parameter name
+    from ``seed``, so that every process draws the same values for the layers it holds.
+    """
+
+    library: Literal["transformers", "diffusers"]
+    class_name: str = Field(alias="class")
+    config: dict[str, Any]
+    checkpoint: str | None = None
+    seed: int = 0
+
+
+class Experts(Strict):
+    """Routed experts inside a layer: all are resident, ``num_active`` of them work on each token.
+
+    ``weights`` is one expert's share of the layer's weights; ``flop_per_token`` of the layer counts active experts.
+    """
+
+    num_experts: int = Field(ge=1)
+    num_active: int = Field(ge=1)
+    weights: Bytes
+
+
+class Layer(Strict):
+    """``count`` equal elements of a language model's chain, all figures for one element and one sequence.
+
+    ``weights_by_dtype`` holds what ``weights`` would be with the layer's matrices stored in another format.
+    """
+
+    name: str
+    count: int = Field(default=1, ge=1)
+    weights: NonNegativeBytes
+    flop_per_token: NonNegativeFlop
+    flop_per_token_context: NonNegativeFlop
+    kv_per_token: NonNegativeBytes
+    output_per_token: Bytes
+    weights_by_dtype: dict[DType, NonNegativeBytes] = {}
+    experts: Experts | None = None
+
+
+class CausalLM(Profile):
+    """A decoder-only language model: embedding, blocks, head.
+
+    ``parameters`` counts each parameter once. With ``tied_embeddings`` embedding and head are one matrix, which is
+    part of the weights of both: a device that holds either holds it.
+    """
+
+    kind: Literal["model"] = "model"
+    family: Literal["causal_lm"]
+    architecture: Architecture | None = None
+    dtype: DType
+    layers: list[Layer] = Field(min_length=1)
+    token: Bytes
+    parameters: int | None = Field(default=None, ge=1)
+    tied_embeddings: bool = False
+
+
+class Component(Strict):
+    """A text encoder or a decoder: runs once per request.
+
+    ``activations`` is the most that is alive at once, ``traffic`` all that its kernels read and write beside weights,
+    if every operation is a kernel of its own and attention is fused. Several encoders that run one after the other
+    are ``parts`` by name; the figures around them are theirs together, and each part has its own architecture.
+    """
+
+    architecture: Architecture | None = None
+    weights: Bytes
+    flop: Flop
+    output: Bytes
+    activations: NonNegativeBytes
+    traffic: NonNegativeBytes | None = None
+    kernels: int | None = Field(default=None, ge=1)
+    parameters: int | None = Field(default=None, ge=1)
+    parts: dict[str, Component] = {}
+
+
+class Block(Strict):
+    """A piece of one denoising step, in order of execution.
+
+    ``output`` crosses a cut made after the block: every tensor that depends on the latent, was made up to here and is
+    read later (a U-Net's skips, both streams of a two-stream transformer). What depends on the timestep, on positions
+    or on the conditioning alone is not in it: each device makes that itself. ``legal`` says whether the library can be
+    cut there; the last block's output is the step's result.
+    """
+
+    name: str
+    weights: NonNegativeBytes
+    flop: NonNegativeFlop
+    output: NonNegativeBytes
+    legal: bool = True
+
+
+class Variant(Strict):
+    """One denoiser of the family; ``flop`` is one denoising step of one image.
+
+    ``activations``, ``traffic`` and ``kernels`` as in :class:`Component`; ``blocks`` add up to ``weights`` (a weight
+    that two blocks use is in both) and ``flop``.
+    """
+
+    architecture: Architecture | None = None
+    weights: Bytes
+    flop: Flop
+    activations: NonNegativeBytes
+    traffic: NonNegativeBytes | None = None
+    kernels: int | None = Field(default=None, ge=1)
+    parameters: int | None = Field(default=None, ge=1)
+    blocks: list[Block] = []
+
+
+class AdditiveQuality(Strict):
+    """quality = base + sum over steps of ``loss[variant]``, measured at ``steps`` steps and resampled to others.
+
+    Smaller is better. ``fit_error`` is the root mean square error against sampled plans, in units of the metric.
+    """
+
+    form: Literal["additive"]
+    metric: str
+    base: float
+    steps: int = Field(ge=1)
+    loss: dict[str, list[float]]
+    handoff: float = 0.0
+    fit_error: float | None = None
+    source: str = Field(min_length=3)
+
+
+class TableQuality(Strict):
+    """Measured quality when ``first`` runs a leading fraction of the steps and ``second`` the rest."""
+
+    form: Literal["table"]
+    metric: str
+    first: str
+    second: str
+    fraction: list[float] = Field(min_length=2)
+    quality: list[float] = Field(min_length=2)
+    source: str = Field(min_length=3)
+
+
+class Sampler(Strict):
+    """The diffusers scheduler that drives the steps; ``config`` as its ``from_config`` takes it."""
+
+    class_name: str = Field(alias="class")
+    config: dict[str, Any] = {}
+
+
+class Diffusion(Profile):
+    """A family of denoisers sharing one latent space, with a text encoder and a decoder."""
+
+    kind: Literal["model"] = "model"
+    family: Literal["diffusion"]
+    dtype: DType
+    sampler: Sampler
+    prompt: Bytes
+    conditioning: NonNegativeBytes
+    latent: Bytes
+    latent_shape: list[int] = Field(min_length=1)
+    text_encoder: Component | None = None
+    variants: dict[str, Variant] = Field(min_length=1)
+    decoder: Component | None = None
+    quality: AdditiveQuality | TableQuality | None = Field(default=None, discriminator="form")

@@ -1,0 +1,97 @@
+"""Problem: which model, on which devices, over which network, to what end. Fully resolved: no names left to look up."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BeforeValidator, Field
+from pydantic_core import PydanticCustomError
+
+from edgeopt.profiles.base import Strict
+from edgeopt.profiles.device import Device
+from edgeopt.profiles.model import CausalLM, Diffusion
+from edgeopt.profiles.network import Network
+from edgeopt.units import Joules, Seconds
+
+__all__ = ["Constraints", "ImageWorkload", "Objective", "Problem", "TextWorkload"]
+
+Metric = Literal["latency", "throughput", "energy", "quality"]
+
+
+def _objective(value: Any) -> Any:
+    """Check a metric or weights here, so that one message tells what pydantic would say twice for a union."""
+    metrics = get_args(Metric)
+    if isinstance(value, dict):
+        for metric, weight in value.items():
+            if metric not in metrics:
+                raise _refuse(f"'{metric}' is not a metric", f"known: {', '.join(metrics)}")
+            if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not math.isfinite(weight):
+                raise _refuse(f"the weight '{weight}' of {metric} is not a number", "write `latency: 1.0`")
+            if weight < 0:
+                raise _refuse(f"the weight {weight} of {metric} is negative", "use weights of zero or more")
+        if not any(value.values()):
+            raise _refuse("no weight is positive", "give at least one metric a positive weight")
+    elif value not in metrics:
+        raise _refuse(
+            f"'{value}' is not a metric",
+            f"write one of {', '.join(metrics)}, or weights: `{{latency: 1, energy: 0.1}}`",
+        )
+    return value
+
+
+def _refuse(message: str, mend: str) -> PydanticCustomError:
+    return PydanticCustomError("objective", "{message}; {mend}", {"message": message, "mend": mend})
+
+
+Objective = Annotated[Metric | dict[Metric, float], BeforeValidator(_objective)]
+"""One metric, or weights of several."""
+
+
+class TextWorkload(Strict):
+    """Generate ``new_tokens`` after a prompt: one prefill that yields the first token, then decode rounds."""
+
+    kind: Literal["text"] = "text"
+    prompt_tokens: int = Field(ge=1)
+    new_tokens: int = Field(ge=1)
+    batch: int = Field(default=1, ge=1)
+
+
+class ImageWorkload(Strict):
+    """Denoise ``images`` in ``steps`` steps; ``guidance`` above 1 doubles the batch of every step."""
+
+    kind: Literal["image"] = "image"
+    steps: int = Field(ge=1)
+    images: int = Field(default=1, ge=1)
+    guidance: float = Field(default=1.0, ge=0)
+    seed: int = 0
+
+
+class Constraints(Strict):
+    """Budgets, pins and the source. Devices by name, elements by name or index."""
+
+    source: str | None = None
+    deadline: Seconds | None = None
+    period: Seconds | None = None
+    energy: Joules | None = None
+    quality: float | None = None
+    max_stages: int | None = Field(default=None, ge=1)
+    min_segment: int = Field(default=1, ge=1)
+    first: str | None = None
+    last: str | None = None
+    pin: dict[str, str] = {}
+    forbid: list[str] = []
+
+
+class Problem(Strict):
+    """Everything a strategy needs; the first device is the source unless ``constraints.source`` names another."""
+
+    name: str
+    description: str = ""
+    model: Annotated[CausalLM | Diffusion, Field(discriminator="family")]
+    strategy: str = "auto"
+    workload: Annotated[TextWorkload | ImageWorkload, Field(discriminator="kind")]
+    devices: list[Device] = Field(min_length=1)
+    network: Network
+    objective: Objective = "latency"
+    constraints: Constraints = Constraints()
