@@ -22,7 +22,7 @@ from edgeopt.strategies.timeline import Bar, link_lane
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain, Solution
 
-__all__ = ["Pipeline"]
+__all__ = ["Pipeline", "basis_notes"]
 
 
 class Pipeline(Strategy):

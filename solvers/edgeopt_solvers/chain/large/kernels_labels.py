@@ -22,7 +22,7 @@ KEPT_FOR_DOMINANCE = 32
 
 
 @njit(cache=True, nogil=True)
-def completion(start, value, mask, state, used):
+def _completion(start, value, mask, state, used):
     """Smallest completion of a list that avoids the devices used (``inf`` when none does), and entries looked at."""
     for q in range(start[state], start[state + 1]):
         if mask[q] & used == np.uint64(0):
@@ -31,7 +31,7 @@ def completion(start, value, mask, state, used):
 
 
 @njit(cache=True, nogil=True)
-def settle(heap, base, size, room, label, bound):
+def _settle(heap, base, size, room, label, bound):
     """Put ``label`` into the heap of ``size`` labels at ``base``, in place of its root when it is full."""
     if size < room:
         place = size
@@ -57,7 +57,7 @@ def settle(heap, base, size, room, label, bound):
 
 
 @njit(cache=True, nogil=True)
-def select(ids, num, key, cost, mask, device, plural, shift, field, table, kept, width):
+def _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept, width):
     """Order labels by ``key``, drop dominated ones, keep ``width``; return how many, and the smallest key cut off."""
     order = np.argsort(key[:num])
     size = 16
@@ -180,7 +180,7 @@ def label_search(
             if num == 0:
                 continue
             work += 8 * num
-            num_kept, left_out = select(ids, num, key, cost, mask, device, plural, shift, field, table, kept, width)
+            num_kept, left_out = _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept, width)
             cut_off = min(cut_off, left_out)
         num_open = 0
         for q in range(num_kept + 1):
@@ -206,7 +206,7 @@ def label_search(
                     if np.int64((used >> shift[e]) & field[e]) >= copies[e]:
                         continue
                     used += one << shift[e]
-                    rest, looked = completion(open_start, open_value, open_mask, state, used)
+                    rest, looked = _completion(open_start, open_value, open_mask, state, used)
                     work += looked
                     value = so_far + rest
                     if not value < best - tolerance:
@@ -223,7 +223,7 @@ def label_search(
             # merge what starts at cut with the same devices used, and let it run to every end of its window
             for z in range(num_open):
                 o_ids[z] = z
-            num_merged, _ = select(
+            num_merged, _ = _select(
                 o_ids,
                 num_open,
                 o_bound,
@@ -260,7 +260,7 @@ def label_search(
                         if total < best:
                             best, last_parent, last_device = total, o_parent[j], e
                         continue
-                    rest, looked = completion(closed_start, closed_value, closed_mask, state, used)
+                    rest, looked = _completion(closed_start, closed_value, closed_mask, state, used)
                     work += looked
                     value += rest
                     if not value < best - tolerance:
@@ -273,7 +273,7 @@ def label_search(
                     else:  # the largest bound leaves
                         if heap[end * room] < 0:
                             for filled in range(room):
-                                settle(heap, end * room, filled, room, end * room + filled, bound)
+                                _settle(heap, end * room, filled, room, end * room + filled, bound)
                         i = heap[end * room]
                         cut_off = min(cut_off, max(value, bound[i]))
                         if value >= bound[i]:
@@ -285,7 +285,7 @@ def label_search(
                     device[i] = e
                     parent[i] = o_parent[j]
                     if full:
-                        settle(heap, end * room, room, room, i, bound)
+                        _settle(heap, end * room, room, room, i, bound)
             num_open = 0
     stages = np.empty((num_elements + 1, 2), np.int64)
     length = 0

@@ -15,13 +15,13 @@ __all__ = ["anneal"]
 
 
 @njit(cache=True, nogil=True)
-def join(a, b, bottleneck):
+def _join(a, b, bottleneck):
     """Add two costs, or take the larger."""
     return max(a, b) if bottleneck else a + b
 
 
 @njit(cache=True, nogil=True)
-def run_stage(before, lo, hi, sender, device, prefix, last_end, min_segment, link, page, enter, bottleneck, after):
+def _run_stage(before, lo, hi, sender, device, prefix, last_end, min_segment, link, page, enter, bottleneck, after):
     """Extend ``before`` (finite in lo..hi) by one stage on ``device``; return the range where ``after`` is finite."""
     num_elements = prefix.shape[1] - 1
     after[:] = np.inf
@@ -30,7 +30,7 @@ def run_stage(before, lo, hi, sender, device, prefix, last_end, min_segment, lin
         if before[cut] == np.inf:
             continue
         step = enter[device] if sender < 0 else link[page[cut], sender, device]
-        value = join(before[cut], step, bottleneck)
+        value = _join(before[cut], step, bottleneck)
         if value == np.inf:
             continue
         end = last_end[device, cut]
@@ -49,7 +49,7 @@ def run_stage(before, lo, hi, sender, device, prefix, last_end, min_segment, lin
 
 
 @njit(cache=True, nogil=True)
-def fill_behind(order, num, j0, prefix, last_end, min_segment, link, page, leave, bottleneck, behind):
+def _fill_behind(order, num, j0, prefix, last_end, min_segment, link, page, leave, bottleneck, behind):
     """Recompute ``behind`` for stages j0, j0-1, .., 0."""
     num_elements = prefix.shape[1] - 1
     for j in range(j0, -1, -1):
@@ -66,8 +66,8 @@ def fill_behind(order, num, j0, prefix, last_end, min_segment, link, page, leave
                     rest = behind[j + 1, e]
                     if rest == np.inf:
                         continue
-                    rest = join(rest, link[page[e], device, order[j + 1]], bottleneck)
-                rest = join(rest, prefix[device, e] - prefix[device, cut], bottleneck)
+                    rest = _join(rest, link[page[e], device, order[j + 1]], bottleneck)
+                rest = _join(rest, prefix[device, e] - prefix[device, cut], bottleneck)
                 best = min(best, rest)
             behind[j, cut] = best
 
@@ -100,13 +100,13 @@ def anneal(
     while made < moves:
         if changed_from >= 0:
             for j in range(changed_from, num):
-                lows[j + 1], highs[j + 1] = run_stage(
+                lows[j + 1], highs[j + 1] = _run_stage(
                     ahead[j], lows[j], highs[j], order[j - 1] if j > 0 else -1, order[j],
                     prefix, last_end, min_segment, link, page, enter, bottleneck, ahead[j + 1],
                 )  # fmt: skip
-            fill_behind(order, num, changed_to, prefix, last_end, min_segment, link, page, leave, bottleneck, behind)
+            _fill_behind(order, num, changed_to, prefix, last_end, min_segment, link, page, leave, bottleneck, behind)
             if current == np.inf:
-                current = join(ahead[num, num_elements], leave[order[num - 1]], bottleneck)
+                current = _join(ahead[num, num_elements], leave[order[num - 1]], bottleneck)
                 best = current
             changed_from = -1
         if stop[0] != 0:
@@ -161,7 +161,7 @@ def anneal(
         row, lo, hi = ahead[first], lows[first], highs[first]
         for z in range(length):
             after = scratch[z & 1]
-            lo, hi = run_stage(
+            lo, hi = _run_stage(
                 row, lo, hi, sender, middle[z], prefix, last_end, min_segment, link, page, enter, bottleneck, after
             )
             row, sender = after, middle[z]
@@ -170,13 +170,13 @@ def anneal(
         value = np.inf
         if last == num:
             if hi >= num_elements and sender >= 0:
-                value = join(row[num_elements], leave[sender], bottleneck)
+                value = _join(row[num_elements], leave[sender], bottleneck)
         else:
             receiver = order[last]
             for cut in range(lo, min(hi, num_elements) + 1):
                 if row[cut] < np.inf and behind[last, cut] < np.inf:
                     step = enter[receiver] if sender < 0 else link[page[cut], sender, receiver]
-                    value = min(value, join(join(row[cut], step, bottleneck), behind[last, cut], bottleneck))
+                    value = min(value, _join(_join(row[cut], step, bottleneck), behind[last, cut], bottleneck))
         if value == np.inf:
             continue
         if value >= current and np.random.random() >= np.exp((current - value) / temperature):
@@ -206,11 +206,11 @@ def anneal(
     # cuts of the best order
     stages = np.empty((best_num, 2), np.int64)
     for j in range(best_num):
-        lows[j + 1], highs[j + 1] = run_stage(
+        lows[j + 1], highs[j + 1] = _run_stage(
             ahead[j], lows[j], highs[j], best_order[j - 1] if j > 0 else -1, best_order[j],
             prefix, last_end, min_segment, link, page, enter, bottleneck, ahead[j + 1],
         )  # fmt: skip
-    best = join(ahead[best_num, num_elements], leave[best_order[best_num - 1]], bottleneck)
+    best = _join(ahead[best_num, num_elements], leave[best_order[best_num - 1]], bottleneck)
     end = num_elements
     for j in range(best_num, 0, -1):
         d = best_order[j - 1]
@@ -220,7 +220,7 @@ def anneal(
             if ahead[j - 1, cut] == np.inf or last_end[d, cut] < end or cut + min_segment > end:
                 continue
             step = enter[d] if j == 1 else link[page[cut], best_order[j - 2], d]
-            value = join(join(ahead[j - 1, cut], step, bottleneck), prefix[d, end] - prefix[d, cut], bottleneck)
+            value = _join(_join(ahead[j - 1, cut], step, bottleneck), prefix[d, end] - prefix[d, cut], bottleneck)
             if value < cheapest:
                 cheapest, chosen = value, cut
         end = chosen
