@@ -1,0 +1,58 @@
+# make demo · make test · make bench · make lint · make docs · make clean
+#
+# Everything runs in .venv, made from PYTHON (3.11 or newer). The stamp appears only after a complete
+# installation, so a second `make` installs nothing and a broken one starts over.
+
+PYTHON ?= python3
+# Index that serves the torch build you want (for CPU-only builds see README.md, "Install"). Empty: pip's default.
+TORCH_INDEX_URL ?=
+PYTEST_ARGS ?=
+
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip --disable-pip-version-check
+export PYTHONUTF8 := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test bench lint docs format clean
+
+help:  ## list the targets
+	@sed -n 's/^\([a-z]*\):.*##  *\(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST)
+
+install: $(STAMP)  ## create .venv with everything
+
+$(STAMP): pyproject.toml solvers/pyproject.toml constraints.txt
+	@rm -f $@
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "edgeopt needs Python 3.11 or newer: make PYTHON=python3.11")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install --quiet torch -c constraints.txt $(if $(TORCH_INDEX_URL),--index-url $(TORCH_INDEX_URL))
+	$(PIP) install --quiet -c constraints.txt -e ./solvers -e '.[all]'
+	@touch $@
+
+demo: $(STAMP)  ## measure this machine, plan an LLM and a diffusion model, run both, compare
+	$(BIN)/python examples/demo.py build/demo
+
+test: $(STAMP)  ## the whole test suite (skips are listed with their reason)
+	$(BIN)/python -m pytest -rs --benchmark-disable $(PYTEST_ARGS)
+
+bench: $(STAMP)  ## timings
+	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
+
+lint: $(STAMP)  ## style, types of the solvers, and which package may import which
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+docs: $(STAMP)  ## build the documentation into site/, warnings are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+format: $(STAMP)  ## mend what ruff can mend
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## remove what builds and runs leave behind, and .venv
+	rm -rf $(VENV) build dist site solvers/build solvers/dist .pytest_cache .mypy_cache .ruff_cache .hypothesis \
+		.import_linter_cache .benchmarks
+	find edgeopt solvers tests examples -name __pycache__ -type d -prune -exec rm -rf {} +

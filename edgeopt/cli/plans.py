@@ -1,0 +1,113 @@
+"""The verbs on problems and plans: solve, verify, execute."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from edgeopt.cli.common import (
+    Json,
+    Output,
+    PlanFile,
+    duration,
+    existing,
+    print_json,
+    progress_line,
+    writable,
+    write,
+)
+
+__all__ = ["execute", "solve", "verify"]
+
+
+def solve(
+    problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
+    output: Output = None,
+    strategy: Annotated[
+        str | None, typer.Option(help="Technique, in place of the file's own; auto: the first that fits.")
+    ] = None,
+    backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
+    time_limit: Annotated[str | None, typer.Option(metavar="DURATION", help="For example 10s; default: none.")] = None,
+    gap: Annotated[float, typer.Option(help="Stop once this relative gap is proven.")] = 0.0,
+    json: Json = False,
+) -> None:
+    """Find the best plan and prove how good it is."""
+    from edgeopt import planner
+    from edgeopt.profiles import load_problem
+
+    limit_s = duration("--time-limit", time_limit)
+    writable(output)
+    loaded = load_problem(problem)
+    with progress_line(json) as progress:
+        progress(f"solving {loaded.name}")
+        plan = planner.solve(loaded, strategy=strategy, backend=backend, time_limit_s=limit_s, gap=gap)
+    if output is not None:
+        write(output, plan)
+    if json:
+        from edgeopt.report.document import plan_document
+
+        print_json(plan_document(plan))
+        return
+    from edgeopt.report import tables
+
+    tables.show(*tables.plan_view(plan))
+    print(f"plan written to {output}" if output else "keep the plan with -o plan.yaml")
+
+
+def verify(plan: PlanFile, json: Json = False) -> None:
+    """Recompute a plan from its decisions alone; exit 1 if anything differs."""
+    from edgeopt import planner
+    from edgeopt.errors import CheckFailedError
+    from edgeopt.profiles import load_plan
+
+    mismatches = planner.verify(load_plan(existing(plan)))
+    if mismatches and not json:
+        raise CheckFailedError(f"{plan}: " + "; ".join(mismatches))
+    if json:
+        print_json({"plan": str(plan), "verified": not mismatches, "mismatches": mismatches})
+    else:
+        print(f"{plan}: verified; cost, memory and limits recomputed from the decisions agree")
+    if mismatches:
+        raise typer.Exit(1)
+
+
+def execute(
+    plan: PlanFile,
+    on: Annotated[str, typer.Option(help="Where to run: local (one process per device on this machine).")] = "local",
+    repeat: Annotated[int, typer.Option(help="Measured requests.")] = 5,
+    warmup: Annotated[int, typer.Option(help="Requests before them, not measured.")] = 1,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="Everything must be over by then.")] = "120 s",
+    seed: Annotated[int, typer.Option(help="Of the request.")] = 0,
+    check: Annotated[bool, typer.Option(help="Compare the result with a single-process run.")] = True,
+    port: Annotated[int | None, typer.Option(help="Where the workers meet; default: the system chooses.")] = None,
+    enforce_memory: Annotated[
+        bool, typer.Option("--enforce-memory", help="Hold each worker to its device's memory.")
+    ] = False,
+    output: Output = None,
+    json: Json = False,
+) -> None:
+    """Run a plan and show what was predicted beside what was measured; exit 1 if the result is wrong."""
+    from edgeopt.executor import execute as run
+    from edgeopt.profiles import load_plan
+
+    timeout_s = duration("--timeout", timeout)
+    writable(output)
+    loaded = load_plan(existing(plan))
+    with progress_line(json) as progress:
+        report = run(
+            loaded, on=on, repeat=repeat, warmup=warmup, timeout_s=timeout_s, seed=seed, check=check, port=port,
+            enforce_memory=enforce_memory, progress=progress,
+        )  # fmt: skip
+    if output is not None:
+        write(output, report)
+    if json:
+        print_json(report.model_dump(mode="json", by_alias=True))
+    else:
+        from edgeopt.report import tables
+
+        tables.show(*tables.report_view(report))
+        if output is not None:
+            print(f"report written to {output}")
+    if report.output is not None and not (report.output.equal and report.output.repeats_equal):
+        raise typer.Exit(1)

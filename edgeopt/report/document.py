@@ -1,0 +1,59 @@
+"""Plans as plain JSON documents, the words that other programs read."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from edgeopt.costs.links import link_matrices
+from edgeopt.plan import Plan
+
+__all__ = ["plain", "plan_document"]
+
+
+def plan_document(plan: Plan) -> dict[str, Any]:
+    """Return what ``edgeopt solve --json`` prints: the decision, its cost by stage and its proof, in SI units.
+
+    Technique-specific figures (for example ``ttft_s``) join at the top level. ``bandwidth`` lists the links that the
+    plan uses; links are time-shared, so whoever sends has all of one (share 1). ``alternatives`` is empty for a
+    single strategy.
+    """
+    stage_keys = ("device", "variant", "start", "stop", "compute_s", "transfer_s", "transfer_bytes", "memory_bytes")
+    document = {
+        "status": plan.status,
+        "objective": plan.objective,
+        "bound": plan.bound,
+        "gap": plan.gap,
+        "runtime_s": plan.runtime_s,
+        "strategy": plan.strategy,
+        "backend": plan.backend,
+        "latency_s": plan.latency_s,
+        "throughput_per_s": plan.throughput_per_s,
+        "energy_j": plan.energy_j,
+        "quality": plan.quality,
+        "stages": [{key: getattr(stage, key) for key in stage_keys} for stage in plan.stages],
+        "bandwidth": _bandwidth(plan),
+        "alternatives": [],
+    }
+    return plain(document | {name: value for name, value in plan.metrics.items() if name not in document})
+
+
+def _bandwidth(plan: Plan) -> list[dict[str, Any]]:
+    names = [device.name for device in plan.problem.devices]
+    rate, _ = link_matrices(plan.problem.network, names)
+    used = dict.fromkeys((transfer.source, transfer.destination) for transfer in plan.transfers)
+    return [
+        {"link": f"{a} -> {b}", "share": 1.0, "rate_bytes_per_s": float(rate[names.index(a), names.index(b)])}
+        for a, b in used
+    ]
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` with infinities and NaN as ``None``: JSON has no word for them."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value

@@ -1,0 +1,191 @@
+"""Tables for people: a plan with its proof, a run beside its prediction, the library."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from edgeopt.plan import Plan
+
+if TYPE_CHECKING:
+    from edgeopt.report.data import Comparison, Report
+
+__all__ = [
+    "format_bytes", "format_percent", "format_seconds", "library_view", "plan_view", "proof_line", "report_view",
+    "show",
+]  # fmt: skip
+
+_OBJECTIVE_UNITS = {"latency": "s", "throughput": "s per request", "energy": "J", "quality": ""}
+_STATUS = {
+    "optimal": "optimal",
+    "gap_reached": "stopped at the requested gap",
+    "time_limit": "stopped at the time limit",
+    "infeasible": "infeasible",
+}
+_METRICS = {
+    "ttft_s": "time to first token",
+    "tpot_s": "time per output token",
+    "tokens_per_s": "tokens/s",
+    "images_per_s": "images/s",
+}
+
+
+def show(*parts: RenderableType) -> None:
+    """Print to standard output; without a terminal at full width, so that nothing is cut when piped."""
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=200)
+    for part in parts:
+        console.print(part, soft_wrap=isinstance(part, str | Text))
+
+
+def format_seconds(seconds: float) -> str:
+    """Return seconds with a readable unit and four digits: ``1.234 s``, ``56.78 ms``, ``9.012 µs``."""
+    if not math.isfinite(seconds):
+        return str(seconds)
+    for factor, unit in ((1.0, "s"), (1e-3, "ms")):
+        if abs(seconds) >= factor:
+            return f"{seconds / factor:.4g} {unit}"
+    return f"{seconds / 1e-6:.4g} µs" if seconds else "0 s"
+
+
+def format_bytes(amount: float) -> str:
+    """Return bytes with a decimal prefix (kB is 1000 B)."""
+    for factor, unit in ((1e12, "TB"), (1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(amount) >= factor:
+            return f"{amount / factor:.3g} {unit}" if amount < 999.5 * factor else f"{amount / factor:.0f} {unit}"
+    return f"{amount:.0f} B"
+
+
+def format_percent(fraction: float) -> str:
+    """Return a fraction in percent, an exact zero as ``0 %``."""
+    return "0 %" if fraction == 0 else f"{100 * fraction:.3g} %"
+
+
+def _table(title: str, *columns: str) -> Table:
+    """Return a table whose columns are right-aligned where their name begins with ``>``."""
+    table = Table(title=title, title_justify="left", title_style="bold")
+    for name in columns:
+        table.add_column(name.lstrip(">"), justify="right" if name.startswith(">") else "left")
+    return table
+
+
+def plan_view(plan: Plan) -> Iterable[RenderableType]:
+    """Yield the stages of a plan, its figures, its proof and its notes."""
+    heading = f"{plan.problem.name}: {plan.problem.model.name}, {plan.strategy}"
+    stages = _table(heading, ">#", "device", "variant", "elements", ">compute", ">receive", ">bytes", ">memory")
+    for stage in plan.stages:
+        stages.add_row(
+            str(stage.index), stage.device, stage.variant or "", f"{stage.elements} ({stage.start}:{stage.stop})",
+            format_seconds(stage.compute_s), format_seconds(stage.transfer_s),
+            format_bytes(stage.transfer_bytes), format_bytes(stage.memory_bytes),
+        )  # fmt: skip
+    yield stages
+    for transfer in plan.transfers:
+        if transfer.purpose in ("loop", "output"):
+            yield Text(
+                f"{transfer.purpose}: {transfer.source} → {transfer.destination}, {format_bytes(transfer.bytes)}, "
+                f"{format_seconds(transfer.seconds)}"
+            )
+    yield Text(_figures(plan))
+    yield Text(proof_line(plan), style="bold")
+    for note in plan.notes:
+        yield Text(f"note: {note}")
+
+
+def _figures(plan: Plan) -> str:
+    parts = [f"latency {format_seconds(plan.latency_s)}", f"throughput {plan.throughput_per_s:.4g} requests/s"]
+    if plan.energy_j is not None:
+        parts.append(f"energy {plan.energy_j:.4g} J")
+    if plan.quality is not None:
+        metric = getattr(getattr(plan.problem.model, "quality", None), "metric", "quality")
+        parts.append(f"{metric} {plan.quality:.4g}")
+    for name, value in plan.metrics.items():
+        parts.append(f"{_METRICS.get(name, name)} {format_seconds(value) if _is_duration(name) else f'{value:.4g}'}")
+    return ", ".join(parts)
+
+
+def proof_line(plan: Plan) -> str:
+    """Return how good the plan provably is, in one line."""
+    goal = plan.problem.objective
+    unit = _OBJECTIVE_UNITS[goal] if isinstance(goal, str) else "(weighted)"
+    objective, bound = (f"{value:.6g} {unit}".rstrip() for value in (plan.objective, plan.bound))
+    how = f"{plan.backend}, {format_seconds(plan.runtime_s)}"
+    return f"{_STATUS[plan.status]}: objective {objective}, bound {bound}, gap {format_percent(plan.gap)} ({how})"
+
+
+def report_view(report: Report) -> Iterable[RenderableType]:
+    """Yield a run beside its prediction: stages, transfers, figures, the error by term, the output check."""
+    where = f"{report.launcher} (emulated)" if report.emulated else report.launcher
+    heading = f"{report.problem}: {report.model}, {report.strategy}, run {report.repeat} times on {where}"
+    columns = (">predicted", ">measured", ">spread", ">error")
+    stages = _table(heading, ">stage", "device", "variant", "elements", *columns)
+    for stage in report.stages:
+        stages.add_row(
+            str(stage.index), stage.device, stage.variant or "", f"{stage.elements} ({stage.start}:{stage.stop})",
+            *_compared(stage.compute_s),
+        )  # fmt: skip
+    yield stages
+    if report.transfers:
+        transfers = _table("", "transfer", "from", "to", ">bytes", ">messages", *columns)
+        for transfer in report.transfers:
+            transfers.add_row(
+                f"{transfer.purpose} {transfer.cut}" if transfer.purpose == "cut" else transfer.purpose,
+                transfer.source, transfer.destination, format_bytes(transfer.bytes), f"{transfer.messages:.0f}",
+                *_compared(transfer.seconds),
+            )  # fmt: skip
+        yield transfers
+    figures = _table("", "figure", *columns)
+    figures.add_row("latency", *_compared(report.latency_s), style="bold")
+    for name, comparison in report.metrics.items():
+        figures.add_row(_METRICS.get(name, name), *_compared(comparison, _is_duration(name)))
+    yield figures
+    split = report.error
+    yield Text(
+        f"predicted minus measured: {format_seconds(split.total_s)} = compute {format_seconds(split.compute_s)}"
+        f" + transfers {format_seconds(split.transfer_s)} + overhead {format_seconds(split.overhead_s)}"
+    )
+    yield Text(_output_line(report))
+    for note in report.notes:
+        yield Text(f"note: {note}")
+
+
+def _compared(comparison: Comparison, duration: bool = True) -> tuple[str, str, str, str]:
+    """Return the cells predicted, measured, spread and relative error."""
+
+    def figure(value: float | None) -> str:
+        if value is None:
+            return "–"
+        return format_seconds(value) if duration else f"{value:.4g}"
+
+    error = "–" if comparison.relative_error is None else f"{100 * comparison.relative_error:+.1f} %"
+    return figure(comparison.predicted), figure(comparison.median), figure(comparison.spread), error
+
+
+def _output_line(report: Report) -> str:
+    check = report.output
+    if check is None:
+        return "output: not compared with a single-process run"
+    verdict = "equals" if check.equal else "DIFFERS from"
+    how = check.kind
+    if check.max_abs_diff:
+        how += f", largest difference {check.max_abs_diff:.3g}"
+    repeats = "" if check.repeats_equal else "; the repeats DIFFER among themselves"
+    return f"output: {verdict} the single-process run ({how}){repeats}"
+
+
+def _is_duration(name: str) -> bool:
+    return name.endswith("_s") and not name.endswith("_per_s")
+
+
+def library_view(entries: Sequence[Mapping[str, Any]]) -> Table:
+    """Return the library as a table: kind, name, what it is."""
+    table = _table("", "kind", "name", "description")
+    for entry in entries:
+        table.add_row(entry["kind"], entry["name"], entry["description"])
+    return table

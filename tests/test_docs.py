@@ -1,0 +1,146 @@
+"""What the documentation shows is true: python runs and prints what follows, YAML is valid, links lead on."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import shlex
+from dataclasses import dataclass
+from itertools import zip_longest
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    ROOT / "README.md",
+    ROOT / "CONTRIBUTING.md",
+    ROOT / "solvers" / "README.md",
+    *sorted((ROOT / "docs").rglob("*.md")),
+]
+FENCE = re.compile(r"^```(\w*)[^\n]*\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+@dataclass(frozen=True)
+class Block:
+    page: Path
+    line: int
+    language: str
+    text: str
+    printed: str | None  # a text block that follows after at most "It prints"
+
+    def __str__(self):
+        return f"{self.page.relative_to(ROOT)}:{self.line}"
+
+
+def _blocks(page: Path) -> list[Block]:
+    content = page.read_text(encoding="utf-8")
+    found = list(FENCE.finditer(content))
+    blocks = []
+    for match, after in zip_longest(found, found[1:]):
+        between = content[match.end() : after.start()].strip() if after else ""
+        printed = after[2] if after and after[1] == "text" and between in ("", "It prints") else None
+        blocks.append(Block(page, content.count("\n", 0, match.start()) + 1, match[1], match[2], printed))
+    return blocks
+
+
+BLOCKS = [block for page in PAGES for block in _blocks(page)]
+PYTHON = [block for block in BLOCKS if block.language == "python"]
+YAML = [block for block in BLOCKS if block.language == "yaml"]
+
+
+@pytest.mark.parametrize("block", PYTHON, ids=str)
+def test_python_blocks_run(block, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    printed = io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        exec(compile(block.text, str(block), "exec"), {"__name__": "example"})
+    if block.printed is not None:
+        assert printed.getvalue() == block.printed
+
+
+@pytest.mark.parametrize("block", YAML, ids=str)
+def test_yaml_blocks_are_valid_files(block, tmp_path):
+    from edgeopt.profiles import validate
+
+    file = tmp_path / "block.yaml"
+    file.write_text(block.text, encoding="utf-8")
+    validate(file)
+
+
+def test_the_tutorial_shows_what_really_happens(tmp_path, monkeypatch, capsys):
+    from edgeopt.cli import main
+
+    page = ROOT / "docs" / "tutorial.md"
+    flat = next(block.text for block in YAML if block.page == page)
+    wrong = flat.replace("memory: 4 GiB", "memory: 4").replace("llama-3.2-3b", "lama-3.2-3b")
+    (tmp_path / "flat.yaml").write_text(flat, encoding="utf-8")
+    (tmp_path / "wrong.yaml").write_text(wrong, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def comparable(text):
+        """Return the lines that say something; figures are masked, since the library's devices may be measured anew."""
+        telling = [
+            line for line in text.splitlines() if re.match(r"error|wrong|try|holiday|optimal|note: hosts|plan", line)
+        ]
+        return [re.sub(r"\d+(\.\d+)?( [mµ]?s)?\b(?! %)", "#", line).rstrip() for line in telling]
+
+    shown = [block.text for block in BLOCKS if block.page == page and block.text.startswith("$ edgeopt ")]
+    assert len(shown) == 2
+    for text in shown:
+        command, _, expected = text.partition("\n")
+        main(shlex.split(command)[2:])
+        printed = capsys.readouterr()
+        assert comparable(printed.out + printed.err) == comparable(expected)
+
+
+def test_there_is_something_to_test():
+    pages = {block.page.name for block in PYTHON}
+    assert {"README.md", "embedding.md"} <= pages
+    assert {block.page.name for block in YAML} >= {"README.md", "tutorial.md"}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_relative_links_lead_to_files(page):
+    targets = re.findall(r"\]\(([^)\s]+)\)", page.read_text(encoding="utf-8"))
+    local = [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+def test_readme_names_every_verb_and_target():
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    for words in (
+        "make demo",
+        "make test",
+        "edgeopt solve",
+        "edgeopt verify",
+        "edgeopt execute",
+        "2602.13206",
+        "2401.01666",
+    ):
+        assert words in readme
+
+
+def test_cli_page_lists_every_option():
+    import typer.main
+
+    from edgeopt.cli import app
+
+    page = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+
+    def options(command, path):
+        for name, child in getattr(command, "commands", {}).items():
+            yield from options(child, [*path, name])
+        if not hasattr(command, "commands"):
+            usage = [line for line in page.splitlines() if line.startswith(" ".join(path) + " ")]
+            assert usage, f"{' '.join(path)} is not on the page"
+            for parameter in command.params:
+                if parameter.name != "help" and parameter.param_type_name == "option":
+                    yield " ".join(path), [*parameter.opts, *parameter.secondary_opts], usage[0]
+
+    missing = [
+        (verb, names) for verb, names, usage in options(typer.main.get_command(app), ["edgeopt"])
+        if not any(re.search(rf"(?<![\w-]){re.escape(name)}(?![\w-])", usage) for name in names)
+    ]  # fmt: skip
+    assert missing == []
