@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -11,14 +11,16 @@ import numpy as np
 import edgeopt
 from edgeopt.costs.energy import power_w
 from edgeopt.costs.links import link_matrices
+from edgeopt.costs.roofline import peak_flop_per_s
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan, Stage, Transfer
+from edgeopt.profiles.device import Device
 from edgeopt.profiles.problem import Problem
 from edgeopt.strategies.timeline import Bar, lay_out, single_pass
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain, Solution
 
-__all__ = ["chain_plan", "forbid", "shared_arguments", "source_index", "transfers_of"]
+__all__ = ["able_devices", "chain_plan", "compute_table", "shared_arguments", "source_index", "transfers_of"]
 
 
 def source_index(problem: Problem) -> int:
@@ -76,12 +78,31 @@ def _pins(problem: Problem, elements: Sequence[str]) -> dict[int, int] | None:
     return pins or None
 
 
-def forbid(problem: Problem, compute_s: np.ndarray) -> np.ndarray:
-    """Return ``compute_s`` with ``inf`` on every device that ``constraints.forbid`` names."""
-    forbidden = [i for i, device in enumerate(problem.devices) if device.name in problem.constraints.forbid]
-    compute_s = compute_s.copy()
-    compute_s[forbidden] = np.inf
-    return compute_s
+def able_devices(problem: Problem) -> list[bool]:
+    """Which devices may compute: not forbidden, and with a rate for the model's dtype or a measurement of the model."""
+    model = problem.model
+    return [
+        device.name not in problem.constraints.forbid
+        and (model.dtype in device.compute or any(timing.model == model.name for timing in device.timings))
+        for device in problem.devices
+    ]
+
+
+def compute_table(problem: Problem, seconds: Callable[[Device], np.ndarray]) -> np.ndarray:
+    """Stack ``seconds(device)`` over devices, ``inf`` for those that may not compute.
+
+    Raises
+    ------
+    InputError
+        No device that is allowed to compute has a rate for the model's dtype.
+    """
+    able = able_devices(problem)
+    if not any(able):
+        allowed = [device for device in problem.devices if device.name not in problem.constraints.forbid]
+        peak_flop_per_s((allowed or problem.devices)[0], problem.model.dtype)
+    known = {i: seconds(device) for i, device in enumerate(problem.devices) if able[i]}
+    nowhere = np.full_like(next(iter(known.values())) if known else seconds(problem.devices[0]), np.inf)
+    return np.stack([known.get(i, nowhere) for i in range(len(problem.devices))])
 
 
 def transfers_of(problem: Problem, chain: Chain, solution: Solution) -> list[Transfer]:
@@ -165,6 +186,9 @@ def _usage_notes(problem: Problem, chain: Chain, solution: Solution) -> list[str
     """Say which devices the plan leaves out, and what the energy does not count."""
     idle = [d.name for i, d in enumerate(problem.devices) if i not in solution.devices]
     notes = [f"hosts no stage: {', '.join(idle)}"] if idle else []
+    unable = [d.name for d in problem.devices if problem.model.dtype not in d.compute and not d.timings]
+    if unable:
+        notes.append(f"no {problem.model.dtype} rate in the profile, so no compute there: {', '.join(unable)}")
     if chain.has_energy and power_w(problem.devices, "send") is None:
         notes.append("energy counts computing only: a device's sending power is not in its profile")
     return notes

@@ -18,7 +18,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import chain_plan, forbid, shared_arguments
+from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain
@@ -59,11 +59,11 @@ class MultiStage(Strategy):
                     )
                 ]
             )
-        compute_s = np.stack([costs.compute_s(device)[0] for device in problem.devices])
+        compute_s = compute_table(problem, lambda device: costs.compute_s(device)[0])
         if quality:
             compute_s[:, quality.unmeasured] = np.inf
         return Chain(
-            compute_s=forbid(problem, compute_s),
+            compute_s=compute_s,
             cut_bytes=costs.cut_bytes,
             resident_bytes=costs.resident_bytes,
             shared_bytes=costs.shared_bytes,
@@ -79,7 +79,8 @@ class MultiStage(Strategy):
         """Write the stages with their denoisers' names (``None`` where only encoder or decoder run)."""
         costs = _costs(problem)
         quality = quality_terms(costs)
-        measured = {device.name: costs.compute_s(device)[1] for device in problem.devices}
+        able = [device for device, can in zip(problem.devices, able_devices(problem), strict=True) if can]
+        measured = {device.name: costs.compute_s(device)[1] for device in able}
         return chain_plan(
             problem,
             self.name,

@@ -17,7 +17,7 @@ from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import chain_plan, forbid, shared_arguments, transfers_of
+from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments, transfers_of
 from edgeopt.strategies.timeline import Bar, link_lane
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain, Solution
@@ -39,9 +39,8 @@ class Pipeline(Strategy):
     def build(self, problem: Problem) -> Chain:
         """Build the chain of layers; ``reuse`` is ``once``, since a layer's cache lives where the layer lives."""
         costs = _costs(problem)
-        compute_s = np.stack([sum(_request_s(costs, device)) for device in problem.devices])
         return Chain(
-            compute_s=forbid(problem, compute_s),
+            compute_s=compute_table(problem, lambda device: _request_s(costs, device)),
             cut_bytes=costs.cut_bytes,
             cut_messages=costs.cut_messages,
             resident_bytes=costs.resident_bytes,
@@ -55,7 +54,8 @@ class Pipeline(Strategy):
     def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
         """Add TTFT, TPOT and tokens per second; the timeline shows the first two rounds."""
         costs = _costs(problem)
-        measured = {device.name: costs.prefill_s(device)[1] and costs.decode_s(device)[1] for device in problem.devices}
+        able = [device for device, can in zip(problem.devices, able_devices(problem), strict=True) if can]
+        measured = {device.name: costs.prefill_s(device)[1] and costs.decode_s(device)[1] for device in able}
         rounds = _rounds(problem, costs, chain, result.solution)
         ttft_s = float(sum(bar.seconds for bar in rounds[0]))
         transfers = transfers_of(problem, chain, result.solution)
@@ -79,9 +79,9 @@ def _costs(problem: Problem) -> LanguageCosts:
     return LanguageCosts(problem.model, problem.workload)
 
 
-def _request_s(costs: LanguageCosts, device: Device) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds per element of the prefill and of all decode rounds together."""
-    return costs.prefill_s(device)[0], costs.decode_s(device)[0].sum(axis=0)
+def _request_s(costs: LanguageCosts, device: Device) -> np.ndarray:
+    """Seconds per element of a whole request: the prefill and all decode rounds."""
+    return costs.prefill_s(device)[0] + costs.decode_s(device)[0].sum(axis=0)
 
 
 def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solution) -> list[list[Bar]]:
@@ -93,7 +93,7 @@ def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solu
     def hop(label: str, i: int, j: int, payload: float) -> list[Bar]:
         return [] if i == j else [Bar(link_lane(names[i], names[j]), label, latency_s[i, j] + payload / rate[i, j])]
 
-    def compute(table: list[np.ndarray], label: str, payload: Callable[[int], float]) -> list[Bar]:
+    def compute(table: dict[int, np.ndarray], label: str, payload: Callable[[int], float]) -> list[Bar]:
         bars = []
         for k, (d, start, stop) in enumerate(segments):
             if k:
@@ -105,10 +105,10 @@ def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solu
 
     first, last = solution.devices[0], solution.devices[-1]
     prompt = [] if chain.source is None else hop("input", chain.source, first, costs.prefill_cut_bytes(0))
-    prefill = [costs.prefill_s(device)[0] for device in problem.devices]
+    prefill = {d: costs.prefill_s(problem.devices[d])[0] for d in solution.devices}
     rounds = [prompt + compute(prefill, "prefill", costs.prefill_cut_bytes)]
     if costs.num_decode_rounds:
-        decode = [costs.decode_s(device)[0][0] for device in problem.devices]
+        decode = {d: costs.decode_s(problem.devices[d])[0][0] for d in solution.devices}
         loop = hop("loop", last, first, costs.loop_bytes / costs.num_decode_rounds)
         rounds.append(
             loop + compute(decode, "decode", lambda cut: costs.prefill_cut_bytes(cut) / costs.workload.prompt_tokens)

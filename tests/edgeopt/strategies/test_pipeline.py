@@ -97,6 +97,13 @@ def test_missing_rate_for_the_dtype_is_refused():
         planner.solve(text_problem(devices=[wrong]))
 
 
+def test_device_without_a_rate_for_the_dtype_is_left_out_and_named():
+    phone = device("phone").model_copy(update={"compute": {"float16": 1e9}})
+    plan = planner.solve(text_problem(devices=[phone, device("server")]))
+    assert [s.device for s in plan.stages] == ["server"]
+    assert "no float32 rate in the profile, so no compute there: phone" in plan.notes
+
+
 def test_missing_link_keeps_a_plan_on_one_side():
     apart = network(default=None)
     plan = planner.solve(text_problem(devices=[device("phone", gflops=1), device("server", gflops=50)], network=apart))
@@ -140,3 +147,8 @@ def test_verify_refuses_a_bound_above_the_optimum():
     worse = planner.solve(text_problem(devices=plan.problem.devices, constraints={"forbid": ["server"]}))
     lie = worse.model_copy(update={"problem": plan.problem})
     assert any("is not one" in finding for finding in planner.verify(lie))
+
+
+def test_forbidding_every_device_leaves_no_plan():
+    with pytest.raises(NoPlanError):
+        planner.solve(text_problem(constraints={"forbid": ["phone", "server"]}))
