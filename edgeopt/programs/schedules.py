@@ -6,6 +6,7 @@ stage without their memory: the result would look right and be wrong, so they ru
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 from edgeopt.errors import Finding, InputError, MissingDependencyError
@@ -43,8 +44,10 @@ def make_scheduler(sampler: Sampler, steps: int, *, num_stages: int, start: int 
     except ImportError as error:
         raise MissingDependencyError("diffusers", "models", "running a diffusion model") from error
     _check(sampler, num_stages)
-    scheduler = getattr(diffusers, sampler.class_name).from_config(dict(sampler.config))
-    scheduler.set_timesteps(steps)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, about how schedulers read torch tensors
+        scheduler = getattr(diffusers, sampler.class_name).from_config(dict(sampler.config))
+        scheduler.set_timesteps(steps)
     if len(scheduler.timesteps) != steps:
         raise _refuse(sampler, f"makes {len(scheduler.timesteps)} evaluations of {steps} steps", MEMORYLESS)
     if hasattr(scheduler, "set_begin_index"):
