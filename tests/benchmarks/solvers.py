@@ -133,8 +133,8 @@ def page(rows: Sequence[dict[str, object]], arguments: argparse.Namespace) -> st
         f"Python {platform.python_version()}; `{command}` (part of `make bench`).\n\n"
         "Chains are drawn by `tests/solvers/generators.py` (all devices distinct, asymmetric links, weights 0.4 of the "
         "memory), the same for every method. For backends the gap is the distance of the returned plan from the best "
-        "bound that any backend proved; for restated planners (`tests/benchmarks/baselines.py`) it is how far their plan "
-        "costs above the best known one, on the instances where it fits.\n\n" + table(rows, arguments.seeds) + "\n"
+        "bound that any backend proved; for restated planners (`tests/benchmarks/baselines.py`) it is how far their "
+        "plan costs above the best known one, on the instances where it fits.\n\n" + table(rows, arguments.seeds) + "\n"
     )
 
 
