@@ -1,4 +1,4 @@
-"""The verbs that measure: profile device, profile link."""
+"""The verbs that measure or derive: profile device, profile link, profile model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from edgeopt.cli.common import Json, Output, duration, hand_over, progress_line, writable
 
-__all__ = ["profile_device", "profile_link"]
+__all__ = ["profile_device", "profile_link", "profile_model"]
 
 
 def profile_device(
@@ -71,3 +71,20 @@ def profile_link(
         f"measured on {date.today().isoformat()} by {context.obj} between two processes over the loopback interface"
     )
     hand_over(Network(name=name, source=source, default=link), output, json)
+
+
+def profile_model(
+    config: Annotated[str, typer.Argument(help="A published model's name, a config.json, or a pipeline's folder.")],
+    output: Output = None,
+    name: Annotated[str | None, typer.Option(help="Name of the profile; default: after the configuration.")] = None,
+    source: Annotated[str | None, typer.Option(help="Where the configuration comes from.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="Number format of weights and activations.")] = None,
+    weights: Annotated[str | None, typer.Option(help="int8 or int4: how the blocks' matrices are stored.")] = None,
+    json: Json = False,
+) -> None:
+    """Derive a model's FLOPs, bytes and cuts from its architecture, without weights."""
+    from edgeopt.profiler.architectures import derive_model
+
+    writable(output)
+    model = derive_model(config, name=name, source=source, dtype=dtype, weights=weights)
+    hand_over(model, output, json)

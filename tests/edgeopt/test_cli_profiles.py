@@ -7,7 +7,7 @@ import json
 import pytest
 
 from edgeopt.cli import main
-from edgeopt.profiles import load_device, load_network, load_problem
+from edgeopt.profiles import load_device, load_model, load_network, load_problem
 from edgeopt.profiles.network import LinkQuality
 from tests.edgeopt.cli_cases import PROBLEM
 from tests.edgeopt.factories import device
@@ -180,3 +180,20 @@ class TestLibrary:
     def test_schema_of_no_kind(self, capsys):
         assert main(["profiles", "schema", "gadget"]) == 2
         assert "gadget" in capsys.readouterr().err
+
+
+@pytest.mark.torch
+def test_model_is_derived_from_a_configuration_on_disk(tmp_path, capsys):
+    pytest.importorskip("transformers", reason="needs transformers: pip install 'edgeopt[models]'")
+    config = tmp_path / "config.json"
+    sizes = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4}
+    config.write_text(json.dumps({"model_type": "llama", "vocab_size": 100, **sizes}))
+    target = tmp_path / "tiny.yaml"
+    words = ["profile", "model", str(config), "--name", "tiny", "--source", "a test", "--dtype", "float32"]
+    assert main([*words, "-o", str(target)]) == 0
+    model = load_model(str(target))
+    assert [(layer.name, layer.count) for layer in model.layers] == [("embed", 1), ("block", 3), ("head", 1)]
+    per_block = 4 * 64 * 64 + 3 * 64 * 128 + 2 * 64
+    assert model.layers[1].weights == 4 * per_block
+    assert main(["profile", "model", "llama-9.9"]) == 2
+    assert "llama" in capsys.readouterr().err
