@@ -122,9 +122,9 @@ def test_a_quota_slows_a_device() -> None:
     quota = {"server": {"runtime": {"threads": 1, "cpu_quota": 0.25}}}
     plan = toy_plan(("phone", 3), ("server", 6), rounds=2, devices=quota, spin_s=0.1)
     report = run(plan, check=False)
-    # Both spin for the same CPU time; a neighbour on the machine can only stretch the free one.
-    free, held = (stage.compute_s.median for stage in report.stages)
-    assert held > 1.8 * free
+    # Two rounds of 0.1 s of CPU time: 0.8 s at a quarter of a core, 0.2 s without a quota. The stage without one is no
+    # yardstick, since a busy neighbour stretches it as well.
+    held = report.stages[1].compute_s.median
     assert held > 0.6
     assert report.devices[1].cpu_quota == 0.25
     assert not any("faster than the quota" in note for note in report.notes)
