@@ -5,33 +5,24 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
-
-from edgeopt_solvers.chain import general
+from edgeopt_solvers.chain import general, large
 from edgeopt_solvers.chain.instance import Chain
+from edgeopt_solvers.chain.large.compiled import affordable
 from edgeopt_solvers.result import Result
 from edgeopt_solvers.solve import Options
 
 __all__ = ["LARGE", "solve"]
 
 #: Devices times elements from which on the engines for large instances are asked first: loading their compiled
-#: loops costs more than a small instance takes here.
+#: loops costs more than a small instance takes here. A time limit too short to compile them falls back on the
+#: general engine as well.
 LARGE = 200
 
 
 def solve(chain: Chain, options: Options) -> Result:
     """Solve exactly, with every feature."""
-    if chain.num_devices * chain.num_elements > LARGE:
-        result = _solve_large(chain, options)
+    if chain.num_devices * chain.num_elements > LARGE and affordable(options.time_limit_s):
+        result = large.try_solve(chain, options)
         if result is not None:
             return result
     return general.solve(chain, options)
-
-
-def _solve_large(chain: Chain, options: Options) -> Result | None:
-    name = f"{__package__}.large"
-    if importlib.util.find_spec(name) is None:
-        return None
-    result: Result | None = importlib.import_module(name).try_solve(chain, options)
-    return result

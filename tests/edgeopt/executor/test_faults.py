@@ -180,6 +180,8 @@ def test_a_reference_that_dies() -> None:
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_workers_end_with_the_driver(number: signal.Signals, tmp_path: Path) -> None:
     script = (
+        "import signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a shell's background jobs inherit it ignored
         "from edgeopt.executor import execute\n"
         "from tests.edgeopt.executor.plans import toy_plan\n"
         "from tests.edgeopt.executor import toy\n"

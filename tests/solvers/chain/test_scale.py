@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -166,3 +168,15 @@ def test_time_limit_is_kept_with_a_valid_bound(objective: str) -> None:
         if result.solution is not None:
             best = min(best, result.objective)
         assert result.bound <= best * (1 + 1e-9)
+
+
+def test_a_short_time_limit_does_not_wait_for_a_compiler(tmp_path):
+    script = (
+        "import numpy as np; from edgeopt_solvers import solve; from tests.solvers.generators import cluster\n"
+        "result = solve(cluster(30, 8, seed=0), time_limit_s=5.0)\n"
+        "print(result.status.has_solution)"
+    )
+    environment = {**os.environ, "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    done = subprocess.run([sys.executable, "-c", script], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "True"
+    assert not list(tmp_path.rglob("*.nbi")), "nothing was compiled"
