@@ -1,0 +1,26 @@
+"""One load shared by devices that work at the same time: patches of an image, samples of a round, rows of a batch."""
+
+from __future__ import annotations
+
+from edgeopt_solvers.divisible.check import Evaluation, evaluate
+from edgeopt_solvers.divisible.diagnose import diagnose
+from edgeopt_solvers.divisible.instance import FEATURES, LIMIT_TOLERANCE, Divisible, Solution
+
+__all__ = [
+    "CAPABILITIES",
+    "FEATURES",
+    "LIMIT_TOLERANCE",
+    "Divisible",
+    "Evaluation",
+    "Solution",
+    "diagnose",
+    "evaluate",
+]
+
+#: Backend → features it can express; anything else is refused before building. There is no cvxpy formulation: seconds
+#: of a device are convex in its share of the medium only for a fixed load, and loads are integers.
+CAPABILITIES: dict[str, frozenset[str]] = {
+    "exact": FEATURES,
+    "pulp": FEATURES,
+    "ortools": FEATURES - {"shared"},
+}

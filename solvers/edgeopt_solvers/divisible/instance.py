@@ -1,0 +1,214 @@
+"""The divisible-load problem as data: arrays in SI units, validated once, immutable afterwards.
+
+Devices 0..D-1 share ``num_units`` equal units of work. A decision is a whole number of units per device (0: not used)
+and, on the shared medium, a share of it per device. What decisions cost is computed in ``check.py``, nowhere here.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt_solvers.bandwidth.validate import Array
+from edgeopt_solvers.divisible.validate import OBJECTIVES, normalised
+from edgeopt_solvers.errors import InstanceError
+
+__all__ = ["FEATURES", "LIMIT_TOLERANCE", "OBJECTIVES", "Divisible", "Solution"]
+
+#: A memory limit or budget counts as kept up to this fraction of itself, so that "exactly full" survives rounding.
+LIMIT_TOLERANCE = 1e-9
+
+#: What an optional array defaults to; validation fills in an array that says the same (zeros, ones, inf).
+_ABSENT: Any = None
+
+#: Optional features; backends state which of them they can express.
+FEATURES = frozenset(
+    {
+        "transfer", "shared", "overlapped", "memory", "min_units", "steps", "energy", "weighted",
+        "max_makespan", "max_energy", "max_devices",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Solution:
+    """Decisions of a divisible-load plan.
+
+    Attributes
+    ----------
+    loads
+        Units on each device; 0: not used.
+    shares
+        Share of the medium that each device holds; 1 on a private link, 0 where nothing is sent or the device is idle.
+    """
+
+    loads: tuple[int, ...]
+    shares: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "loads", tuple(int(i) for i in self.loads))
+        object.__setattr__(self, "shares", tuple(float(i) for i in self.shares))
+
+
+@dataclass(frozen=True, eq=False)
+class Divisible:
+    """Share a load among devices that work at the same time.
+
+    D devices. A device with h > 0 units computes ``num_steps * (fixed_s + unit_s * h)`` seconds, and its exchange of
+    ``num_steps * (fixed_bytes + unit_bytes * h)`` bytes takes ``num_steps * latency_s + bytes / (share * rate)``.
+
+    Parameters
+    ----------
+    num_units : int
+        Units to share out, H.
+    unit_s : (D,)
+        Seconds per unit and step; ``inf``: cannot take part.
+    fixed_s : (D,), optional
+        Seconds per step that a used device needs whatever its load.
+    fixed_bytes, unit_bytes : (D,), optional
+        Bytes exchanged per step by a used device, and per unit on it.
+    rate_bytes_per_s : (D,), optional
+        Rate of the link, or of the whole medium as seen from the device; 0: no link, ``inf``: free.
+    latency_s : (D,), optional
+        Seconds that every exchange takes besides its bytes.
+    shared : bool or (D,) of bool
+        Whether a device sends over the shared medium (shares sum to at most 1) or over a link of its own.
+    exchange : {"synchronous", "overlapped"}
+        ``synchronous``: a device is done after compute + exchange; ``overlapped``: after the longer of the two.
+    num_steps : (D,), optional
+        Steps a device runs (slow devices may run fewer); positive, default 1.
+    memory_bytes : (D,), optional
+        Usable memory; ``inf``: unlimited.
+    fixed_memory_bytes, unit_memory_bytes : (D,), optional
+        Bytes held by a used device, and per unit on it.
+    min_units : (D,), optional
+        Least units of a device that is used, at least 1 (default).
+    power_w, byte_j : (D,), optional
+        Power while computing, and joules per byte exchanged. At a fixed spectral efficiency the power sent is
+        proportional to the share, so that the energy of a byte does not depend on the share.
+    objective : {"makespan", "energy"} or mapping
+        Latest end of any device, total energy, or weights over both (the weighted sum).
+    max_makespan_s, max_energy_j : float, optional
+        Budgets.
+    max_devices : int, optional
+        Most devices used.
+
+    Raises
+    ------
+    InstanceError
+        A shape, sign, magnitude or reference is wrong; the message names the field, the value and the mend.
+    """
+
+    family: ClassVar[str] = "divisible"
+
+    num_units: int
+    unit_s: Array
+    fixed_s: Array = _ABSENT
+    fixed_bytes: Array = _ABSENT
+    unit_bytes: Array = _ABSENT
+    rate_bytes_per_s: Array = _ABSENT
+    latency_s: Array = _ABSENT
+    shared: NDArray[np.bool_] = _ABSENT
+    exchange: str = "synchronous"
+    num_steps: Array = _ABSENT
+    memory_bytes: Array = _ABSENT
+    fixed_memory_bytes: Array = _ABSENT
+    unit_memory_bytes: Array = _ABSENT
+    min_units: NDArray[np.int64] = _ABSENT
+    power_w: Array = _ABSENT
+    byte_j: Array = _ABSENT
+    objective: str | Mapping[str, float] = "makespan"
+    max_makespan_s: float | None = None
+    max_energy_j: float | None = None
+    max_devices: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in normalised(self).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_devices(self) -> int:
+        """D."""
+        return int(self.unit_s.shape[0])
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Objective name → positive weight; ``{"makespan": 1.0}`` for the objective ``"makespan"``."""
+        if isinstance(self.objective, str):
+            return {self.objective: 1.0}
+        return {name: weight for name, weight in self.objective.items() if weight > 0}
+
+    def features(self) -> frozenset[str]:
+        """Names (from :data:`FEATURES`) of the optional features that this instance uses."""
+        weights = self.weights
+        sends = (self.fixed_bytes > 0) | (self.unit_bytes > 0)
+        used = {
+            "transfer": bool(sends.any() or self.latency_s.any()),
+            "shared": bool((self.shared & sends).any()),
+            "overlapped": self.exchange == "overlapped",
+            "memory": bool(np.isfinite(self.memory_bytes).any()),
+            "min_units": bool((self.min_units > 1).any()),
+            "steps": bool((self.num_steps != 1).any()),
+            "energy": "energy" in weights,
+            "weighted": set(weights.values()) != {1.0} or len(weights) > 1,
+            "max_makespan": self.max_makespan_s is not None,
+            "max_energy": self.max_energy_j is not None,
+            "max_devices": self.max_devices is not None,
+        }
+        return frozenset(name for name, present in used.items() if present)
+
+    # ── identity and JSON ────────────────────────────────────────────────────────────────────────────────────
+
+    def to_json(self) -> str:
+        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
+        return json.dumps({"family": self.family, **self._content()}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Divisible:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        InstanceError
+            Not a JSON object of this family, an unknown or missing field, or a value that :class:`Divisible` refuses.
+        """
+        try:
+            content = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise InstanceError(f"no JSON document: {error}") from None
+        if not isinstance(content, dict) or content.pop("family", None) != cls.family:
+            raise InstanceError(f'expected a JSON object with "family": "{cls.family}"')
+        known = [field.name for field in fields(cls)]
+        for name in content:
+            if name not in known:
+                raise InstanceError(f"unknown field {name!r}; known fields: {', '.join(known)}")
+        for name in known[:2]:
+            if name not in content:
+                raise InstanceError(f"missing field {name!r}; give {' and '.join(known[:2])}")
+        return cls(**content)  # numpy reads "inf" as a float
+
+    def _content(self) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, np.ndarray):
+                value = ["inf" if item == math.inf else item for item in value.tolist()]
+            elif isinstance(value, Mapping):
+                value = dict(value)
+            if value is not None:
+                content[field.name] = value
+        return content
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Divisible):
+            return NotImplemented
+        return self._content() == other._content()
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())

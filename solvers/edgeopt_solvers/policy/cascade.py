@@ -1,0 +1,228 @@
+"""A cascade of models as data: measured traces of every model of a pool on the same queries."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from edgeopt_solvers.chain.arrays import Array, optional_limit, whole_number
+from edgeopt_solvers.errors import InstanceError
+from edgeopt_solvers.policy.validate import amounts, content_of, objective_of, read_json, within_unit
+
+__all__ = ["CASCADE_FEATURES", "OBJECTIVES", "Cascade", "CascadeSolution"]
+
+OBJECTIVES = ("latency", "cost")
+
+#: More models have more subsequences than are worth trying one by one.
+MOST_MODELS = 12
+
+_ABSENT: Any = None
+
+CASCADE_FEATURES = frozenset(
+    {
+        "cascade", "per_query", "graded", "grid", "full_resolution", "cost", "weighted", "min_accuracy", "max_latency",
+        "max_cost", "max_models",
+    }
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class CascadeSolution:
+    """Decisions of a cascade.
+
+    Attributes
+    ----------
+    models
+        Models in the order they are asked, increasing.
+    thresholds
+        One per model but the last: a query stops there if its confidence is at least the threshold.
+    """
+
+    models: tuple[int, ...]
+    thresholds: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "models", tuple(int(m) for m in self.models))
+        object.__setattr__(self, "thresholds", tuple(float(t) for t in self.thresholds))
+        for k, threshold in enumerate(self.thresholds):
+            if not 0 <= threshold <= 1:
+                raise InstanceError(f"thresholds[{k}] is {threshold}; give a confidence from 0 to 1")
+        if len(self.thresholds) != max(len(self.models) - 1, 0):
+            raise InstanceError(
+                f"thresholds has {len(self.thresholds)} entries for {len(self.models)} models; "
+                "give one per model but the last"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Cascade:
+    """Choose models and thresholds at the least mean latency or cost that reaches an accuracy.
+
+    M models, N queries. A query asks the chosen models in the order of the pool until one is confident enough; the last
+    answers in any case. What it takes is the sum over the models it asked; its answer is that of the model it ended at.
+    A model on another device is another entry of the pool.
+
+    Parameters
+    ----------
+    confidence : (N, M)
+        From 0 to 1.
+    correct : (N, M)
+        Whether each answer is right: 0 or 1, or a score between them.
+    seconds : (M,) or (N, M)
+        Latency of each model, transfers included, on average or per query.
+    cost : (M,) or (N, M), optional
+        What an answer costs, in any unit.
+    objective : {"latency", "cost"} or mapping
+        Means over the queries, or a weighted sum of both.
+    min_accuracy : float, optional
+        Least mean of ``correct``.
+    max_latency_s, max_cost : float, optional
+        Budgets on the means.
+    num_levels : int or None
+        Thresholds are searched over this many quantiles of each model's confidence (default 32). ``None``: over every
+        confidence in the trace (exact for any thresholds).
+    grid : sequence of M sequences, optional
+        Thresholds to choose from for each model, in place of quantiles.
+    max_models : int, optional
+        Most models in the cascade.
+
+    Raises
+    ------
+    InstanceError
+        A shape, sign, magnitude or reference is wrong; the message names the field, the value and the mend.
+    """
+
+    family: ClassVar[str] = "policy"
+    problem: ClassVar[str] = "cascade"
+
+    confidence: Array
+    correct: Array
+    seconds: Array
+    cost: Array = _ABSENT
+    objective: str | Mapping[str, float] = "latency"
+    min_accuracy: float | None = None
+    max_latency_s: float | None = None
+    max_cost: float | None = None
+    num_levels: int | None = 32
+    grid: Sequence[Sequence[float]] | None = None
+    max_models: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in _normalised(self).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_queries(self) -> int:
+        """N."""
+        return int(self.confidence.shape[0])
+
+    @property
+    def num_models(self) -> int:
+        """M."""
+        return int(self.confidence.shape[1])
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """Objective name → positive weight."""
+        if isinstance(self.objective, str):
+            return {self.objective: 1.0}
+        return {name: weight for name, weight in self.objective.items() if weight > 0}
+
+    def features(self) -> frozenset[str]:
+        """Names (from :data:`CASCADE_FEATURES`) of the optional features that this instance uses."""
+        weights = self.weights
+        used = {
+            "cascade": True,
+            "per_query": bool((self.seconds != self.seconds[:1]).any() or (self.cost != self.cost[:1]).any()),
+            "graded": not bool(((self.correct == 0) | (self.correct == 1)).all()),
+            "grid": self.grid is not None,
+            "full_resolution": self.grid is None and self.num_levels is None,
+            "cost": "cost" in weights,
+            "weighted": set(weights.values()) != {1.0} or len(weights) > 1,
+            "min_accuracy": self.min_accuracy is not None,
+            "max_latency": self.max_latency_s is not None,
+            "max_cost": self.max_cost is not None,
+            "max_models": self.max_models is not None,
+        }
+        return frozenset(name for name, present in used.items() if present)
+
+    def to_json(self) -> str:
+        """Return the instance as one JSON document."""
+        content = {"num_levels": None, **content_of(self)}
+        return json.dumps({"family": self.family, "problem": self.problem, **content}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Cascade:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        InstanceError
+            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
+        """
+        return cls(**read_json(cls, text, ("confidence", "correct", "seconds")))
+
+    def __eq__(self, other: object) -> bool:
+        return content_of(self) == content_of(other) if isinstance(other, Cascade) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+
+def _normalised(given: Cascade) -> dict[str, Any]:
+    confidence = within_unit("confidence", given.confidence, [(None, None)], "give one from 0 to 1 per query and model")
+    N, M = confidence.shape
+    if M > MOST_MODELS:
+        raise InstanceError(f"confidence has {M} columns; give at most {MOST_MODELS} models, the most useful ones")
+    found = np.shape(given.correct)
+    if len(found) == 2 and found[0] == N and found[1] != M:
+        missing = f"model {found[1]} has none" if found[1] < M else "some have no model"
+        raise InstanceError(f"correct has {found[1]} columns, confidence has {M}: {missing}; give one column per model")
+    correct = within_unit("correct", given.correct, [(N, M)], "give 0 or 1 (or a score between) per query and model")
+    shapes: list[tuple[int | None, ...]] = [(M,), (N, M)]
+    seconds = amounts("seconds", given.seconds, shapes, "give finite seconds per model, or per query and model")
+    cost = np.zeros(M) if given.cost is None else given.cost
+    fields: dict[str, Any] = {
+        "confidence": confidence,
+        "correct": correct,
+        "seconds": _per_query(seconds, N),
+        "cost": _per_query(amounts("cost", cost, shapes, "give finite costs per model, or per query and model"), N),
+        "objective": objective_of(given.objective, OBJECTIVES),
+        "min_accuracy": optional_limit("min_accuracy", given.min_accuracy),
+        "max_latency_s": optional_limit("max_latency_s", given.max_latency_s),
+        "max_cost": optional_limit("max_cost", given.max_cost),
+        "grid": None if given.grid is None else _grid(given.grid, M),
+        "num_levels": None,
+        "max_models": None,
+    }
+    if fields["min_accuracy"] is not None and fields["min_accuracy"] > 1:
+        raise InstanceError(f"min_accuracy is {fields['min_accuracy']:g}; give a fraction from 0 to 1, not per cent")
+    if given.num_levels is not None:
+        mend = "give the number of quantiles, or None for every confidence in the trace"
+        fields["num_levels"] = whole_number("num_levels", given.num_levels, 2, None, mend)
+    if given.max_models is not None:
+        fields["max_models"] = whole_number("max_models", given.max_models, 1, None, "give None for no limit")
+    objective = fields["objective"]
+    weighs_cost = objective == "cost" or (not isinstance(objective, str) and objective.get("cost", 0) > 0)
+    if (weighs_cost or fields["max_cost"] is not None) and given.cost is None:
+        raise InstanceError("cost is missing: it counts; give it per model, or per query and model")
+    return fields
+
+
+def _per_query(array: Array, num_queries: int) -> Array:
+    """Return (N, M) as a read-only view where the amount is the same for all queries."""
+    return array if array.ndim == 2 else np.broadcast_to(array, (num_queries, array.shape[0]))
+
+
+def _grid(given: Any, num_models: int) -> tuple[tuple[float, ...], ...]:
+    if not isinstance(given, Sequence | np.ndarray) or isinstance(given, str) or len(given) != num_models:
+        raise InstanceError(f"grid must hold one list of thresholds for each of {num_models} models")
+    rows = []
+    for m, row in enumerate(given):
+        values = within_unit(f"grid[{m}]", row, [(None,), (0,)], "give thresholds from 0 to 1")
+        rows.append(tuple(sorted(set(values.tolist()))))
+    return tuple(rows)

@@ -1,0 +1,166 @@
+"""What a policy costs and whether it is allowed, recomputed from its decisions alone: plain arithmetic, no solver."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgeopt_solvers.policy.instance import (
+    LIMIT_TOLERANCE,
+    Cascade,
+    CascadeSolution,
+    Speculative,
+    SpeculativeSolution,
+)
+
+__all__ = ["Evaluation", "evaluate"]
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """Cost and feasibility of one solution.
+
+    Attributes
+    ----------
+    objective
+        As the instance asks.
+    metrics
+        Speculative: ``time_per_token_s``, ``energy_per_token_j``, ``cost_per_token``, ``tokens_per_round``,
+        ``round_s``. Cascade: ``latency_s``, ``cost``, ``accuracy`` and ``asked[m]`` (fraction of queries) per model.
+    violations
+        One sentence for each broken rule, with names, amounts and units; empty when feasible.
+    terms
+        Speculative: seconds of a round by part: ``draft_s``, ``up_s``, ``verify_s``, ``down_s``.
+    """
+
+    objective: float
+    metrics: dict[str, float]
+    violations: tuple[str, ...]
+    terms: dict[str, float] = field(default_factory=dict)
+
+
+def evaluate(instance: Speculative | Cascade, solution: SpeculativeSolution | CascadeSolution) -> Evaluation:
+    """Recompute every metric of ``solution`` and list every rule it breaks."""
+    if isinstance(instance, Speculative) and isinstance(solution, SpeculativeSolution):
+        return _speculative(instance, solution)
+    if isinstance(instance, Cascade) and isinstance(solution, CascadeSolution):
+        return _cascade(instance, solution)
+    return Evaluation(math.inf, {}, (f"a {type(solution).__name__} is no solution of a {type(instance).__name__}",))
+
+
+# ── speculative decoding ─────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _speculative(instance: Speculative, s: SpeculativeSolution) -> Evaluation:
+    D, length = instance.num_devices, s.length
+    if not instance.min_length <= length <= instance.max_length:
+        limits = f"{instance.min_length}..{instance.max_length}"
+        return Evaluation(math.inf, {}, (f"the draft length is {length}, allowed are {limits}",))
+    for name, index, count in (("target", s.target, instance.num_targets), ("target_device", s.target_device, D)):
+        if not 0 <= index < count:
+            return Evaluation(math.inf, {}, (f"{name} {index} is not in 0..{count - 1}",))
+    for name, index, count in (("draft", s.draft, instance.num_drafts), ("draft_device", s.draft_device, D)):
+        if length > 0 and not 0 <= index < count:
+            return Evaluation(math.inf, {}, (f"{name} {index} is not in 0..{count - 1}",))
+    d, e = s.draft_device, s.target_device
+    tokens = 1.0
+    draft_s = up_s = down_s = up_bytes = down_bytes = 0.0
+    if length > 0:
+        likely = 1.0
+        for position in range(length):
+            likely *= float(instance.acceptance[s.draft, s.target, position])
+            tokens += likely
+        draft_s = length * float(instance.draft_s[s.draft, d])
+        if d != e:
+            up_bytes = instance.round_bytes + length * instance.token_bytes
+            down_bytes = instance.reply_bytes
+            up_s = _link_s(instance, d, e, up_bytes)
+            down_s = _link_s(instance, e, d, down_bytes)
+    verify_s = float(instance.verify_s[s.target, e, length])
+    round_s = draft_s + up_s + verify_s + down_s
+
+    def of_seconds(rate: np.ndarray) -> float:
+        first = float(rate[d]) * draft_s if length > 0 and rate[d] > 0 else 0.0
+        return first + (float(rate[e]) * verify_s if rate[e] > 0 else 0.0)
+
+    energy = of_seconds(instance.power_w) + float(instance.byte_j[e]) * down_bytes
+    energy += float(instance.byte_j[d]) * up_bytes if length > 0 else 0.0
+    metrics = {
+        "time_per_token_s": round_s / tokens,
+        "energy_per_token_j": energy / tokens,
+        "cost_per_token": of_seconds(instance.price_per_s) / tokens,
+        "tokens_per_round": tokens,
+        "round_s": round_s,
+    }
+    of = {"time": "time_per_token_s", "energy": "energy_per_token_j", "cost": "cost_per_token"}
+    objective = math.fsum(weight * metrics[of[name]] for name, weight in instance.weights.items())
+    terms = {"draft_s": draft_s, "up_s": up_s, "verify_s": verify_s, "down_s": down_s}
+    return Evaluation(objective, metrics, tuple(_speculative_violations(instance, s, metrics)), terms)
+
+
+def _link_s(instance: Speculative, sender: int, receiver: int, num_bytes: float) -> float:
+    rate = float(instance.rate_bytes_per_s[sender, receiver])
+    if rate == 0:
+        return math.inf
+    return float(instance.latency_s[sender, receiver]) + num_bytes / rate
+
+
+def _speculative_violations(instance: Speculative, s: SpeculativeSolution, metrics: dict[str, float]) -> list[str]:
+    slack = 1 + LIMIT_TOLERANCE
+    held = {s.target_device: float(instance.target_bytes[s.target])}
+    if s.length > 0:
+        held[s.draft_device] = held.get(s.draft_device, 0.0) + float(instance.draft_bytes[s.draft])
+    broken = [
+        f"device {device} needs {need:.9g} bytes, its memory is {float(instance.memory_bytes[device]):.9g}"
+        for device, need in held.items()
+        if need > instance.memory_bytes[device] * slack
+    ]
+    if math.isinf(metrics["round_s"]):
+        broken.append(f"a round never ends: a model cannot run on its device, or {s.draft_device} and "
+                      f"{s.target_device} have no link")  # fmt: skip
+    for name, limit in (
+        ("time_per_token_s", instance.max_time_per_token_s),
+        ("energy_per_token_j", instance.max_energy_per_token_j),
+        ("cost_per_token", instance.max_cost_per_token),
+    ):
+        if limit is not None and metrics[name] > limit * slack:
+            broken.append(f"{name} is {metrics[name]:.9g}, max_{name} is {limit:.9g}")
+    return broken
+
+
+# ── cascades ─────────────────────────────────────────────────────────────────────────────────────────────────────
+
+
+def _cascade(instance: Cascade, solution: CascadeSolution) -> Evaluation:
+    models = solution.models
+    if not models or list(models) != sorted(set(models)) or models[0] < 0 or models[-1] >= instance.num_models:
+        return Evaluation(math.inf, {}, (f"models {models} must rise within 0..{instance.num_models - 1}",))
+    N = instance.num_queries
+    going = np.ones(N, dtype=bool)
+    seconds, cost, right = [], [], []
+    metrics = {f"asked[{m}]": 0.0 for m in range(instance.num_models)}
+    for position, m in enumerate(models):
+        metrics[f"asked[{m}]"] = float(going.sum()) / N
+        seconds += instance.seconds[going, m].tolist()
+        cost += instance.cost[going, m].tolist()
+        stops = going.copy()
+        if position < len(models) - 1:
+            stops &= instance.confidence[:, m] >= solution.thresholds[position]
+        right += instance.correct[stops, m].tolist()
+        going &= ~stops
+    metrics |= {
+        "latency_s": math.fsum(seconds) / N, "cost": math.fsum(cost) / N, "accuracy": math.fsum(right) / N,
+    }  # fmt: skip
+    of = {"latency": "latency_s", "cost": "cost"}
+    objective = math.fsum(weight * metrics[of[name]] for name, weight in instance.weights.items())
+    slack, broken = LIMIT_TOLERANCE, []
+    if instance.max_models is not None and len(models) > instance.max_models:
+        broken.append(f"{len(models)} models are asked, max_models is {instance.max_models}")
+    if instance.min_accuracy is not None and metrics["accuracy"] < instance.min_accuracy * (1 - slack):
+        broken.append(f"accuracy is {metrics['accuracy']:.9g}, min_accuracy is {instance.min_accuracy:.9g}")
+    for name, limit in (("latency_s", instance.max_latency_s), ("cost", instance.max_cost)):
+        if limit is not None and metrics[name] > limit * (1 + slack):
+            broken.append(f"{name} is {metrics[name]:.9g}, max_{name} is {limit:.9g}")
+    return Evaluation(objective, metrics, tuple(broken))

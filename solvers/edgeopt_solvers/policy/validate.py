@@ -1,0 +1,116 @@
+"""Checks and JSON that the two instances of this family share."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+import numpy as np
+
+from edgeopt_solvers.chain.arrays import Array, checked_array, optional_limit
+from edgeopt_solvers.errors import InstanceError
+
+__all__ = ["LIMIT_TOLERANCE", "amounts", "content_of", "objective_of", "read_json", "within_unit"]
+
+#: A budget or floor counts as kept up to this fraction of itself, so that "exactly reached" survives rounding.
+LIMIT_TOLERANCE = 1e-9
+
+#: Positive numbers outside this range are unit errors, and their products would leave the range of floats.
+SMALLEST, LARGEST = 1e-40, 1e40
+
+
+def amounts(name: str, value: Any, shapes: list[tuple[int | None, ...]], mend: str, *, inf: bool = False) -> Array:
+    """Return ``value`` as a read-only array of amounts >= 0 of plausible magnitude.
+
+    Raises
+    ------
+    InstanceError
+        Not numeric, wrong shape, NaN, negative, infinite (unless ``inf``), or out of range.
+    """
+    array = checked_array(name, value, shapes, mend, allow_inf=inf)
+    bad = (array > 0) & np.isfinite(array) & ((array < SMALLEST) | (array > LARGEST))
+    if bad.any():
+        index = ", ".join(map(str, np.argwhere(bad)[0].tolist()))
+        raise InstanceError(
+            f"{name}[{index}] is {float(array[bad][0])}; {mend}, between {SMALLEST:g} and {LARGEST:g}, or 0"
+        )
+    return array
+
+
+def within_unit(name: str, value: Any, shapes: list[tuple[int | None, ...]], mend: str) -> Array:
+    """Return ``value`` as a read-only array of numbers from 0 to 1."""
+    array = checked_array(name, value, shapes, mend)
+    if (array > 1).any():
+        index = ", ".join(map(str, np.argwhere(array > 1)[0].tolist()))
+        raise InstanceError(f"{name}[{index}] is {float(array[array > 1][0])}; {mend}")
+    return array
+
+
+def objective_of(given: Any, names: tuple[str, ...]) -> str | dict[str, float]:
+    """Return a name, or a dict of weights over the names."""
+    wanted = f"choose one of {', '.join(names)}, or weights over them"
+    if isinstance(given, str):
+        if given not in names:
+            raise InstanceError(f"objective is {given!r}; {wanted}")
+        return given
+    if not isinstance(given, Mapping) or not given:
+        raise InstanceError(f"objective is {given!r}; {wanted}")
+    weights = {}
+    for name, weight in given.items():
+        if name not in names:
+            raise InstanceError(f"objective weighs {name!r}; choose among {', '.join(names)}")
+        number = optional_limit(f"objective[{name!r}]", weight)
+        if number is None or number > LARGEST:
+            raise InstanceError(f"objective[{name!r}] is {weight!r}; give a finite weight >= 0")
+        weights[name] = number
+    if not any(weights.values()):
+        raise InstanceError(f"objective has no positive weight; give one to {' or '.join(names)}")
+    return weights
+
+
+def content_of(instance: Any) -> dict[str, Any]:
+    """Return the fields of an instance as JSON values; ``inf`` becomes ``"inf"``, absent fields are left out."""
+    content: dict[str, Any] = {}
+    for field in fields(instance):
+        value = getattr(instance, field.name)
+        if isinstance(value, Mapping):
+            value = dict(value)
+        if value is not None:
+            content[field.name] = _plain(value)
+    return content
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return "inf" if isinstance(value, float) and value == math.inf else value
+
+
+def read_json(cls: Any, text: str, required: tuple[str, ...]) -> dict[str, Any]:
+    """Return the fields in a JSON document of an instance of ``cls``.
+
+    Raises
+    ------
+    InstanceError
+        Not a JSON object of this family and problem, or an unknown or missing field.
+    """
+    try:
+        content = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InstanceError(f"no JSON document: {error}") from None
+    wanted = {"family": cls.family, "problem": cls.problem}
+    if not isinstance(content, dict) or {name: content.pop(name, None) for name in wanted} != wanted:
+        raise InstanceError(f'expected a JSON object with "family": "{cls.family}", "problem": "{cls.problem}"')
+    known = [field.name for field in fields(cls)]
+    for name in content:
+        if name not in known:
+            raise InstanceError(f"unknown field {name!r}; known fields: {', '.join(known)}")
+    for name in required:
+        if name not in content:
+            raise InstanceError(f"missing field {name!r}; give {', '.join(required)}")
+    return content
