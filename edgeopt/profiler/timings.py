@@ -31,7 +31,7 @@ _NUM_KNOTS = 4
 #: A denoising step takes the same time wherever it stands, so few are run.
 _MEASURED_STEPS = 6
 #: Share of its time that an undisturbed request may wait for a core.
-_WAITED = 0.01
+_WAITED = 0.02
 #: Where requests differ by more than this, other work disturbs them: measured again, up to as often as asked for.
 _CALM = 0.1
 
@@ -64,25 +64,34 @@ def profile_models(
     for model, load, group, found in zip(models, workloads, plans, samples, strict=True):
         for index, (plan, of_plan) in enumerate(zip(group, found, strict=True)):
             tables = _language(model, load) if isinstance(model, CausalLM) else _diffusion(model, load, plan)
-            rows = tables(_undisturbed(of_plan), source)
+            elements_s, waited = _undisturbed(of_plan)
+            busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
+            rows = tables(elements_s, source + (busy if waited > _WAITED else ""))
             # Every plan of a diffusion model has the text encoder and the decoder; once is enough.
             timings += [row for row in rows if index == 0 or row.variant is not None]
     return timings
 
 
 def _is_calm(found: Sequence[ElementSamples]) -> bool:
-    return _spread(_undisturbed(found).sum(axis=(1, 2))) < _CALM
+    elements_s, waited = _undisturbed(found)
+    return waited <= _WAITED and _spread(elements_s.sum(axis=(1, 2))) < _CALM
 
 
-def _undisturbed(found: Sequence[ElementSamples]) -> Array:
-    """Return the samples of requests that hardly waited for a core, (requests, rounds, elements).
+def _undisturbed(found: Sequence[ElementSamples]) -> tuple[Array, float]:
+    """Choose the requests that hardly waited for a core: what other processes take is not the device's speed.
 
-    What other processes take is not the device's speed. All requests that waited at most ``_WAITED`` of their time
-    are kept, and at least the calmer half.
+    Returns
+    -------
+    samples : (requests, rounds, elements)
+        All requests that waited at most ``_WAITED`` of their time; where fewer than two did, the calmest third.
+    waited : float
+        Largest share of its time that a chosen request waited.
     """
     elements_s = np.array([request for process in found for request in process.elements_s])
     waited = np.concatenate([np.array(process.waited_s) / process.requests_s for process in found])
-    return elements_s[waited <= max(_WAITED, float(np.median(waited)))]
+    limit = max(_WAITED, float(np.sort(waited)[min(len(waited) - 1, max(1, len(waited) // 3 - 1))]))
+    chosen = waited <= (_WAITED if (waited <= _WAITED).sum() >= 2 else limit)
+    return elements_s[chosen], float(waited[chosen].max())
 
 
 def _spread(totals_s: ArrayLike) -> float:

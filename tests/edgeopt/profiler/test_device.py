@@ -84,8 +84,12 @@ def test_disturbed_requests_do_not_count():
 
     calm = process([1.0, 1.1, 1.05], [0.0, 0.005, 0.0])
     busy = process([2.0, 3.0, 1.6], [0.9, 1.8, 0.5])
-    assert _undisturbed([calm, busy]).ravel().tolist() == [1.0, 1.1, 1.05]
-    assert _undisturbed([busy]).ravel().tolist() == [2.0, 1.6], "with nothing calm, the calmer half"
+    samples, waited = _undisturbed([calm, busy])
+    assert samples.ravel().tolist() == [1.0, 1.1, 1.05]
+    assert waited == pytest.approx(0.005 / 1.1)
+    samples, waited = _undisturbed([busy])
+    assert samples.ravel().tolist() == [2.0, 1.6], "with nothing calm, the calmest two"
+    assert waited == pytest.approx(0.45)
 
 
 def test_waiting_for_a_core_is_seen():
