@@ -15,12 +15,11 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "solvers"))
-from generators import cluster
-
+sys.path.insert(0, str(Path(__file__).parents[2]))
 from edgeopt_solvers.chain import Chain, evaluate
 from edgeopt_solvers.chain.large import try_solve
 from edgeopt_solvers.solve import Options
+from tests.solvers.generators import cluster
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ from edgeopt_solvers import solve
 from edgeopt_solvers.bandwidth import CAPABILITIES, FEATURES, Bandwidth
 from edgeopt_solvers.bandwidth.check import diagnose
 from edgeopt_solvers.errors import BackendError, UnsupportedError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from draws import problems
+from tests.solvers.bandwidth.draws import problems
 
 
 def library(kind: str, num_flows: int, num_media: int, seed: int, objective: str, **more) -> Bandwidth:

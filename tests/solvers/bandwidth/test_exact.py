@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ from hypothesis import strategies as st
 
 from edgeopt_solvers import InstanceError, solve
 from edgeopt_solvers.bandwidth import Bandwidth, Solution, evaluate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from draws import problems
+from tests.solvers.bandwidth.draws import problems
 
 pytestmark = pytest.mark.filterwarnings("error::RuntimeWarning")
 

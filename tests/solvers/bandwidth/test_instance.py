@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +10,7 @@ from hypothesis import given, settings
 
 from edgeopt_solvers import InstanceError, solve
 from edgeopt_solvers.bandwidth import FEATURES, Bandwidth, Solution, evaluate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from draws import problems
+from tests.solvers.bandwidth.draws import problems
 
 
 @pytest.mark.parametrize(

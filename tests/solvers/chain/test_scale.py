@@ -6,7 +6,6 @@ import math
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +13,7 @@ import pytest
 from edgeopt_solvers.chain import Chain, Solution, evaluate
 from edgeopt_solvers.chain.large import supports, try_solve
 from edgeopt_solvers.solve import Options
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-from generators import cluster, tiny
+from tests.solvers.generators import cluster, tiny
 
 
 def brute_force(chain: Chain) -> float:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,9 +13,7 @@ from hypothesis import given, settings
 from edgeopt_solvers import solve
 from edgeopt_solvers.divisible import CAPABILITIES, FEATURES, Divisible, Solution, evaluate
 from edgeopt_solvers.errors import UnsupportedError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from draws import brute_force, problems
+from tests.solvers.divisible.draws import brute_force, problems
 
 #: Draws in which a budget is met exactly, up to rounding, are decided by rounding; others agree to this.
 CLOSE = 2e-6

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import subprocess
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,9 +12,7 @@ from hypothesis import given, settings
 
 from edgeopt_solvers import InstanceError, solve
 from edgeopt_solvers.divisible import FEATURES, Divisible, Solution, evaluate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from draws import problems
+from tests.solvers.divisible.draws import problems
 
 
 @pytest.mark.parametrize(

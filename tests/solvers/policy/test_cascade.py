@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,9 +10,7 @@ from hypothesis import given, settings
 
 from edgeopt_solvers import InstanceError, solve
 from edgeopt_solvers.policy import FEATURES, Cascade, CascadeSolution, evaluate, exact, frontier
-
-sys.path.insert(0, str(Path(__file__).parent))
-from policies import all_cascades, brute_force_cascade, cascades
+from tests.solvers.policy.policies import all_cascades, brute_force_cascade, cascades
 
 
 def assert_best(instance, result, best, rel=1e-9):

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import math
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,9 +12,7 @@ from hypothesis import given, settings
 from edgeopt_solvers import InstanceError, solve
 from edgeopt_solvers.errors import UnsupportedError
 from edgeopt_solvers.policy import FEATURES, Speculative, SpeculativeSolution, evaluate
-
-sys.path.insert(0, str(Path(__file__).parent))
-from policies import brute_force_speculative, speculatives
+from tests.solvers.policy.policies import brute_force_speculative, speculatives
 
 
 @settings(max_examples=250, deadline=None)
