@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import time
+from dataclasses import replace
 
 from edgeopt_solvers.chain import general
 from edgeopt_solvers.chain.instance import Chain
@@ -23,9 +25,13 @@ LARGE = 200
 def solve(chain: Chain, options: Options) -> Result:
     """Solve exactly, with every feature."""
     if chain.num_devices * chain.num_elements > LARGE:
+        started = time.perf_counter()
         result = _solve_large(chain, options)
         if result is not None:
             return result
+        if options.time_limit_s is not None:  # it may have tried
+            left_s = options.time_limit_s - (time.perf_counter() - started)
+            options = replace(options, time_limit_s=max(left_s, 1e-3))
     return general.solve(chain, options)
 
 
