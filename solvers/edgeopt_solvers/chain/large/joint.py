@@ -87,8 +87,9 @@ def joint_view(chain: Chain) -> Joint:
     reserved = Reserved(chain)
     bytes_free = np.where(reserved.links & (chain.rate_bytes_per_s > 0), math.inf, chain.rate_bytes_per_s)
     private = np.full_like(chain.medium, -1)
-    bare = {"media": (), "medium": private, "band_hz": np.zeros(0), "snr": np.zeros_like(chain.snr)}
-    view = additive_view(replace(chain, rate_bytes_per_s=bytes_free, **bare))
+    none, silent = np.zeros(0), np.zeros_like(chain.snr)
+    bare = replace(chain, rate_bytes_per_s=bytes_free, media=(), medium=private, band_hz=none, snr=silent)
+    view = additive_view(bare)
     root = reserved.root(0).cut
     pages = np.zeros_like(view.link)
     for cut in range(1, chain.num_elements):
@@ -186,6 +187,7 @@ def minimise(joint: Joint, clock: Clock, *, gap: float = 0.0, seed: int = 0, sta
         if search.done or abs(root - mu) <= 0.02 * root:
             break
         mu = root
+    assert search.proof.path is not None
     mu = joint.root(search.proof.path)
     bounds = search.bounds([mu * factor for factor in AROUND], 300)
     width = 20
