@@ -10,7 +10,7 @@ __all__ = ["CAPABILITIES", "FEATURES", "Chain", "Evaluation", "Solution", "diagn
 
 #: Backend → features it can express; anything else is refused before building.
 CAPABILITIES: dict[str, frozenset[str]] = {
-    "exact": FEATURES,
-    "pulp": FEATURES,
-    "ortools": FEATURES,
+    "exact": FEATURES - {"reserved_conflict"},
+    "pulp": FEATURES - {"reserved_conflict", "reserved_period"},
+    "ortools": FEATURES - {"reserved", "reserved_conflict", "reserved_period"},
 }

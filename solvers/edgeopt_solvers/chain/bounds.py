@@ -6,7 +6,8 @@ each of these resources keeps that shape and never charges a feasible plan more 
     value(plan) + Σ_r π_r · (use_r(plan) − limit_r) <= value(plan),      use_r <= limit_r for feasible plans.
 
 The period enters with prices too: a weighted mean of busy times never exceeds the largest, so with Σ_r u_r = weight
-of the period, Σ_r u_r · busy_r(plan) <= weight · period(plan).
+of the period, Σ_r u_r · busy_r(plan) <= weight · period(plan). Reserved media enter with a price λ on their shares
+(``media.py``): what they cost is at least Σ φ(λ) − λ.
 
 One backward pass gives the cheapest completion from every (element, state); subgradient steps (Held & Karp 1971)
 raise the bound at the root: dear where the relaxed path uses too much, cheap where it leaves room.
@@ -16,7 +17,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +25,11 @@ from numpy.typing import NDArray
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.chain.check import evaluate
 from edgeopt_solvers.chain.instance import Solution
+from edgeopt_solvers.chain.media import Charge
+from edgeopt_solvers.chain.shares import with_shares
 from edgeopt_solvers.chain.tables import Column, Steps, Tables
 
-__all__ = ["Completion", "Incumbent", "Priced", "completion", "priced_columns", "relaxed_path"]
+__all__ = ["Completion", "Incumbent", "Priced", "charged", "completion", "priced_columns", "relaxed_path"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class Incumbent:
 
     def offer(self, tables: Tables, solution: Solution) -> bool:
         """Take ``solution`` if it is feasible and better; the independent checker decides."""
+        solution = with_shares(tables.chain, solution)
         evaluation = evaluate(tables.chain, solution)
         if evaluation.violations or not evaluation.objective < self.objective:
             return False
@@ -97,6 +101,24 @@ class _Use:
     link: Array
     memory: Array
     stage: Array
+    path: NDArray[np.intp]
+
+
+def charged(tables: Tables, path: NDArray[np.intp], charge: Charge) -> Array:
+    """Sum what a path is charged for its transfers over each reserved medium, (G,)."""
+    chain, index = tables.chain, tables.reserved.index
+    device = tables.device[path]
+    total = np.zeros(len(tables.reserved.media))
+    cuts = np.flatnonzero(np.diff(path)) + 1
+    sender, receiver = device[cuts - 1], device[cuts]
+    np.add.at(total, index[sender, receiver], charge.cut[cuts, sender, receiver])
+    first, last = device[0], device[-1]
+    if chain.source is not None:
+        total[index[chain.source, first]] += charge.cut[0, chain.source, first]
+        total[index[last, chain.source]] += charge.cut[-1, last, chain.source]
+    if tables.first_matters:
+        total[index[last, first]] += charge.loop[last, first]
+    return total
 
 
 def _use(tables: Tables, path: NDArray[np.intp]) -> _Use:
@@ -120,7 +142,7 @@ def _use(tables: Tables, path: NDArray[np.intp]) -> _Use:
         memory = memory + np.bincount(device[begins], tables.shared[path[begins]], minlength=D)
     joules = float(tables.joules[path, elements].sum() + (link * tables.link_w).sum())
     loss = float(tables.loss[path, elements].sum() + chain.handoff_loss[variant[cuts - 1], variant[cuts], cuts].sum())
-    return _Use(float(busy.sum() + link.sum()), joules, loss, busy, link, memory, stage)
+    return _Use(float(busy.sum() + link.sum()), joules, loss, busy, link, memory, stage, path)
 
 
 @dataclass(slots=True)
@@ -136,6 +158,8 @@ class _Prices:
     memory: Array
     once: Array
     stages: float
+    share: Array  # per reserved medium: λ on its shares, or the price on what a level needs of them
+    charge: tuple[Charge, Charge] | None = field(init=False, default=None)  # at ``share``: costs, and shares taken
 
     def scales(self) -> tuple[float, float, float]:
         chain = self.tables.chain
@@ -148,6 +172,8 @@ class _Prices:
         weight = chain.weights.get("throughput", 0.0)
         period_scale = chain.max_period_s or 1.0
         busy = weight * self.busy_share + self.period / period_scale
+        link = busy[D:][self.tables.channel]
+        extra, shares_constant = self.shares(lat_scale, en_scale)
         limit = np.where(self.tables.tracked & (self.tables.limit > 0), self.tables.limit, 1.0)
         constant = -float(self.memory[self.tables.tracked].sum()) - float(self.once.sum())
         constant -= self.stages
@@ -165,21 +191,53 @@ class _Prices:
             objective.energy + self.energy / en_scale,
             objective.quality + self.quality / q_scale,
             objective.busy + busy[:D],
-            objective.link + busy[D:].reshape(D, D),
+            objective.link + link,
             objective.memory + self.memory / limit,
             objective.stage + self.once + self.stages / (chain.max_stages or 1),
-            constant - 1e-9 * given_away,
+            constant + shares_constant - 1e-9 * given_away,
+            extra,
         )
+
+    def shares(self, lat_scale: float, en_scale: float) -> tuple[Charge | None, float]:
+        """Return what transfers over reserved media cost at the prices, and the constant beside it."""
+        tables = self.tables
+        if tables.needs:
+            price = float(self.share.sum())
+            total = Charge(np.zeros_like(tables.transfer_s), np.zeros_like(tables.loop_s))
+            needed = total
+            for g, need in enumerate(tables.needs):
+                needed = needed.plus(Charge(np.minimum(need.cut, 2.0), np.minimum(need.loop, 2.0)))  # inf: too much
+                priced = [np.where(np.isinf(a), math.inf, self.share[g] * np.where(np.isinf(a), 0.0, a))
+                          for a in (need.cut, need.loop)]  # fmt: skip
+                total = total.plus(Charge(priced[0], priced[1]))
+            self.charge = total, needed
+            return total, -price * (1 + 1e-9)
+        if not tables.reserved.serves_sum:
+            return None, 0.0
+        factor = tables.reserved.factor
+        weight = factor["objective"] + self.latency / lat_scale * factor.get("max_latency_s", 0.0)
+        weight += self.energy / en_scale * factor.get("max_energy_j", 0.0)
+        self.charge = tables.reserved.priced(self.share)
+        cost = self.charge[0]
+        return Charge(weight * cost.cut, weight * cost.loop), -weight * float(self.share.sum())
 
     def excess(self, use: _Use) -> dict[str, Array]:
         """Subgradient: use − limit, in the scale of each price; 0 for resources that are not limited."""
         chain = self.tables.chain
         lat_scale, en_scale, q_scale = self.scales()
-        busy = np.concatenate((use.busy, use.link.ravel()))
+        link: Array = np.bincount(self.tables.channel.ravel(), use.link.ravel(), minlength=use.link.size).astype(float)
+        busy: Array = np.concatenate((use.busy, link))
         limit = np.where(self.tables.limit > 0, self.tables.limit, 1.0)
+        taken, spent = np.zeros(len(self.share)), 0.0  # of each reserved medium: shares, and their part of a budget
+        if self.charge is not None:
+            taken = charged(self.tables, use.path, self.charge[1])
+            spent = float((charged(self.tables, use.path, self.charge[0]) - self.share).sum())
+        factor = self.tables.reserved.factor
+        latency = use.latency + spent * factor.get("max_latency_s", 0.0)
+        energy = use.energy + spent * factor.get("max_energy_j", 0.0)
         over = np.array([
-            0.0 if chain.max_latency_s is None else (use.latency - chain.max_latency_s) / lat_scale,
-            0.0 if chain.max_energy_j is None else (use.energy - chain.max_energy_j) / en_scale,
+            0.0 if chain.max_latency_s is None else (latency - chain.max_latency_s) / lat_scale,
+            0.0 if chain.max_energy_j is None else (energy - chain.max_energy_j) / en_scale,
             0.0 if chain.max_quality_loss is None else (use.quality - chain.max_quality_loss) / q_scale,
             0.0 if chain.max_stages is None else use.stage.sum() / chain.max_stages - 1.0,
         ])  # fmt: skip
@@ -191,9 +249,11 @@ class _Prices:
             "once": use.stage - 1.0 if chain.reuse == "once" else np.zeros_like(use.stage),
             "period": np.zeros_like(busy) if period is None else busy / (period or 1.0) - (1.0 if period else 0.0),
             "share": busy * chain.weights.get("throughput", 0.0),
+            "need": taken - 1.0 if self.tables.needs else np.zeros_like(taken),
+            "taken": taken,
         }
 
-    def moved(self, excess: dict[str, Array], step: float) -> _Prices:
+    def moved(self, excess: dict[str, Array], step: float, theta: float) -> _Prices:
         budgets = np.maximum(0.0, [self.latency, self.energy, self.quality, self.stages] + step * excess["budgets"])
         return replace(
             self,
@@ -202,6 +262,11 @@ class _Prices:
             once=np.maximum(0.0, self.once + step * excess["once"]),
             period=np.maximum(0.0, self.period + step * excess["period"]),
             busy_share=_onto_simplex(self.busy_share + step * excess["share"]),
+            share=(
+                # with fixed rates and theta 1 this is the λ that suits the path at hand
+                self.share * np.clip(excess["taken"], 0.3, 3.0) ** (2 * theta) if self.tables.reserved.serves_sum
+                else np.maximum(0.0, self.share + step * excess["need"])
+            ),
         )  # fmt: skip
 
 
@@ -243,7 +308,9 @@ def priced_columns(
         prices = replace(start.prices, tables=tables)
     else:
         zeros, share = np.zeros(D), np.concatenate((np.full(D, 1.0 / D), np.zeros(D * D)))
-        prices = _Prices(tables, 0.0, 0.0, 0.0, share, np.zeros(D + D * D), zeros, zeros, 0.0)
+        prices = _Prices(
+            tables, 0.0, 0.0, 0.0, share, np.zeros(D + D * D), zeros, zeros, 0.0, _first_shares(tables, plain)
+        )
     best, best_prices = plain, prices
     current = completion(tables, prices.column(objective))
     patience, theta = 0, 1.0
@@ -258,6 +325,8 @@ def priced_columns(
         else:
             patience += 1
         target = incumbent.objective
+        if math.isinf(best.root):
+            break  # what reserved transfers need at this level leaves no path
         if best.root >= target - max(gap, 1e-10) * abs(target) or time.perf_counter() > deadline:
             break
         if patience >= 6:
@@ -266,16 +335,42 @@ def priced_columns(
                 break
             path = relaxed_path(tables, current)
         excess = prices.excess(_use(tables, path))
-        norm = sum(float((part**2).sum()) for name, part in excess.items() if name != "share")
+        norm = sum(float((part**2).sum()) for name, part in excess.items() if name not in ("share", "taken"))
         share = excess["share"]
         norm += float(((share - share[share > 0].mean()) ** 2).sum()) if share.any() else 0.0
-        if norm == 0:
+        moving = any(tables.reserved.factor.values()) and bool((np.abs(excess["taken"] - 1.0) > 1e-3).any())
+        if norm == 0 and not moving:
             break  # the relaxed path keeps every limit that has a price
+        norm = norm or math.inf
         if math.isinf(target):
             target = current.root + 0.1 * abs(current.root) + 1e-9
-        prices = prices.moved(excess, theta * max(target - current.root, 1e-6 * abs(target)) / norm)
+        prices = prices.moved(excess, theta * max(target - current.root, 1e-6 * abs(target)) / norm, theta)
         current = completion(tables, prices.column(objective))
-    return Priced([plain] if best is plain else [plain, best], best_prices, best.root)
+    columns = [plain] if best is plain else [plain, *_other_prices(tables, best_prices, objective), best]
+    return Priced(columns, best_prices, best.root)
+
+
+def _first_shares(tables: Tables, plain: Completion) -> Array:
+    """λ that suits the shortest path (or two typical transfers), with radio as a fixed rate; no price on needs."""
+    reserved = tables.reserved
+    if not reserved.serves_sum:
+        return np.zeros(len(reserved.media))
+    path = relaxed_path(tables, plain)
+    first = np.ones(len(reserved.media))
+    for g in range(len(first)):
+        root = reserved.root(g)
+        sizes = root.cut[root.cut > 0]
+        found = float(charged(tables, path, root)[g]) or (2 * float(sizes.mean()) if sizes.size else 1.0)
+        first[g] = found * found
+    return first
+
+
+def _other_prices(tables: Tables, prices: _Prices, objective: Column) -> list[Completion]:
+    """Bounds for plans that reserve less or more than the one that λ suits."""
+    if not tables.reserved.serves_sum:
+        return []
+    others = [replace(prices, share=prices.share * factor) for factor in (0.5, 2.0)]
+    return [completion(tables, other.column(objective)) for other in others]
 
 
 def _onto_simplex(vector: Array) -> Array:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from edgeopt_solvers.chain.instance import Chain, Solution
 
-__all__ = ["Evaluation", "evaluate"]
+__all__ = ["Evaluation", "Transfer", "evaluate", "list_transfers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +29,8 @@ class Evaluation:
     violations
         One sentence for each broken rule, with names, amounts and units; empty when feasible.
     terms
-        Where latency goes: ``input_s``, ``compute_s``, ``transfer_s``, ``loop_s``, ``output_s``.
+        Where latency goes, reserved transfers with their shares: ``input_s``,
+        ``compute_s``, ``transfer_s``, ``loop_s``, ``output_s``.
     """
 
     objective: float
@@ -67,13 +68,19 @@ def evaluate(chain: Chain, solution: Solution) -> Evaluation:
             if chain.power_w is not None and chain.power_w[device] > 0:
                 energy += float(chain.power_w[device]) * seconds
 
-    link_busy: dict[tuple[int, int], float] = defaultdict(float)
-    for term, sender, receiver, num_bytes, messages, what in _transfers(chain, stages):
-        seconds = _seconds(chain, sender, receiver, num_bytes, messages)
-        if math.isinf(seconds):
+    channel_busy: dict[tuple[str, int, int], float] = defaultdict(float)
+    transfers = list_transfers(chain, solution)
+    shares, faults = _shares(chain, solution, transfers)
+    violations += faults
+    for number, (move, share) in enumerate(zip(transfers, shares, strict=True)):
+        term, sender, receiver, num_bytes, messages, what = move
+        seconds = _seconds(chain, sender, receiver, num_bytes, messages, share)
+        if math.isinf(_seconds(chain, sender, receiver, num_bytes, messages, 1.0)):
             violations.append(f"no link from device {sender} to device {receiver} for {what}")
+        elif math.isinf(seconds):
+            violations.append(f"{what} holds no share of medium {chain.medium[sender, receiver]} and never arrives")
         terms[term] += seconds
-        link_busy[sender, receiver] += seconds
+        channel_busy[_channel(chain, sender, receiver, number)] += seconds
         if chain.send_power_w is not None and chain.receive_power_w is not None and seconds > 0:
             watts = float(chain.send_power_w[sender] + chain.receive_power_w[receiver])
             energy += watts * seconds if watts > 0 else 0.0
@@ -83,7 +90,7 @@ def evaluate(chain: Chain, solution: Solution) -> Evaluation:
         violations.append("a hand-off between variants is forbidden at one of the cuts (handoff_loss is inf)")
     metrics = {
         "latency_s": sum(terms.values()),
-        "period_s": max([*busy.values(), *link_busy.values()]),
+        "period_s": max([*busy.values(), *channel_busy.values()]),
         "quality_loss": loss,
         "num_stages": float(len(stages)),
     }
@@ -103,6 +110,7 @@ def evaluate(chain: Chain, solution: Solution) -> Evaluation:
 
 
 Stage = tuple[int, int, int, int]  # first element, one past the last, device, variant
+Transfer = tuple[str, int, int, float, float, str]  # term, sender, receiver, bytes, messages, purpose
 
 
 def _malformed(chain: Chain, solution: Solution) -> list[str]:
@@ -158,33 +166,84 @@ def _broken_budgets(chain: Chain, metrics: dict[str, float]) -> list[str]:
     return broken
 
 
-def _transfers(chain: Chain, stages: list[Stage]) -> list[tuple[str, int, int, float, float, str]]:
-    """List (term, sender, receiver, bytes, messages, purpose) of everything that moves between two devices."""
-    first, last = stages[0][2], stages[-1][2]
-    end = chain.num_elements
+def list_transfers(chain: Chain, solution: Solution) -> list[Transfer]:
+    """List everything that moves between two devices: the input, the cuts, the loop, the result."""
+    devices, end = solution.devices, chain.num_elements
+    first, last = devices[0], devices[-1]
     moves = []
     if chain.source is not None:
         moves.append(("input_s", chain.source, first, 0, "the input"))
-        moves.append(("output_s", last, chain.source, end, "the result"))
-    for (_, cut, sender, _), (_, _, receiver, _) in itertools.pairwise(stages):
+    for cut, (sender, receiver) in zip(solution.cuts, itertools.pairwise(devices), strict=False):
         moves.append(("transfer_s", sender, receiver, cut, f"cut {cut}"))
     transfers = [
         (term, sender, receiver, float(chain.cut_bytes[cut]), float(chain.cut_messages[cut]), what)
         for term, sender, receiver, cut, what in moves
         if sender != receiver
     ]
-    if last != first:
+    if last != first and (chain.loop_bytes > 0 or chain.loop_messages > 0):
         transfers.append(("loop_s", last, first, chain.loop_bytes, chain.loop_messages, "the loop"))
+    if chain.source is not None and last != chain.source:
+        num_bytes, messages = float(chain.cut_bytes[end]), float(chain.cut_messages[end])
+        transfers.append(("output_s", last, chain.source, num_bytes, messages, "the result"))
     return transfers
 
 
-def _seconds(chain: Chain, sender: int, receiver: int, num_bytes: float, messages: float) -> float:
+def _mode(chain: Chain, sender: int, receiver: int) -> str:
+    medium = int(chain.medium[sender, receiver])
+    return "private" if medium < 0 else chain.media[medium]
+
+
+def _shares(chain: Chain, solution: Solution, transfers: list[Transfer]) -> tuple[list[float], list[str]]:
+    """Return a share for each transfer, and what is wrong with those of the solution."""
+    reserves = [_mode(chain, sender, receiver) == "reserved" for _, sender, receiver, *_ in transfers]
+    whole = [1.0] * len(transfers)
+    if solution.shares is None:
+        if not any(reserves):
+            return whole, []
+        return whole, ["shares are missing, and a reserved medium is used: fill them in with chain.shares.with_shares"]
+    if len(solution.shares) != len(transfers):
+        return whole, [f"{len(solution.shares)} shares for {len(transfers)} transfers"]
+    faults = []
+    used: dict[int, list[float]] = defaultdict(list)
+    for (_, sender, receiver, _, _, what), share, reserved in zip(transfers, solution.shares, reserves, strict=True):
+        if not 0 <= share <= 1:
+            faults.append(f"the share of {what} is {share:.9g}, and must be within 0..1")
+        elif reserved:
+            used[int(chain.medium[sender, receiver])].append(share)
+        elif share != 1:
+            faults.append(f"the share of {what} is {share:.9g}, and its link reserves nothing: give 1")
+    for medium, held in used.items():
+        if math.fsum(held) > chain.allowance(1.0):
+            faults.append(f"the shares of medium {medium} add up to {math.fsum(held):.12g}, above 1")
+    return (whole, faults) if faults else (list(solution.shares), [])
+
+
+def _channel(chain: Chain, sender: int, receiver: int, number: int) -> tuple[str, int, int]:
+    """Name what a transfer keeps busy: its medium, the channel that it reserved, or its link."""
+    mode = _mode(chain, sender, receiver)
+    if mode == "time_shared":
+        return mode, int(chain.medium[sender, receiver]), 0
+    return (mode, number, 0) if mode == "reserved" else (mode, sender, receiver)
+
+
+def _seconds(chain: Chain, sender: int, receiver: int, num_bytes: float, messages: float, share: float) -> float:
     if num_bytes == 0 and messages == 0:
         return 0.0
     rate = float(chain.rate_bytes_per_s[sender, receiver])
     if rate == 0:
         return math.inf
-    return messages * float(chain.latency_s[sender, receiver]) + num_bytes / rate
+    delay = messages * float(chain.latency_s[sender, receiver])
+    if num_bytes == 0 or math.isinf(rate):
+        return delay
+    if share == 0:
+        return math.inf
+    medium = int(chain.medium[sender, receiver])
+    if medium >= 0 and chain.band_hz[medium] > 0:
+        snr = float(chain.snr[sender, receiver])
+        rate = share * float(chain.band_hz[medium]) * math.log1p(snr / share) / math.log(2.0) / 8.0
+    else:
+        rate = share * rate
+    return delay + num_bytes / rate if rate > 0 else math.inf
 
 
 def _quality(chain: Chain, stages: list[Stage]) -> float:

@@ -138,19 +138,19 @@ class Model:
         latency: Terms = defaultdict(float)
         energy: Terms = defaultdict(float)
         quality: Terms = defaultdict(float)
-        busy: dict[tuple[int, ...], Terms] = defaultdict(lambda: defaultdict(float))
+        busy: dict[int | str, Terms] = defaultdict(lambda: defaultdict(float))
 
         def carry(variable: Any, sender: int, receiver: int, seconds: float) -> None:
             if sender != receiver and seconds:
                 latency[variable] += seconds
                 energy[variable] += segments.watts(sender, receiver) * seconds
-                busy[sender, receiver][variable] += seconds
+                busy[segments.channel(sender, receiver)][variable] += seconds
 
         for k, variable in self.y.items():
             latency[variable] += segments.seconds[k]
             energy[variable] += segments.compute_watts(k.device) * segments.seconds[k]
             quality[variable] += segments.loss[k]
-            busy[(k.device,)][variable] += segments.seconds[k]
+            busy[k.device][variable] += segments.seconds[k]
             if chain.source is not None and k.start == 0:
                 carry(variable, chain.source, k.device, segments.input_s(k.device))
             if chain.source is not None and k.stop == chain.num_elements:

@@ -66,9 +66,9 @@ class _Diagnosis:
                 clauses.append(self.amount(self.chain, name, solution))
         return "; or ".join(clauses) if clauses else self.conflict(present)
 
-    def solve(self, chain: Chain, objective: str = "latency") -> Solution | None:
+    def solve(self, chain: Chain) -> Solution | None:
         """Return a plan if one is found, never beyond the time that is left."""
-        result = self.result(chain, objective)
+        result = self.result(chain, _objective_for(chain))
         return None if result is None or result.solution is None else cast(Solution, result.solution)
 
     def result(self, chain: Chain, objective: str) -> Result | None:
@@ -187,6 +187,7 @@ class _Diagnosis:
                 base,
                 rate_bytes_per_s=np.where(missing, math.inf, base.rate_bytes_per_s),
                 latency_s=np.where(missing, 1e6 * (1.0 + _finite_sum(base)), base.latency_s),
+                medium=np.where(missing, -1, base.medium),
                 **dict.fromkeys(("max_latency_s", "max_period_s", "max_energy_j")),
             )
         )
@@ -200,6 +201,13 @@ class _Diagnosis:
             if self.solve(_changed(base, pins=others)) is not None:
                 return f"pins: element {element} is pinned to device {device}, and no plan runs it there"
         return f"pins: {dict(base.pins)} (element: device) together leave no plan"
+
+
+def _objective_for(chain: Chain) -> str:
+    """Latency, unless the shares of reserved media are to serve a budget on something else."""
+    budgets = {"energy": chain.max_energy_j, "throughput": chain.max_period_s}
+    limited = [name for name, limit in budgets.items() if limit is not None]
+    return limited[0] if limited and "reserved" in chain.media else "latency"
 
 
 def _changed(chain: Chain, **changes: Any) -> Chain:
@@ -256,7 +264,8 @@ def _all_links(chain: Chain) -> Chain | None:
     if not missing.any():
         return None
     rate = np.where(missing, math.inf, chain.rate_bytes_per_s)
-    return _changed(chain, rate_bytes_per_s=rate, latency_s=np.where(missing, 0.0, chain.latency_s))
+    medium = np.where(missing, -1, chain.medium)
+    return _changed(chain, rate_bytes_per_s=rate, latency_s=np.where(missing, 0.0, chain.latency_s), medium=medium)
 
 
 def _everything_runs(chain: Chain) -> Chain | None:

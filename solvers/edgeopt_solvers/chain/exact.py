@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import time
+from dataclasses import replace
+
 from edgeopt_solvers.chain import general, large
 from edgeopt_solvers.chain.instance import Chain
 from edgeopt_solvers.chain.large.compiled import affordable
@@ -22,7 +25,11 @@ LARGE = 200
 def solve(chain: Chain, options: Options) -> Result:
     """Solve exactly, with every feature."""
     if chain.num_devices * chain.num_elements > LARGE and affordable(options.time_limit_s):
+        started = time.perf_counter()
         result = large.try_solve(chain, options)
         if result is not None:
             return result
+        if options.time_limit_s is not None:  # it may have tried
+            left_s = options.time_limit_s - (time.perf_counter() - started)
+            options = replace(options, time_limit_s=max(left_s, 1e-3))
     return general.solve(chain, options)

@@ -38,6 +38,9 @@ MANY_STEPS = 4000
 #: Subgradient steps on the prices: at the root, and at later nodes, which inherit theirs.
 ROOT_ITERATIONS, NODE_ITERATIONS = 80, 16
 
+#: Relative distance of a period from its bound that counts as none.
+PROVEN = 1e-9
+
 #: Most subsets of variants tried out on one device; beyond that, labels keep track of what is held.
 MOST_SUBSETS = 1024
 
@@ -62,32 +65,83 @@ def solve(chain: Chain, options: Options) -> Result:
     Result
         ``objective`` from the checker; ``bound`` proven; ``statistics``: root bound, nodes, label passes, labels.
     """
-    return _Run(chain, options).result()
+    limit = options.time_limit_s
+    deadline = math.inf if limit is None else time.perf_counter() + limit
+    if "reserved_period" in chain.features() and "throughput" in chain.weights:
+        return _solve_by_levels(chain, options, deadline)
+    run = _Run(chain, options, deadline)
+    run.warm_up()
+    return run.report(run.prove())
+
+
+def _solve_by_levels(chain: Chain, options: Options, deadline: float) -> Result:
+    """Least period with reserved media: at a level τ, the shares that transfers need add up, so a plan is searched.
+
+    Every plan found lowers the upper end to its own period, every level without one is a bound (labels at one level
+    say nothing about lower ones). Levels halve the bracket and test its upper end in turn: the latter is the proof.
+    """
+    weight = chain.weights["throughput"]
+    best = _Run(chain, options, deadline)
+    best.warm_up()
+    bound = best.prove(first_plan=True)
+    done = best.incumbent.solution is None or best.timed_out
+    if best.incumbent.solution is not None:
+        bound = best.count["root_bound"]
+    halve = True
+    while not done and best.incumbent.objective - bound > max(options.gap, PROVEN) * best.incumbent.objective:
+        high = best.incumbent.objective
+        level = 0.5 * (bound + high) if halve and high - bound > 1e-6 * high else high * (1 - 0.5 * PROVEN)
+        run = _Run(chain, options, deadline, level / weight)
+        run.incumbent.objective = level
+        proven = run.prove(first_plan=True)
+        for name, number in run.count.items():
+            best.count[name] += 0.0 if name == "root_bound" else number
+        if run.incumbent.solution is not None:
+            best.incumbent = run.incumbent
+        else:
+            bound = max(bound, min(proven, level))
+        best.timed_out = done = run.timed_out
+        halve = not halve
+    best.timed_out = best.timed_out and best.incumbent.objective - bound > PROVEN * best.incumbent.objective
+    return best.report(bound)
 
 
 class _Run:
-    def __init__(self, chain: Chain, options: Options) -> None:
+    """One proof: the instance, or (with a level) its plans whose reserved transfers are all over by then."""
+
+    def __init__(self, chain: Chain, options: Options, deadline: float, level: float = math.inf) -> None:
         self.chain = chain
         self.options = options
-        limit = options.time_limit_s
-        self.deadline = math.inf if limit is None else time.perf_counter() + limit
+        self.deadline = deadline
+        self.level = level
+        self.first_plan = False
         self.incumbent = Incumbent()
         self.count = {"root_bound": -math.inf, "nodes": 0.0, "passes": 0.0, "labels": 0.0}
         self.timed_out = False
 
-    def result(self) -> Result:
-        root = Tables(self.chain)
+    def warm_up(self) -> None:
+        """Take the plan that the caller knows."""
         if isinstance(self.options.warm_start, Solution):
-            self.incumbent.offer(root, self.options.warm_start)
+            self.incumbent.offer(Tables(self.chain), self.options.warm_start)
+
+    @property
+    def satisfied(self) -> bool:
+        """Whether any plan was enough, and there is one."""
+        return self.first_plan and self.incumbent.solution is not None
+
+    def prove(self, first_plan: bool = False) -> float:
+        """Search until no plan is better than the incumbent, or until there is any; return the bound."""
+        self.first_plan = first_plan
+        root = Tables(self.chain, level=self.level)
         nodes = [_Node(-math.inf, 0, frozenset())]
         seen = {frozenset[State]()}
         proven = math.inf  # least bound among what was closed or given up
-        while nodes and not self.timed_out:
+        while nodes and not self.timed_out and not self.satisfied:
             node = heapq.heappop(nodes)
             if node.bound >= self.cutoff:
                 proven = min(proven, node.bound)
                 break  # every other node is worse
-            tables = root if not node.barred else Tables(self.chain, node.barred)
+            tables = root if not node.barred else Tables(self.chain, node.barred, self.level)
             bound, priced, branch = self.explore(node, tables)
             if not branch or self.timed_out:
                 proven = min(proven, bound)
@@ -96,8 +150,7 @@ class _Run:
                 if barred not in seen:
                     seen.add(barred)
                     heapq.heappush(nodes, _Node(bound, len(seen), barred, priced))
-        bound = min([proven, self.cutoff, *(node.bound for node in nodes)])
-        return self.report(bound)
+        return min([proven, self.cutoff, *(node.bound for node in nodes)])
 
     @property
     def cutoff(self) -> float:
@@ -125,7 +178,7 @@ class _Run:
             return bound, priced, branch
         search = Search(tables, priced.columns, self.incumbent, options.gap)
         width = FIRST_WIDTH if tables.num_states * self.chain.num_elements < MANY_STEPS else NARROW_WIDTH
-        while bound < self.cutoff:
+        while bound < self.cutoff and not self.satisfied:
             outcome = search.run(width, self.deadline)
             self.count["labels"] += outcome.num_labels
             self.count["passes"] += 1

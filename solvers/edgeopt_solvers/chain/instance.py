@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
@@ -35,6 +35,7 @@ FEATURES = frozenset(
         "variants", "memory", "shared", "transient", "free_ends", "reuse_many", "messages", "loop",
         "throughput", "energy", "quality", "handoff", "weighted", "max_latency", "max_period", "max_energy",
         "max_quality_loss", "max_stages", "min_segment", "pins", "cut_legal",
+        "time_shared", "reserved", "radio", "reserved_period", "reserved_conflict",
     }
 )  # fmt: skip
 
@@ -52,7 +53,9 @@ class Solution:
     variants
         Variant index of each stage (all 0 without variants).
     shares
-        Bandwidth share of each transfer where a medium is reserved; ``None`` otherwise.
+        Where a medium is reserved: one share per transfer between two devices, in the order input, cuts, loop,
+        result; 1 for transfers over links that reserve nothing. Solvers return them, and
+        :func:`~edgeopt_solvers.chain.shares.with_shares` fills in the best ones for any decisions.
     """
 
     cuts: tuple[int, ...]
@@ -63,6 +66,8 @@ class Solution:
     def __post_init__(self) -> None:
         for name in ("cuts", "devices", "variants"):
             object.__setattr__(self, name, tuple(int(i) for i in getattr(self, name)))
+        if self.shares is not None:
+            object.__setattr__(self, "shares", tuple(float(share) for share in self.shares))
 
     @property
     def starts(self) -> tuple[int, ...]:
@@ -120,9 +125,24 @@ class Chain:
         Elements that must run on a given device.
     cut_legal : (L + 1,) of bool, optional
         Where a stage may begin (entries 0 and L are ignored).
+    medium : (D, D) of int, optional
+        Index into ``media`` of the medium (an access point, a cell) that a directed link is part of; -1 (default): the
+        link is its own.
+    media : sequence of {"time_shared", "reserved"}, optional
+        How each medium is divided. ``time_shared``: whoever sends has all of it. ``reserved``: every transfer over it
+        holds a share for the whole session, and shares add up to at most 1.
+    band_hz : (G,), optional
+        Bandwidth of each radio medium; 0 (default) where rates are fixed.
+    snr : (D, D), optional
+        On links of radio media: received power over the noise in the WHOLE band, a ratio (not dB); 0: no link.
 
     Notes
     -----
+    With a share b a link of a reserved medium sends at ``b * rate`` or, by radio, at ``b * B * log2(1 + snr / b) / 8``
+    bytes/s. On radio media ``rate_bytes_per_s`` is ignored and replaced by that rate at b = 1. A medium that is
+    time-shared is busy for the sum of its transfers; with shares every transfer has a channel of its own, busy as long
+    as it lasts. Latency and energy count the seconds that transfers take with their shares.
+
     A transfer i→j at cut c takes ``cut_messages[c] * latency[i, j] + cut_bytes[c] / rate[i, j]`` seconds, 0 for
     i = j, and also 0 when there is neither a byte nor a message. Two neighbouring stages differ in device or variant.
 
@@ -161,6 +181,10 @@ class Chain:
     min_segment: int = 1
     pins: Mapping[int, int] = _ABSENT
     cut_legal: NDArray[np.bool_] = _ABSENT
+    medium: NDArray[np.int64] = _ABSENT
+    media: Sequence[str] = ()
+    band_hz: Array = _ABSENT
+    snr: Array = _ABSENT
 
     def __post_init__(self) -> None:
         for name, value in normalised(self).items():
@@ -189,6 +213,16 @@ class Chain:
         if isinstance(self.objective, str):
             return {self.objective: 1.0}
         return {name: weight for name, weight in self.objective.items() if weight > 0}
+
+    def links_of(self, mode: str) -> NDArray[np.bool_]:
+        """Which directed links are part of a medium of this mode, (D, D)."""
+        modes = np.array([*self.media, "private"])  # index -1 finds the last
+        return np.asarray(modes[self.medium] == mode)
+
+    @property
+    def is_radio(self) -> NDArray[np.bool_]:
+        """Which directed links are part of a radio medium, (D, D)."""
+        return np.asarray(np.append(self.band_hz, 0.0)[self.medium] > 0)
 
     @property
     def has_energy(self) -> bool:
@@ -267,8 +301,35 @@ class Chain:
             "min_segment": self.min_segment > 1,
             "pins": bool(self.pins),
             "cut_legal": not self.cut_legal[1:-1].all(),
+            "time_shared": bool(self.links_of("time_shared").any()),
+            "reserved": bool(self.links_of("reserved").any()),
+            "radio": bool(self.is_radio.any()),
         }
+        if used["reserved"]:
+            goals = self.share_goals()
+            used["reserved_period"] = goals == {"period"}
+            used["reserved_conflict"] = len(goals) > 1
         return frozenset(name for name, present in used.items() if present)
+
+    def share_goals(self) -> frozenset[str]:
+        """Return what shares of reserved media are to serve: one goal has shares of its own, two pull on the same ones.
+
+        ``latency``, ``energy``, ``mix`` (both, weighted) or ``period``, from the objective and the budgets.
+        """
+        weights = self.weights
+        goals = {
+            "latency": self.max_latency_s is not None,
+            "energy": self.max_energy_j is not None,
+            "period": "throughput" in weights or self.max_period_s is not None,
+        }
+        named = {name for name, present in goals.items() if present}
+        if "latency" in weights or "energy" in weights:
+            named.add(
+                "mix" if {"latency", "energy"} <= set(weights) else "latency" if "latency" in weights else "energy"
+            )
+        if "throughput" in weights and len(weights) > 1:
+            named.add("mix")
+        return frozenset(named)
 
     # ── identity and JSON ────────────────────────────────────────────────────────────────────────────────────
 
@@ -313,6 +374,8 @@ class Chain:
                 value = _jsonable(value.tolist())
             elif isinstance(value, Mapping):
                 value = dict(value)
+            elif isinstance(value, tuple):
+                value = list(value)
             if value is not None or field.name == "source":
                 content[field.name] = value
         return content

@@ -26,8 +26,12 @@ Constraints, one function each below:
     (7) transient  Σ_{k on d covering l} a_kl y_k <= T_d                           for all l, d
     (8) stages     Σ_k y_k <= K
     (9) ends       Σ_d p_ed = Σ_{k on e: b=L} y_k,   Σ_e p_ed = Σ_{k on d: a=0} y_k
-    (10) period    Σ_{k on d} t_k y_k <= P for all d;  everything sent over i→j, summed, <= P for all i, j
+    (10) period    Σ_{k on d} t_k y_k <= P for all d;  everything sent over i→j or a time-shared medium, summed, <= P
     (11) budgets   latency, energy, quality, P <= their limits
+    (12) price     Z_g >= Σ φ(λ) of what is sent over reserved medium g − λ        for all g, some λ
+
+Z_g >= 0 is what reserved medium g costs with the best shares; x_h, i_d, o_d, l_ed then hold the messages' latency only.
+(12) is a tangent of it at any λ (``media.py``): rows begin coarse, and every plan found adds one that is tight for it.
 
 f and p are integral by themselves once y is: at each cut one state leaves and one enters. Integers are kept out of
 everything else. Numbers are scaled by powers of ten: solvers work with absolute tolerances.
@@ -45,9 +49,11 @@ import pulp
 
 from edgeopt_solvers.chain.check import evaluate
 from edgeopt_solvers.chain.instance import Chain, Solution
+from edgeopt_solvers.chain.milp_media import add_price, first_prices, reserve
 from edgeopt_solvers.chain.pulp_run import run
 from edgeopt_solvers.chain.segments import Handover, Segment, Segments, unit_of
-from edgeopt_solvers.result import Result, Status
+from edgeopt_solvers.chain.shares import with_shares
+from edgeopt_solvers.result import Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
 __all__ = ["Model", "build", "solve"]
@@ -66,6 +72,8 @@ class Model:
     y: dict[Segment, Any] = field(default_factory=dict)
     f: dict[Handover, Any] = field(default_factory=dict)
     p: dict[tuple[int, int], Any] = field(default_factory=dict)
+    z: list[Any] = field(default_factory=list)
+    shared_unit: float = 1.0
     period: Any | None = None
     objective_unit: float = 1.0
     units: dict[str, float] = field(default_factory=dict)
@@ -95,11 +103,12 @@ def build(chain: Chain) -> Model:
     if segments.looped:
         ends = sorted({k.device for k in segments.items if k.stop == chain.num_elements})
         begins = sorted({k.device for k in segments.items if k.start == 0})
-        linked = [(e, d) for e in ends for d in begins if math.isfinite(chain.loop_s(e, d))]
+        linked = [(e, d) for e in ends for d in begins if math.isfinite(segments.loop_s(e, d))]
         model.p = {(e, d): model.positive(f"p_{e}_{d}") for e, d in linked}
     if "throughput" in chain.weights or chain.max_period_s is not None:
         model.period = model.positive("P")
     _measure(model)
+    reserve(model)
     _objective(model)
     _source(model)
     _balance(model)
@@ -109,6 +118,7 @@ def build(chain: Chain) -> Model:
     _ends(model)
     _period(model)
     _budgets(model)
+    first_prices(model)
     return model
 
 
@@ -138,7 +148,7 @@ def _measure(model: Model) -> None:
         charge(variable, h.seconds, segments.watts(h.before[0], h.after[0]))
         quality[variable] += h.loss
     for (last, first), variable in model.p.items():
-        charge(variable, chain.loop_s(last, first), segments.watts(last, first))
+        charge(variable, segments.loop_s(last, first), segments.watts(last, first))
     model.metrics = {"latency": latency, "energy": energy, "quality": quality}
     model.units = {name: unit_of([abs(value) for value in terms.values()]) for name, terms in model.metrics.items()}
     model.units["throughput"] = model.units["latency"]
@@ -156,6 +166,8 @@ def _objective(model: Model) -> None:
         for variable, value in model.metrics[name].items():
             if value:
                 total[variable] += weight * value / model.objective_unit
+    for cost in model.z:
+        total[cost] += model.segments.reserved.factor["objective"] * model.shared_unit / model.objective_unit
     model.problem += _sum(total)
 
 
@@ -257,13 +269,13 @@ def _period(model: Model) -> None:
     for k, variable in model.y.items():
         busy[f"busy_{k.device}"][variable] += segments.seconds[k]
         if chain.source is not None and k.start == 0:
-            busy[f"link_{chain.source}_{k.device}"][variable] += segments.input_s(k.device)
+            busy[segments.channel(chain.source, k.device)][variable] += segments.input_s(k.device)
         if chain.source is not None and k.stop == chain.num_elements:
-            busy[f"link_{k.device}_{chain.source}"][variable] += segments.output_s(k.device)
+            busy[segments.channel(k.device, chain.source)][variable] += segments.output_s(k.device)
     for h, variable in model.f.items():
-        busy[f"link_{h.before[0]}_{h.after[0]}"][variable] += h.seconds
+        busy[segments.channel(h.before[0], h.after[0])][variable] += h.seconds
     for (last, first), variable in model.p.items():
-        busy[f"link_{last}_{first}"][variable] += chain.loop_s(last, first)
+        busy[segments.channel(last, first)][variable] += segments.loop_s(last, first)
     for name, terms in sorted(busy.items()):
         row = {variable: seconds / unit for variable, seconds in terms.items() if seconds > 0}
         if row:
@@ -279,6 +291,8 @@ def _budgets(model: Model) -> None:
         ("quality", chain.max_quality_loss, chain.quality_scale),
     ):
         terms = {variable: value / units[name] for variable, value in model.metrics[name].items() if value}
+        if f"max_{name}" in {key.rsplit("_", 1)[0] for key in model.segments.reserved.factor}:
+            terms.update(dict.fromkeys(model.z, model.shared_unit / units[name]))
         if limit is not None and (terms or limit < 0):
             model.problem += _sum(terms) <= chain.allowance(limit, scale) / units[name], f"max_{name}"
     if chain.max_period_s is not None:
@@ -305,16 +319,21 @@ def solve(chain: Chain, options: Options) -> Result:
         return nothing
     warm = model.segments.chosen(options.warm_start) if isinstance(options.warm_start, Solution) else None
     start = {} if warm is None else {variable.name: float(k in warm) for k, variable in model.y.items()}
+    best: Result | None = None
+    tried: set[Solution] = set()
     while True:
         left = None if options.time_limit_s is None else max(0.01, deadline - time.perf_counter())
         answer = run(model.problem, time_limit_s=left, gap=options.gap, seed=options.seed, start=start)
         bound = answer.bound * model.objective_unit
+        if best is not None and (answer.reason == "infeasible" or bound >= best.objective):
+            return replace(best, status=Status("optimal", True), bound=best.objective)
         if answer.reason == "infeasible":
             return nothing
         if not answer.found:
-            return replace(nothing, status=Status(answer.reason, False), bound=bound)
+            nothing = replace(nothing, status=Status(answer.reason, False), bound=bound)
+            return nothing if best is None else replace(best, status=Status(answer.reason, True))
         chosen = [k for k, variable in model.y.items() if (variable.varValue or 0.0) > 0.5]
-        solution = Segments.solution(chosen)
+        solution = with_shares(chain, Segments.solution(chosen))
         evaluation = evaluate(chain, solution)
         if not evaluation.violations:
             objective = evaluation.objective
@@ -322,7 +341,18 @@ def solve(chain: Chain, options: Options) -> Result:
             reason = answer.reason
             if reason == "optimal" and objective - bound > rounding:
                 reason = "gap_reached"  # asked for: without a gap HiGHS goes on
-            bound = objective if reason == "optimal" else min(bound, objective)
-            return Result(Status(reason, True), objective, bound, solution, "pulp", 0.0, statistics=statistics)
+            found = Result(Status(reason, True), objective, min(bound, objective), solution, "pulp", 0.0)
+            found = replace(found, bound=objective if reason == "optimal" else found.bound, statistics=statistics)
+            if best is None or objective < best.objective:
+                best = found
+            else:
+                best = replace(found, objective=best.objective, solution=best.solution)
+                best = replace(best, bound=best.objective if reason == "optimal" else bound)
+            if not model.z or reason != "gap_reached" or relative_gap(best.objective, bound) <= options.gap:
+                return best
+        if model.z and solution not in tried:  # what the media cost was bounded too loosely for this plan
+            tried.add(solution)
+            add_price(model, model.segments.reserved.price_of(solution), list(range(len(model.z))))
+            continue
         # The solver's absolute tolerance let a limit be passed by a hair: cut this plan off and go on.
         model.problem += _sum({model.y[k]: 1.0 for k in chosen}) <= len(chosen) - 1

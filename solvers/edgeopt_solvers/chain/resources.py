@@ -12,7 +12,8 @@ column              reuse            meaning
 ``closed``          once             memory of the devices already left (for the capacity test)
 ``busy``            once             compute seconds of the open stage
 ``period``          once             largest busy time of closed stages and links
-``resident[d]`` …   many             the same per device, and ``busy[d]``, ``link[i, j]`` for the period
+``medium[c]`` …     once             busy time of each time-shared medium
+``resident[d]`` …   many             the same per device, and ``busy[d]``, ``link[c]`` for the period
 ==================  ===============  ====================================================================
 
 ``mask`` has one bit per used device (once), or per (device, variant) whose shared bytes are paid for (many).
@@ -89,6 +90,7 @@ class Resources:
             self.transient = self._add("transient", self.has_transient)
             self.busy = self._add("busy", self.tracks_period)
             self.period_col = self._add("period", self.tracks_period)
+            self.medium_of = self._channels("medium", tables.chain.links_of("time_shared"))
             num_bits = D
         else:
             tracked = np.flatnonzero(tables.tracked).tolist()
@@ -97,9 +99,7 @@ class Resources:
                 [self._add(f"transient[{d}]", d in tracked and self.has_transient) for d in range(D)]
             )
             self.busy_of = np.array([self._add(f"busy[{d}]", self.tracks_period) for d in range(D)])
-            self.link_of = np.array(
-                [[self._add(f"link[{i},{j}]", self.tracks_period and i != j) for j in range(D)] for i in range(D)]
-            )
+            self.link_of = self._channels("link", ~np.eye(D, dtype=bool))
             num_bits = D * chain.num_variants
         self.num_words = max(1, -(-num_bits // WORD))
         self.bits = self._bits()
@@ -111,6 +111,14 @@ class Resources:
             return -1
         self.names.append(name)
         return len(self.names) - 1
+
+    def _channels(self, name: str, links: NDArray[np.bool_]) -> NDArray[np.intp]:
+        """Add a column for the busy time of each channel of ``links``; return that of each link, -1 for none."""
+        columns = np.full(links.shape, -1, dtype=np.intp)
+        if self.tracks_period:
+            for channel in np.unique(self.tables.channel[links]):
+                columns[links & (self.tables.channel == channel)] = self._add(f"{name}[{channel}]", True)
+        return columns
 
     def _stages_can_bind(self) -> bool:
         chain = self.tables.chain
@@ -198,12 +206,16 @@ class Resources:
         if self.once:
             rows = np.arange(len(labels))
             links = np.zeros((len(labels), 3))  # input, result, loop: they meet on one link only where two ends meet
+            alone = self.medium_of < 0
             if chain.source is not None:
-                links[:, 1] = tables.transfer_s[-1, last, chain.source]
+                back = np.full(len(labels), chain.source)
+                self._carry(labels, last, back, np.where(alone, 0.0, tables.transfer_s[-1]))
+                links[:, 1] = np.where(alone, tables.transfer_s[-1], 0.0)[last, chain.source]
             if tables.first_matters:
-                links[:, 2] = tables.loop_s[last, first]
+                self._carry(labels, last, first, np.where(alone, 0.0, tables.loop_s))
+                links[:, 2] = np.where(alone, tables.loop_s, 0.0)[last, first]
                 if chain.source is not None:
-                    links[:, 0] = tables.transfer_s[0, chain.source, first]
+                    links[:, 0] = np.where(alone, tables.transfer_s[0], 0.0)[chain.source, first]
                     links[:, 2] += np.where(first == chain.source, links[:, 1], 0.0)
                     links[:, 2] += np.where(last == chain.source, links[:, 0], 0.0)
             worst = links[rows].max(axis=1)
@@ -220,14 +232,19 @@ class Resources:
         if not self.tracks_period:
             return np.zeros(len(labels))
         if self.once:
-            return np.maximum(labels.held[:, self.busy], labels.held[:, self.period_col])
-        columns = [*self.busy_of.tolist(), *(c for c in self.link_of.ravel().tolist() if c >= 0)]
+            columns = [self.busy, self.period_col, *np.unique(self.medium_of[self.medium_of >= 0]).tolist()]
+        else:
+            columns = [*self.busy_of.tolist(), *np.unique(self.link_of[self.link_of >= 0]).tolist()]
         return np.asarray(labels.held[:, columns].max(axis=1))
 
     def _carry(self, labels: Labels, sender: NDArray[np.intp], receiver: NDArray[np.intp], seconds: Array) -> None:
-        """Add a transfer to its link's busy time."""
+        """Add a transfer to its channel's busy time."""
         amount = seconds[sender, receiver]
-        if self.once:
+        if self.once:  # a link carries one transfer, a medium all of its own
+            column = self.medium_of[sender, receiver]
+            shared = np.flatnonzero(column >= 0)
+            labels.held[shared, column[shared]] += amount[shared]
+            amount = np.where(column < 0, amount, 0.0)
             labels.held[:, self.period_col] = np.maximum(labels.held[:, self.period_col], amount)
             return
         moving = np.flatnonzero(sender != receiver)

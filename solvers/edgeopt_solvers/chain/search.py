@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.chain.bounds import Completion, Incumbent, completion
+from edgeopt_solvers.chain.criteria import Criteria
 from edgeopt_solvers.chain.resources import Labels, Resources
 from edgeopt_solvers.chain.tables import Tables
 
@@ -80,19 +81,31 @@ class Search:
     gap: float = 0.0
     budgets: list[tuple[Completion, float]] = field(init=False)
     resources: Resources = field(init=False)
-    num_real: int = field(init=False)
+    factors: Array = field(init=False)
+    criteria: Criteria = field(init=False)
     period_weight: float = field(init=False)
 
     def __post_init__(self) -> None:
         self.budgets = [(completion(self.tables, column), limit) for _, column, limit in self.tables.budgets()]
         self.resources = Resources(self.tables)
-        self.num_real = 1 + len(self.budgets)
+        named = self.tables.reserved.factor
+        self.factors = np.array(
+            [named.get("objective", 0.0), *(named.get(name, 0.0) for name, *_ in self.tables.budgets())]
+        )
+        self.criteria = Criteria.of(self.tables, self._most_shared())
         self.period_weight = self.tables.chain.weights.get("throughput", 0.0)
 
     @property
     def columns(self) -> list[Completion]:
-        """Objective, budgets, then the priced objectives: the order of ``Labels.sums``."""
-        return [self.priced[0], *(bound for bound, _ in self.budgets), *self.priced[1:]]
+        """Objective, budgets, criteria of reserved media, priced objectives: the order of ``Labels.sums``."""
+        budgets = (bound for bound, _ in self.budgets)
+        return [self.priced[0], *budgets, *self.criteria.columns, *self.priced[1:]]
+
+    def _most_shared(self) -> float:
+        """Most that reserved media may cost in a plan worth having."""
+        limits = [self.cutoff - self.priced[0].root, *(limit - bound.root for bound, limit in self.budgets)]
+        grows = [limit / factor for limit, factor in zip(limits, self.factors, strict=True) if factor > 0]
+        return max(0.0, min(grows, default=math.inf)) * (1 + 1e-9)
 
     @property
     def cutoff(self) -> float:
@@ -103,6 +116,7 @@ class Search:
     def run(self, width: int, deadline: float) -> PassOutcome:
         """Walk the chain once, keeping at most ``width`` labels per layer."""
         L = self.tables.chain.num_elements
+        self.criteria = Criteria.of(self.tables, self._most_shared())  # tighter with every incumbent
         dropped, num_labels = math.inf, 0
         layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]] = []
         labels, bounds = self._begin()
@@ -190,9 +204,16 @@ class Search:
         """Return which partial plans may still lead somewhere, and the best bound on each."""
         best = np.full(sums.shape[:-1], -math.inf)
         alive = np.ones(sums.shape[:-1], dtype=bool) if alive is None else alive
+        num_real = 1 + len(self.budgets)
+        first_price = num_real + len(self.criteria.columns)
+        shared = self.criteria.least_cost(sums[..., num_real:first_price], rests[num_real:first_price])
         for k, rest in enumerate(rests):
+            if num_real <= k < first_price:
+                continue
             least = sums[..., k] + rest
-            if 1 <= k < self.num_real:
+            if k < num_real and self.factors[k] > 0:
+                least = least + self.factors[k] * shared
+            if 1 <= k < num_real:
                 alive &= least <= self.budgets[k - 1][1]
             else:
                 best = np.maximum(best, least)
@@ -212,12 +233,16 @@ class Search:
         """Drop labels that another one makes pointless."""
         if len(labels) < 2:
             return labels, bounds
-        values = np.concatenate((labels.sums[:, : self.num_real], labels.held), axis=1)
+        num_real = 1 + len(self.budgets)
+        real, sums = labels.sums[:, :num_real], labels.sums[:, num_real : num_real + len(self.criteria.columns)]
+        offered, wanted = self.criteria.compared(real, sums, self.factors)
+        values = np.concatenate((offered, labels.held), axis=1)
+        beaten_by = values if offered is wanted else np.concatenate((wanted, labels.held), axis=1)
         group = labels.first * self.tables.num_states + labels.state
         lead = values[:, 0] if not self.period_weight else values[:, 0] + self.resources.period(labels)
         order = np.lexsort((values.sum(axis=1), lead, group))
         labels, bounds = labels.take(order), bounds[order]
-        keep = _undominated(values[order], labels.mask, group[order], deadline)
+        keep = _undominated(values[order], beaten_by[order], labels.mask, group[order], deadline)
         return labels.take(keep), bounds[keep]
 
     def _finish(self, labels: Labels, layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]]) -> None:
@@ -226,16 +251,25 @@ class Search:
         ends = np.stack([column.steps.end[labels.first, labels.state] for column in columns], axis=1)
         totals = labels.sums + ends
         feasible = self.resources.finish(labels)
+        num_real = 1 + len(self.budgets)
+        shared = np.square(totals[:, [num_real + k for k in self.criteria.roots]]).sum(axis=1)
         for k, (_, limit) in enumerate(self.budgets, start=1):
-            feasible &= totals[:, k] <= limit
-        values = totals[:, 0]
+            feasible &= totals[:, k] + np.where(self.factors[k] > 0, self.factors[k] * shared, 0.0) <= limit
+        values = totals[:, 0] + self.factors[0] * shared
         if self.period_weight:
             values = values + self.period_weight * self.resources.period(labels)
         values = np.where(feasible, values, math.inf)
-        for row in np.argsort(values, kind="stable")[:8]:
+        # with a level, rounding may keep a plan that meets it exactly from being taken
+        most = len(values) if self.tables.needs else 8
+        if self.criteria.curves:  # by radio only a bound is known here: every plan that may be better is looked at
+            for k, column in enumerate(self.priced[1:], start=num_real + len(self.criteria.columns)):
+                values = np.maximum(values, totals[:, k] + column.column.constant)
+            most = len(values)
+        for row in np.argsort(values, kind="stable")[:most]:
             if not values[row] < self.incumbent.objective:
                 return
-            if self.incumbent.offer(self.tables, self.tables.solution(_backtrack(layers, int(row)))):
+            taken = self.incumbent.offer(self.tables, self.tables.solution(_backtrack(layers, int(row))))
+            if taken and not self.criteria.curves:
                 return
 
 
@@ -248,8 +282,13 @@ def _backtrack(layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]], row: in
     return path
 
 
-def _undominated(values: Array, mask: NDArray[np.uint64], group: NDArray[np.intp], deadline: float) -> NDArray[np.intp]:
+def _undominated(
+    values: Array, wanted: Array, mask: NDArray[np.uint64], group: NDArray[np.intp], deadline: float
+) -> NDArray[np.intp]:
     """Return the rows that survive; rows are sorted by group, then by leading value.
+
+    A row is beaten by one whose ``values`` are at most its ``wanted``, which are its own values where what a label has
+    still to pay is known exactly.
 
     Row i - k is compared with row i for growing k, all rows at once; survivors close ranks every few rounds.
     """
@@ -262,13 +301,14 @@ def _undominated(values: Array, mask: NDArray[np.uint64], group: NDArray[np.intp
             break
         beaten = same
         for k in range(values.shape[1]):
-            beaten &= values[:-shift, k] <= values[shift:, k] + slack[k]
+            beaten &= values[:-shift, k] <= wanted[shift:, k] + slack[k]
         for word in range(mask.shape[1]):
             beaten &= (mask[:-shift, word] & ~mask[shift:, word]) == 0
         if beaten.any():
             keep = np.ones(len(rows), dtype=bool)
             keep[shift:] = ~beaten
-            rows, values, mask, group = rows[keep], values[keep], mask[keep], group[keep]
+            rows, values, wanted = rows[keep], values[keep], wanted[keep]
+            mask, group = mask[keep], group[keep]
             if shift > 1 and len(rows) < 0.98 * len(keep):
                 continue  # ranks closed: the same distance now reaches farther
         shift += 1

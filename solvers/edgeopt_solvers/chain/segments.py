@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgeopt_solvers.chain.instance import Chain, Solution
+from edgeopt_solvers.chain.media import Reserved
 
 __all__ = ["Handover", "Segment", "Segments", "unit_of"]
 
@@ -49,6 +50,8 @@ class Segments:
         Allowed changes of state between them.
     seconds, loss, resident, transient
         Per segment: compute seconds, quality loss, summed resident and largest transient bytes.
+    reserved : Reserved
+        Over its links only the messages' latency counts here; what the bytes take depends on shares.
     """
 
     chain: Chain
@@ -58,9 +61,11 @@ class Segments:
     loss: dict[Segment, float] = field(default_factory=dict)
     resident: dict[Segment, float] = field(default_factory=dict)
     transient: dict[Segment, float] = field(default_factory=dict)
+    reserved: Reserved = field(init=False)
 
     def __post_init__(self) -> None:
         chain = self.chain
+        self.reserved = Reserved(chain)
         for device in range(chain.num_devices):
             for variant in range(chain.num_variants):
                 for start in range(chain.num_elements):
@@ -101,7 +106,7 @@ class Segments:
             for at, *after in sorted(starts):
                 if at != cut or before == after or (chain.reuse == "once" and before[0] == after[0]):
                     continue
-                seconds = chain.transfer_s(before[0], after[0], cut)
+                seconds = self.transfer_s(before[0], after[0], cut)
                 loss = float(chain.handoff_loss[before[1], after[1], cut])
                 if math.isfinite(seconds) and math.isfinite(loss):
                     yield Handover(cut, (before[0], before[1]), (after[0], after[1]), seconds, loss)
@@ -111,14 +116,32 @@ class Segments:
         """Whether the loop term is anything but zero."""
         return self.chain.num_devices > 1 and (self.chain.loop_bytes > 0 or self.chain.loop_messages > 0)
 
+    def transfer_s(self, i: int, j: int, cut: int) -> float:
+        """Seconds of a transfer that no share changes; ``inf`` without a link."""
+        seconds = self.chain.transfer_s(i, j, cut)
+        return (
+            float(self.reserved.delay.cut[cut, i, j]) if self.reserved.links[i, j] and seconds < math.inf else seconds
+        )
+
+    def loop_s(self, last: int, first: int) -> float:
+        """Like :meth:`transfer_s`, for the loop."""
+        seconds = self.chain.loop_s(last, first)
+        inside = self.reserved.links[last, first] and seconds < math.inf
+        return float(self.reserved.delay.loop[last, first]) if inside else seconds
+
+    def channel(self, i: int, j: int) -> str:
+        """Name what a transfer keeps busy: its link, or its time-shared medium."""
+        medium = int(self.chain.medium[i, j])
+        return f"medium_{medium}" if medium >= 0 else f"link_{i}_{j}"
+
     def input_s(self, device: int) -> float:
         """Seconds of the input to a first stage on ``device``."""
-        return 0.0 if self.chain.source is None else self.chain.transfer_s(self.chain.source, device, 0)
+        return 0.0 if self.chain.source is None else self.transfer_s(self.chain.source, device, 0)
 
     def output_s(self, device: int) -> float:
         """Seconds of the result from a last stage on ``device``."""
         chain = self.chain
-        return 0.0 if chain.source is None else chain.transfer_s(device, chain.source, chain.num_elements)
+        return 0.0 if chain.source is None else self.transfer_s(device, chain.source, chain.num_elements)
 
     def watts(self, sender: int, receiver: int) -> float:
         """Power while something moves from one device to another."""

@@ -9,13 +9,14 @@ resources (see ``bounds.py``). :meth:`Tables.steps` turns a column into arrays t
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.chain.instance import LIMIT_TOLERANCE, Chain, Solution
+from edgeopt_solvers.chain.media import Charge, Reserved
 
 __all__ = ["Column", "Steps", "Tables"]
 
@@ -25,7 +26,7 @@ class Column:
     """A linear combination of what a plan is charged.
 
     ``value = latency·seconds + energy·joules + quality·loss + Σ busy[d]·compute seconds on d + Σ link[i, j]·transfer
-    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + constant``.
+    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + Σ extra of each transfer + constant``.
     """
 
     latency: float
@@ -36,6 +37,7 @@ class Column:
     memory: Array
     stage: Array
     constant: float = 0.0
+    extra: Charge | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +76,14 @@ class Tables:
     shared : (S,)
         Bytes the state's variant counts once per device.
     transfer_s, linked : (L + 1, D, D)
-        Seconds over each link at each cut (0 where there is no link), and whether there is one.
+        Seconds over each link at each cut (0 where there is no link), and whether there is one. Where a medium is
+        reserved only the seconds that no share changes: the messages' latency, or none when shares serve the period.
+    level
+        Busy time within which every reserved transfer must be over, where shares serve the period.
+    reserved
+        What the shares of reserved media make of the rest.
+    channel : (D, D)
+        What each link keeps busy: its own number i·D + j, that of one link for all of a time-shared medium.
     limit : (D,)
         Memory with half the rounding allowance.
     tracked : (D,)
@@ -83,6 +92,7 @@ class Tables:
 
     chain: Chain
     barred: frozenset[tuple[int, int]] = frozenset()
+    level: float = math.inf
     device: NDArray[np.intp] = field(init=False)
     variant: NDArray[np.intp] = field(init=False)
     allowed: NDArray[np.bool_] = field(init=False)
@@ -100,6 +110,9 @@ class Tables:
     limit: Array = field(init=False)
     tracked: NDArray[np.bool_] = field(init=False)
     first_matters: bool = field(init=False)
+    reserved: Reserved = field(init=False)
+    needs: list[Charge] = field(init=False)
+    channel: NDArray[np.intp] = field(init=False)
     switchable: NDArray[np.bool_] = field(init=False)
 
     def __post_init__(self) -> None:
@@ -131,11 +144,31 @@ class Tables:
         loop = chain.loop_matrix()
         self.looped = np.isfinite(loop)
         self.loop_s = np.where(self.looped, loop, 0.0)
+        self._prepare_media()
         self.link_w = np.zeros((D, D))
         if chain.send_power_w is not None and chain.receive_power_w is not None:
             self.link_w = chain.send_power_w[:, None] + chain.receive_power_w[None, :]
         self.first_matters = D > 1 and (chain.loop_bytes > 0 or chain.loop_messages > 0)
         self.switchable = self._switchable()
+
+    def _prepare_media(self) -> None:
+        chain, D = self.chain, self.chain.num_devices
+        self.channel = np.arange(D * D).reshape(D, D)
+        for g, mode in enumerate(chain.media):
+            if mode == "time_shared":
+                self.channel[chain.medium == g] = min(self.channel[chain.medium == g], default=0)
+        self.reserved = Reserved(chain)
+        self.needs = []
+        if not self.reserved:
+            return
+        delay = self.reserved.delay
+        nothing = self.reserved.serves_period
+        if nothing:
+            self.level = min(self.level, self.period_limit)
+            self.needs = [self.reserved.need(g, self.level) for g in range(len(self.reserved.media))]
+        links = self.reserved.links
+        self.transfer_s = np.where(links & self.linked, 0.0 if nothing else delay.cut, self.transfer_s)
+        self.loop_s = np.where(links & self.looped, 0.0 if nothing else delay.loop, self.loop_s)
 
     @property
     def num_states(self) -> int:
@@ -170,7 +203,12 @@ class Tables:
             ("max_energy_j", self.column(energy=1.0), chain.max_energy_j, 0.0),
             ("max_quality_loss", self.column(quality=1.0), chain.max_quality_loss, chain.quality_scale),
         ]
-        return [(name, col, _half_allowance(limit, scale)) for name, col, limit, scale in entries if limit is not None]
+        limits = [
+            (name, col, _half_allowance(limit, scale)) for name, col, limit, scale in entries if limit is not None
+        ]
+        for g, need in enumerate(self.needs):
+            limits.append((f"share[{g}]", replace(self.column(), extra=need), 1.0 + 1e-12))
+        return limits
 
     @property
     def period_limit(self) -> float:
@@ -192,6 +230,8 @@ class Tables:
         step = np.full((L, self.num_states, self.num_states), math.inf)
         if L > 1:
             moved = self.transfer_s[1:L] * per_second
+            if column.extra is not None:
+                moved = moved + column.extra.cut[1:L]
             step[1:] = moved[:, dev[:, None], dev[None, :]] + begin
             if column.quality:
                 handoff = np.where(np.isinf(chain.handoff_loss), 0.0, chain.handoff_loss)[:, :, 1:L]
@@ -202,14 +242,20 @@ class Tables:
             step[1:] += element.T[1:, None, :]
 
         start, end = begin + element[:, 0], np.zeros((self.num_first, self.num_states))
+        extra = column.extra
         if chain.source is not None:
             source = chain.source
+            if extra is not None:
+                start = start + extra.cut[0, source, dev]
+                end = end + extra.cut[L, dev, source]
             start = start + self.transfer_s[0, source, dev] * per_second[source, dev]
             start = np.where(self.linked[0, source, dev], start, math.inf)
             end = end + self.transfer_s[L, dev, source] * per_second[dev, source]
             end = np.where(self.linked[L, dev, source], end, math.inf)
         if self.first_matters:
             end = end + (self.loop_s * per_second)[dev].T
+            if extra is not None:
+                end = end + extra.loop[dev].T
             end = np.where(self.looped[dev].T, end, math.inf)
         return Steps(start, step, end)
 

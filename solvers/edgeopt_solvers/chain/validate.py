@@ -1,13 +1,15 @@
 """Checking what a caller gives to :class:`~edgeopt_solvers.chain.instance.Chain`, and bringing it into one form.
 
 After this, ``compute_s`` is (D, V, L), ``resident_bytes``, ``transient_bytes`` and ``quality_loss`` are (V, L), absent
-arrays are zeros (memory: ``inf``, messages: ones, legality: true), infinite budgets are ``None``. Powers stay ``None``
-when none was given: only then is energy meaningless.
+arrays are zeros (memory: ``inf``, messages: ones, legality: true, medium: -1), infinite budgets are ``None``. Powers
+stay ``None`` when none was given: only then is energy meaningless. Links of radio media have their rate with the whole
+band in ``rate_bytes_per_s``.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["OBJECTIVES", "normalised"]
 
 OBJECTIVES = ("latency", "throughput", "energy", "quality")
+MODES = ("time_shared", "reserved")
 
 
 def normalised(chain: Chain) -> dict[str, Any]:
@@ -43,7 +46,7 @@ def normalised(chain: Chain) -> dict[str, Any]:
         "compute_s": compute,
         "reuse": _reuse(chain),
         "objective": objective,
-        **_links(chain, num_devices, num_elements),
+        **_with_media(chain, num_devices, _links(chain, num_devices, num_elements)),
         **_memory(chain, num_devices, num_variants, num_elements),
         **_energy(chain, num_devices, "energy" in weights),
         **_quality(chain, num_variants, num_elements, "quality" in weights),
@@ -103,14 +106,53 @@ def _links(chain: Chain, num_devices: int, num_elements: int) -> dict[str, Any]:
     }
 
 
-def _off_diagonal(value: Any, num_devices: int) -> Any:
-    """Return a square matrix with a zero diagonal: it is ignored, whatever the caller left there."""
+def _with_media(chain: Chain, num_devices: int, links: dict[str, Any]) -> dict[str, Any]:
+    """Add the media to the links, and the rates that radio gives them."""
+    names = ", ".join(MODES)
+    if isinstance(chain.media, str) or not isinstance(chain.media, Sequence):
+        raise InstanceError(f"media is {chain.media!r}; give a list with one of {names} for each medium")
+    for g, mode in enumerate(chain.media):
+        if mode not in MODES:
+            raise InstanceError(f"media[{g}] is {mode!r}; choose one of {names}")
+    num_media = len(chain.media)
+    shape = (num_devices, num_devices)
+    raw = np.full(shape, -1.0) if chain.medium is None else chain.medium
+    mend = f"give the medium of each link, 0..{num_media - 1}, or -1 for a link of its own (media has {num_media})"
+    given = checked_array("medium", _off_diagonal(raw, num_devices, -1.0), [shape], mend, low=-1.0)
+    bad = (given != np.floor(given)) | (given >= num_media)
+    if bad.any():
+        i, j = np.argwhere(bad)[0].tolist()
+        raise InstanceError(f"medium[{i}, {j}] is {given[i, j]:g}; {mend}")
+    medium = given.astype(np.int64)
+    medium.flags.writeable = False
+    band = np.zeros(num_media) if chain.band_hz is None or np.size(chain.band_hz) == 0 else chain.band_hz
+    if num_media == 0 and np.size(band):
+        raise InstanceError("band_hz is given, and media is empty; name the mode of each medium in media")
+    if num_media:
+        band = checked_array("band_hz", band, [(num_media,)], "give Hz >= 0 per medium, 0 for fixed rates")
+    snr = np.zeros(shape) if chain.snr is None else _off_diagonal(chain.snr, num_devices)
+    snr = checked_array(
+        "snr", snr, [shape], "give the signal-to-noise ratio (no dB) >= 0 of each link, 0 without a link"
+    )
+    by_radio = np.append(band, 0.0)[medium] > 0
+    if by_radio.any():
+        if chain.snr is None:
+            raise InstanceError("snr is missing, and a medium with band_hz > 0 needs it; give a ratio for each link")
+        with np.errstate(over="ignore"):
+            full = np.append(band, 0.0)[medium] * np.log1p(snr) / (8.0 * math.log(2.0))
+        links["rate_bytes_per_s"] = np.where(by_radio, full, links["rate_bytes_per_s"])
+        links["rate_bytes_per_s"].flags.writeable = False
+    return {**links, "medium": medium, "media": tuple(chain.media), "band_hz": band, "snr": snr}
+
+
+def _off_diagonal(value: Any, num_devices: int, diagonal: float = 0.0) -> Any:
+    """Return a square matrix with its diagonal set: it is ignored, whatever the caller left there."""
     try:
         matrix = np.array(value, dtype=np.float64)
     except (TypeError, ValueError):
         return value  # the caller's check says what is wrong with it
     if matrix.shape == (num_devices, num_devices):
-        np.fill_diagonal(matrix, 0.0)
+        np.fill_diagonal(matrix, diagonal)
     return matrix
 
 

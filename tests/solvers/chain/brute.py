@@ -73,10 +73,15 @@ def metrics_of(chain, dev, var):
         loss = loss + np.where(begins[:, cut], handoff, 0.0)
 
     num_stages = begins.sum(axis=1)
+    channels = [links[:, i, j] for i, j in np.argwhere(chain.medium < 0)]
+    for g, mode in enumerate(chain.media):
+        mine = links[:, chain.medium == g]
+        channels += [mine.sum(axis=1)] if mode == "time_shared" else list(mine.T)
+    busiest = np.max(channels, axis=0)
     with np.errstate(invalid="ignore"):
         metrics = {
             "latency": compute.sum(axis=1) + links.sum(axis=(1, 2)),
-            "throughput": np.maximum(busy.max(axis=1), links.max(axis=(1, 2))),
+            "throughput": np.maximum(busy.max(axis=1), busiest),
             "quality": loss,
             "energy": np.zeros(n),
         }

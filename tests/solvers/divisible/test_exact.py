@@ -93,7 +93,7 @@ def test_no_move_of_units_helps_at_full_size(seed, exchange):
     result = solve(instance)
     assert result.status.reason == "optimal"
     assert result.gap <= 1e-9
-    from draws import best_shares
+    from tests.solvers.divisible.draws import best_shares
 
     rng = np.random.default_rng(seed)
     for _ in range(200):

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 
 from edgeopt_solvers.chain.instance import Chain, Solution
-from edgeopt_solvers.chain.large import knapsack, latency
+from edgeopt_solvers.chain.large import joint, knapsack, latency
 from edgeopt_solvers.chain.large.clock import Clock
 from edgeopt_solvers.chain.large.latency import Proof
 from edgeopt_solvers.chain.large.threshold import minimise_period
 from edgeopt_solvers.chain.large.types import merge_types
-from edgeopt_solvers.chain.large.view import View, additive_view, period_view
+from edgeopt_solvers.chain.large.view import Ints, View, additive_view, period_view
+from edgeopt_solvers.chain.shares import with_shares
 from edgeopt_solvers.result import Result, Status
 from edgeopt_solvers.solve import Options
 
-__all__ = ["solve_large"]
+__all__ = ["solve_joint", "solve_large"]
 
 
 def solve_large(chain: Chain, options: Options) -> Result:
@@ -41,10 +43,34 @@ def solve_large(chain: Chain, options: Options) -> Result:
         return _result(proof, view, scale, options, clock)
 
 
+def solve_joint(chain: Chain, options: Options) -> Result | None:
+    """Solve an instance that :func:`~edgeopt_solvers.chain.large.supports_joint`; ``None``: too large for labels."""
+    with Clock(options.time_limit_s) as clock:
+        whole = joint.joint_view(chain)
+        usable = _usable_devices(whole.view)
+        if len(usable) > joint.MOST_DEVICES:
+            return None
+        if len(usable) == 0:
+            return _result(Proof(bound=math.inf), whole.view, 1.0, options, clock)
+        problem = whole.keep(usable)
+        start = problem.view.path(options.warm_start) if isinstance(options.warm_start, Solution) else None
+        proof = joint.minimise(problem, clock, gap=options.gap, seed=options.seed, start=start)
+        if proof is None:
+            return None
+        result = _result(proof, problem.view, 1.0, options, clock)
+        solution = None if result.solution is None else with_shares(chain, result.solution)
+        return replace(result, solution=solution)
+
+
+def _usable_devices(view: View) -> Ints:
+    """Devices that can hold any segment at all."""
+    starts = np.arange(view.num_elements + 1)
+    return np.flatnonzero((view.last_end >= starts + view.min_segment).any(axis=1))
+
+
 def _usable(view: View) -> View:
     """Leave out devices that can hold no segment at all."""
-    starts = np.arange(view.num_elements + 1)
-    keep = np.flatnonzero((view.last_end >= starts + view.min_segment).any(axis=1))
+    keep = _usable_devices(view)
     return view if len(keep) == view.num_devices else view.keep(keep)
 
 
