@@ -36,8 +36,9 @@ demo: $(STAMP)  ## measure this machine, plan an LLM and a diffusion model, run 
 test: $(STAMP)  ## the whole test suite (skips are listed with their reason)
 	$(BIN)/python -m pytest -rs --benchmark-disable $(PYTEST_ARGS)
 
-bench: $(STAMP)  ## timings
+bench: $(STAMP)  ## timings; writes docs/measurements/solvers.md
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
+	$(BIN)/python tests/benchmarks/solvers.py --write docs/measurements/solvers.md
 
 lint: $(STAMP)  ## style, types of the solvers, and which package may import which
 	$(BIN)/ruff check .
