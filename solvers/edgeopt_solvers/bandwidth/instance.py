@@ -6,15 +6,14 @@ Flows 0..K-1 share media 0..G-1. A decision is one share per flow; everything th
 
 from __future__ import annotations
 
-import json
-import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.bandwidth.validate import Array, normalised, vector
+from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
 
 __all__ = ["FEATURES", "LIMIT_TOLERANCE", "OBJECTIVES", "Bandwidth", "Solution"]
@@ -59,7 +58,7 @@ class Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class Bandwidth:
+class Bandwidth(JsonInstance):
     """Divide media among flows.
 
     K flows, G media. Flow k on medium g with share b sends at
@@ -152,49 +151,3 @@ class Bandwidth:
             "several_media": self.num_media > 1,
         }
         return frozenset(name for name, present in used.items() if present)
-
-    # ── identity and JSON ────────────────────────────────────────────────────────────────────────────────────
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
-        return json.dumps({"family": self.family, **self._content()}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Bandwidth:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this family, an unknown field, or a value that :class:`Bandwidth` refuses.
-        """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InstanceError(f"no JSON document: {error}") from None
-        if not isinstance(content, dict) or content.pop("family", None) != cls.family:
-            raise InstanceError(f'expected a JSON object with "family": "{cls.family}"')
-        known = [field.name for field in fields(cls)]
-        for name in content:
-            if name not in known:
-                raise InstanceError(f"unknown field {name!r}; known fields: {', '.join(known)}")
-        if "size_bytes" not in content:
-            raise InstanceError("missing field 'size_bytes'; give the bytes of each flow")
-        return cls(**content)  # numpy reads "inf" as a float
-
-    def _content(self) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                value = ["inf" if item == math.inf else item for item in value.tolist()]
-            content[field.name] = value
-        return content
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Bandwidth):
-            return NotImplemented
-        return self._content() == other._content()
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())

@@ -7,10 +7,9 @@ variant. Everything that depends on decisions is computed in ``check.py``, nowhe
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
@@ -18,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.chain.validate import OBJECTIVES, normalised
+from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
 
 __all__ = ["FEATURES", "LIMIT_TOLERANCE", "OBJECTIVES", "Chain", "Solution"]
@@ -76,7 +76,7 @@ class Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class Chain:
+class Chain(JsonInstance):
     """Place a chain of elements on devices in contiguous stages.
 
     D devices, V variants, L elements. ``inf`` in ``compute_s``: cannot run there. Rate 0: no link.
@@ -331,65 +331,12 @@ class Chain:
             named.add("mix")
         return frozenset(named)
 
-    # ── identity and JSON ────────────────────────────────────────────────────────────────────────────────────
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
-        return json.dumps({"family": self.family, **self._content()}, allow_nan=False)
-
     @classmethod
-    def from_json(cls, text: str) -> Chain:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this family, an unknown field, or a value that :class:`Chain` refuses.
-        """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InstanceError(f"no JSON document: {error}") from None
-        if not isinstance(content, dict) or content.pop("family", None) != cls.family:
-            raise InstanceError(f'expected a JSON object with "family": "{cls.family}"')
-        known = [field.name for field in fields(cls)]
-        for name in content:
-            if name not in known:
-                raise InstanceError(f"unknown field {name!r}; known fields: {', '.join(known)}")
-        missing = [name for name in known[:4] if name not in content]
-        if missing:
-            raise InstanceError(f"missing field {missing[0]!r}; give {', '.join(known[:4])}")
+    def _decoded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """JSON keys are text: read the elements of ``pins`` as numbers."""
         if isinstance(content.get("pins"), dict):
             try:
                 content["pins"] = {int(element): device for element, device in content["pins"].items()}
             except ValueError as error:
                 raise InstanceError(f"pins: {error}; give element → device numbers") from None
-        return cls(**content)  # numpy reads "inf" as a float
-
-    def _content(self) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                value = _jsonable(value.tolist())
-            elif isinstance(value, Mapping):
-                value = dict(value)
-            elif isinstance(value, tuple):
-                value = list(value)
-            if value is not None or field.name == "source":
-                content[field.name] = value
         return content
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Chain):
-            return NotImplemented
-        return self._content() == other._content()
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_jsonable(item) for item in value]
-    return "inf" if value == math.inf else value

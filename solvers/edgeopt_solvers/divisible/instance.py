@@ -6,18 +6,16 @@ and, on the shared medium, a share of it per device. What decisions cost is comp
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.bandwidth.validate import Array
+from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.divisible.validate import OBJECTIVES, normalised
-from edgeopt_solvers.errors import InstanceError
 
 __all__ = ["FEATURES", "LIMIT_TOLERANCE", "OBJECTIVES", "Divisible", "Solution"]
 
@@ -57,7 +55,7 @@ class Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class Divisible:
+class Divisible(JsonInstance):
     """Share a load among devices that work at the same time.
 
     D devices. A device with h > 0 units computes ``num_steps * (fixed_s + unit_s * h)`` seconds, and its exchange of
@@ -162,53 +160,3 @@ class Divisible:
             "max_devices": self.max_devices is not None,
         }
         return frozenset(name for name, present in used.items() if present)
-
-    # ── identity and JSON ────────────────────────────────────────────────────────────────────────────────────
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
-        return json.dumps({"family": self.family, **self._content()}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Divisible:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this family, an unknown or missing field, or a value that :class:`Divisible` refuses.
-        """
-        try:
-            content = json.loads(text)
-        except (ValueError, RecursionError) as error:
-            raise InstanceError(f"no JSON document: {error}") from None
-        if not isinstance(content, dict) or content.pop("family", None) != cls.family:
-            raise InstanceError(f'expected a JSON object with "family": "{cls.family}"')
-        known = [field.name for field in fields(cls)]
-        for name in content:
-            if name not in known:
-                raise InstanceError(f"unknown field {name!r}; known fields: {', '.join(known)}")
-        for name in known[:2]:
-            if name not in content:
-                raise InstanceError(f"missing field {name!r}; give {' and '.join(known[:2])}")
-        return cls(**content)  # numpy reads "inf" as a float
-
-    def _content(self) -> dict[str, Any]:
-        content: dict[str, Any] = {}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, np.ndarray):
-                value = ["inf" if item == math.inf else item for item in value.tolist()]
-            elif isinstance(value, Mapping):
-                value = dict(value)
-            if value is not None:
-                content[field.name] = value
-        return content
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Divisible):
-            return NotImplemented
-        return self._content() == other._content()
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
