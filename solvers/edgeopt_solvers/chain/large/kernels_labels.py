@@ -6,9 +6,9 @@ off by width, room or time keeps the smallest bound among it, so every stop yiel
 are merged where they agree on the set of devices used: when they are about to start on the same device ("open"), and
 when they ended there ("closed").
 
-Completion bounds come as lists per (element, device), cheapest first, of (value, devices that the completion
-remembers using); the first entry whose devices are all still free bounds the label. A relaxation without memory has
-one entry with no devices.
+Completion bounds come as lists per state, cheapest first, of (value, devices that the completion remembers using);
+states are (0, cut, d) after a segment of d ended and (1, cut, d) before one starts. The first entry whose devices are
+all still free bounds the label (the device about to start may be among them). A relaxation without memory has one entry with no devices.
 """
 
 from __future__ import annotations
@@ -16,18 +16,20 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from edgeopt_solvers.chain.large.kernels_sort import sort_pairs
+
 __all__ = ["label_search"]
 
 KEPT_FOR_DOMINANCE = 32
 
 
 @njit(cache=True, nogil=True)
-def _completion(start, value, mask, state, used):
-    """Smallest completion of a list that avoids the devices used (``inf`` when none does), and entries looked at."""
-    for q in range(start[state], start[state + 1]):
+def _completion(first, last, value, mask, used):
+    """Smallest completion in first..last-1 that avoids the devices used (or ``inf``), and how many were looked at."""
+    for q in range(first, last):
         if mask[q] & used == np.uint64(0):
-            return value[q], q - start[state] + 1
-    return np.inf, start[state + 1] - start[state]
+            return value[q], q - first + 1
+    return np.inf, last - first
 
 
 @njit(cache=True, nogil=True)
@@ -58,8 +60,11 @@ def _settle(heap, base, size, room, label, bound):
 
 @njit(cache=True, nogil=True)
 def _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept, width):
-    """Order labels by ``key``, drop dominated ones, keep ``width``; return how many, and the smallest key cut off."""
-    order = np.argsort(key[:num])
+    """Order labels by ``key``, drop dominated ones, keep ``width``; return how many, and the smallest key cut off.
+
+    ``ids`` and ``key`` are put in order.
+    """
+    sort_pairs(key, ids, num)
     size = 16
     while size < 2 * num:
         size *= 2
@@ -69,7 +74,7 @@ def _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept
     num_recent = np.zeros(num_devices, np.int64)
     count = 0
     for rank in range(num):
-        i = ids[order[rank]]
+        i = ids[rank]
         d, used = device[i], mask[i]
         mixed = (used * np.uint64(0x9E3779B97F4A7C15)) ^ (np.uint64(d) * np.uint64(0xC2B2AE3D27D4EB4F))
         slot = np.int64((mixed >> np.uint64(20)) & np.uint64(size - 1))
@@ -98,7 +103,7 @@ def _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept
         if dominated:
             continue
         if count >= width:
-            return count, key[order[rank]]
+            return count, key[rank]
         table[slot] = i
         if num_recent[d] < KEPT_FOR_DOMINANCE:
             recent[d, num_recent[d]] = i
@@ -111,16 +116,15 @@ def _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept
 @njit(cache=True, nogil=True)
 def label_search(
     prefix, last_end, min_segment, link_from, page, enter, leave, copies, price, shift, field,
-    closed_start, closed_value, closed_mask, open_start, open_value, open_mask,
+    rest_start, rest_stop, rest_value, rest_mask,
     incumbent, tolerance, width, most_labels, work_limit, stop,
 ):  # fmt: skip
     """One pass; returns (best cost, smallest bound cut off, stages of the best plan reversed, their number, work)."""
     num_devices, num_elements = prefix.shape[0], prefix.shape[1] - 1
     room = max(1, min(4 * width + 64, most_labels // num_elements))  # labels cut * room.. end at element cut
     capacity = num_elements * room
-    heap = np.empty(
-        capacity, np.int32
-    )  # made when an element has no room left: of each element's labels, the largest bound first
+    # a heap per element, made when the element has no room left: the largest bound first
+    heap = np.empty(capacity, np.int32)
     cost = np.empty(capacity)
     bound = np.empty(capacity)
     mask = np.empty(capacity, np.uint64)
@@ -134,6 +138,7 @@ def label_search(
     o_cost = np.empty(open_capacity)
     o_paid = np.empty(open_capacity)
     o_bound = np.empty(open_capacity)
+    o_key = np.empty(open_capacity)
     o_mask = np.empty(open_capacity, np.uint64)
     o_device = np.empty(open_capacity, np.int32)
     o_parent = np.empty(open_capacity, np.int32)
@@ -197,16 +202,14 @@ def label_search(
                 for e in range(num_devices):
                     step = link_from[page[cut], device[i], e] if cut > 0 else enter[e]
                     so_far = (paid[i] if cut > 0 else 0.0) + step - base
-                    state = cut * num_devices + e
-                    if open_start[state] == open_start[state + 1]:
-                        continue
-                    if not so_far + open_value[open_start[state]] < best - tolerance:
+                    first, last = rest_start[1, cut, e], rest_stop[1, cut, e]
+                    if first == last or not so_far + rest_value[first] < best - tolerance:
                         continue
                     used = mask[i] if cut > 0 else np.uint64(0)
                     if np.int64((used >> shift[e]) & field[e]) >= copies[e]:
                         continue
+                    rest, looked = _completion(first, last, rest_value, rest_mask, used)
                     used += one << shift[e]
-                    rest, looked = _completion(open_start, open_value, open_mask, state, used)
                     work += looked
                     value = so_far + rest
                     if not value < best - tolerance:
@@ -222,20 +225,9 @@ def label_search(
                 continue
             # merge what starts at cut with the same devices used, and let it run to every end of its window
             for z in range(num_open):
-                o_ids[z] = z
+                o_ids[z], o_key[z] = z, o_bound[z]
             num_merged, _ = _select(
-                o_ids,
-                num_open,
-                o_bound,
-                o_cost,
-                o_mask,
-                o_device,
-                plural,
-                shift,
-                field,
-                table,
-                o_kept,
-                open_capacity + 1,
+                o_ids, num_open, o_key, o_cost, o_mask, o_device, plural, shift, field, table, o_kept, open_capacity + 1
             )
             for z in range(num_merged):
                 j = o_kept[z]
@@ -248,19 +240,17 @@ def label_search(
                     break
                 work += 4 + last_end[e, cut] - cut
                 for end in range(cut + min_segment, last_end[e, cut] + 1):
-                    state = end * num_devices + e
-                    if closed_start[state] == closed_start[state + 1]:
-                        continue
+                    first, last = rest_start[0, end, e], rest_stop[0, end, e]
                     added = prefix[e, end] - prefix[e, cut]
                     value = o_paid[j] + added - base
-                    if not value + closed_value[closed_start[state]] < best - tolerance:
+                    if first == last or not value + rest_value[first] < best - tolerance:
                         continue
                     if end == num_elements:
                         total = o_cost[j] + added + leave[e]
                         if total < best:
                             best, last_parent, last_device = total, o_parent[j], e
                         continue
-                    rest, looked = _completion(closed_start, closed_value, closed_mask, state, used)
+                    rest, looked = _completion(first, last, rest_value, rest_mask, used)
                     work += looked
                     value += rest
                     if not value < best - tolerance:

@@ -1,9 +1,10 @@
 # mypy: allow-untyped-defs
 """Compiled: the priced relaxation with memory (ng-routes, backward), pruned by what must have come before.
 
-State (element, device, P): P are the devices, among those that this device remembers, that the rest of the plan uses;
-a plan may return to a device only where everything in between has forgotten it. A state survives only when
-its cost and the cheapest way to reach it stay below the incumbent.
+A label (element, device, P) is a way on to the end; P are those of its devices that it remembers, and a plan may
+return to a device only where everything in between has forgotten it. Labels live in one pool, sorted by value within
+each state: (0, cut, d) after a segment of d ended at cut, (1, cut, d) when d is about to start one there. Only labels
+that can be part of a path below the limit are kept, so the work follows the gap and not the size of the memory.
 """
 
 from __future__ import annotations
@@ -11,126 +12,125 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["completion_lists", "memory_to_go"]
+from edgeopt_solvers.chain.large.kernels_sort import sort_pairs
+
+__all__ = ["memory_to_go"]
+
+
+@njit(cache=True, nogil=True)
+def _settle(key, item, num, keep, add, value, mask, onward, first):
+    """Append the candidates that no cheaper one with a smaller memory dominates; return where the pool ends."""
+    sort_pairs(key, item, num)
+    count = first
+    for rank in range(num):
+        remembered = (mask[item[rank]] & keep) | add
+        forgotten = ~remembered
+        dominated = False
+        for q in range(first, count):
+            if mask[q] & forgotten == np.uint64(0):
+                dominated = True
+                break
+        if not dominated:
+            if count == value.size:
+                return -1
+            value[count], mask[count], onward[count] = key[rank], remembered, item[rank]
+            count += 1
+    return count
 
 
 @njit(cache=True, nogil=True)
 def memory_to_go(
-    prefix, first_start, min_segment, link_into, page, enter, leave, price, base, limit,
-    before_closed, before_opened, offset, owner, update, closed, opened, next_state, next_end, path, stop,
+    prefix, last_end, min_segment, link_into, page, enter, leave, price, base, limit,
+    reach_closed, reach_opened, remembers, bit, start, stop, value, mask, onward, path, halt,
 ):  # fmt: skip
-    """Fill ``closed`` and ``opened`` (element, state); return (bound, number of stages of its path in ``path``, work).
+    """Fill the pool; return (bound, number of stages of its path in ``path``, work).
 
-    ``update[s, d]`` is the state of device d when state s follows it, -1 where s remembers d. The bound is ``inf``
-    when nothing stays below ``limit``: the limit itself is then a proven bound.
+    ``remembers[cut, d]`` are the devices that d, ending there, remembers. The bound is ``inf`` when nothing stays below
+    ``limit`` (the limit itself is then a proven bound) and ``-inf`` when the pool or the time did not suffice.
     """
     num_devices, num_elements = prefix.shape[0], prefix.shape[1] - 1
-    num_states = owner.size
-    opened[:] = np.inf
-    work = 0
-    for cut in range(num_elements, 0, -1):
-        if stop[0] != 0:
+    key = np.empty(1024)
+    item = np.empty(1024, np.int32)
+    everything = ~np.uint64(0)
+    count, work = 0, 0
+    for d in range(num_devices):
+        start[0, num_elements, d] = count
+        if leave[d] + reach_closed[num_elements, d] - base < limit:
+            value[count], mask[count], onward[count] = leave[d], np.uint64(0), -1
+            count += 1
+        stop[0, num_elements, d] = count
+        start[1, num_elements, d] = stop[1, num_elements, d] = 0
+        start[0, 0, d] = stop[0, 0, d] = 0
+    for cut in range(num_elements - 1, -1, -1):
+        if halt[0] != 0:
             return -np.inf, 0, work
-        work += num_states // 4
-        row = closed[cut]
-        row[:] = np.inf
-        if cut == num_elements:
-            for d in range(num_devices):
-                row[offset[d]] = leave[d]
-        else:
-            matrix = link_into[page[cut]]
-            for s in range(num_states):
-                onward = opened[cut, s]
-                if onward == np.inf:
-                    continue
-                e = owner[s]
-                if onward + before_closed[cut, e] - base >= limit:
-                    opened[cut, s] = np.inf
-                    continue
-                subset = s - offset[e]
-                dominated = subset > 0 and opened[cut, offset[e]] <= onward
-                bit = 1
-                while bit <= subset and not dominated:
-                    dominated = subset & bit != 0 and opened[cut, s - bit] <= onward
-                    bit <<= 1
-                if dominated:  # remembers more and costs no less
-                    opened[cut, s] = np.inf
-                    continue
-                work += num_devices
-                for d in range(num_devices):
-                    value = onward + matrix[e, d]
-                    if value + before_opened[cut, d] - base >= limit:
-                        continue
-                    target = update[s, d]
-                    if target >= 0 and value < row[target]:
-                        row[target] = value
-                        next_state[cut, target] = s
+        opened_from = count
         for d in range(num_devices):
-            first, last = first_start[d, cut], cut - min_segment
-            for s in range(offset[d], offset[d + 1]):
-                if row[s] == np.inf:
-                    continue
-                value = row[s] + prefix[d, cut] + price[d]
-                for start in range(first, last + 1):
-                    if value - prefix[d, start] < opened[start, s]:
-                        opened[start, s] = value - prefix[d, start]
-                        next_end[start, s] = cut
-    best, state = limit + base, -1
-    for s in range(num_states):
-        if enter[owner[s]] + opened[0, s] >= limit + base:
-            opened[0, s] = np.inf
-        if enter[owner[s]] + opened[0, s] < best:
-            best = enter[owner[s]] + opened[0, s]
-            state = s
-    if state < 0:
+            num = 0
+            room = limit + base - reach_opened[cut, d]
+            if room > -np.inf:
+                for end in range(cut + min_segment, last_end[d, cut] + 1):
+                    added = price[d] + (prefix[d, end] - prefix[d, cut])
+                    if num + stop[0, end, d] - start[0, end, d] > key.size:
+                        size = 2 * (num + stop[0, end, d] - start[0, end, d])
+                        more_key, more_item = np.empty(size), np.empty(size, np.int32)
+                        more_key[:num], more_item[:num] = key[:num], item[:num]
+                        key, item = more_key, more_item
+                    for j in range(start[0, end, d], stop[0, end, d]):
+                        if value[j] + added >= room:
+                            break
+                        key[num], item[num] = value[j] + added, j
+                        num += 1
+            start[1, cut, d] = count
+            if num > 0:
+                count = _settle(key, item, num, everything, bit[d], value, mask, onward, count)
+                if count < 0:
+                    return -np.inf, 0, work
+            stop[1, cut, d] = count
+            work += num + 4
+        if cut == 0:
+            break
+        if count - opened_from > key.size:
+            key, item = np.empty(2 * (count - opened_from)), np.empty(2 * (count - opened_from), np.int32)
+        matrix = link_into[page[cut]]
+        for d in range(num_devices):
+            num = 0
+            room = limit + base - reach_closed[cut, d]
+            if room > -np.inf:
+                for e in range(num_devices):
+                    step = matrix[e, d]
+                    for j in range(start[1, cut, e], stop[1, cut, e]):
+                        if value[j] + step >= room:
+                            break
+                        if mask[j] & bit[d] == np.uint64(0):
+                            key[num], item[num] = value[j] + step, j
+                            num += 1
+            start[0, cut, d] = count
+            if num > 0:
+                count = _settle(key, item, num, remembers[cut, d], np.uint64(0), value, mask, onward, count)
+                if count < 0:
+                    return -np.inf, 0, work
+            stop[0, cut, d] = count
+            work += num + num_devices
+    best, device, label = limit + base, -1, -1
+    for d in range(num_devices):
+        if start[1, 0, d] < stop[1, 0, d] and enter[d] + value[start[1, 0, d]] < best:
+            label = start[1, 0, d]
+            best, device = enter[d] + value[label], d
+    if device < 0:
         return np.inf, 0, work
     cut, length = 0, 0
     while True:
-        cut = next_end[cut, state]
-        path[length, 0], path[length, 1] = owner[state], cut
+        label = onward[label]  # closed after the segment of device
+        end = cut
+        while not start[0, end, device] <= label < stop[0, end, device]:
+            end += 1
+        path[length, 0], path[length, 1] = device, end
         length += 1
+        cut = end
         if cut == num_elements:
             return best - base, length, work
-        state = next_state[cut, state]
-
-
-@njit(cache=True, nogil=True)
-def completion_lists(table, offset, remembers):
-    """Turn a table (element, state) into lists per (element, device), cheapest first, without dominated entries."""
-    num_levels, num_devices = table.shape[0], offset.size - 1
-    start = np.zeros(num_levels * num_devices + 1, np.int64)
-    total = 0
-    for cut in range(num_levels):
-        for s in range(table.shape[1]):
-            if table[cut, s] < np.inf:
-                total += 1
-    value = np.empty(total)
-    mask = np.empty(total, np.uint64)
-    most = 0
-    for d in range(num_devices):
-        most = max(most, offset[d + 1] - offset[d])
-    ids = np.empty(most, np.int64)
-    key = np.empty(most)
-    count = 0
-    for cut in range(num_levels):
-        for d in range(num_devices):
-            first, num = count, 0
-            for s in range(offset[d], offset[d + 1]):
-                if table[cut, s] < np.inf:
-                    ids[num], key[num] = s, table[cut, s]
-                    num += 1
-            if num > 0:
-                order = np.argsort(key[:num])
-                for rank in range(num):
-                    i = order[rank]
-                    used = remembers[ids[i]]
-                    dominated = False
-                    for q in range(first, count):
-                        if mask[q] & ~used == np.uint64(0):
-                            dominated = True
-                            break
-                    if not dominated:
-                        value[count], mask[count] = key[i], used
-                        count += 1
-            start[cut * num_devices + d + 1] = count
-    return start, value[:count].copy(), mask[:count].copy()
+        label = onward[label]
+        device = 0
+        while not start[1, cut, device] <= label < stop[1, cut, device]:
+            device += 1

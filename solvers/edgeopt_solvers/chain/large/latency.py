@@ -192,29 +192,34 @@ def _prove(search: _Search, prices: Prices) -> None:
 
 
 def _close(search: _Search, prices: Prices) -> None:
-    """Local search, memory and label passes in turn; each gets its share of the work, counted in rough seconds."""
+    """Memory, label passes and local search in turn; each gets its share of the work, counted in rough seconds."""
     beam = search.proof.path
     for k in range(4):
         search.anneal(10_000 * (1 + k), beam)
     prices = search.prices(prices.price, 300)
     memory = Memory(search.view, search.link_into, prices)
-    width, moves = 200, 30_000
+    width, moves, steps = 100, 30_000, 20
     while not search.done:
-        memory.improve(search.proof.cost, search.tolerance, 1, 10, search.clock)
+        if not memory.full:
+            memory.improve(search.proof.cost, search.tolerance, steps, search.clock)
+            steps = min(steps + steps // 2, 100)
         search.proof.raise_to(memory.bound)
         search.offer(memory.elementary[1])
         memory_s = memory.work / MEMORY_WORK_PER_S
-        while not search.done and search.anneal_s < 0.5 * (memory_s + search.labels_s):
+        while not search.done and search.anneal_s < 0.3 * (memory_s + search.labels_s):
             best = search.proof.cost
             search.anneal(moves, beam if search.seed % 3 == 0 else None)
             if search.proof.cost == best:
                 moves = min(2 * moves, 500_000)
         if search.done:
             return
-        if search.labels_s > memory_s + search.anneal_s:
+        if search.labels_s > memory_s + search.anneal_s and not memory.full:
             continue
-        completions = memory.completions(search.proof.cost, search.tolerance, search.clock)
-        if completions is None or search.labels(completions, width):
+        completions = memory.completions(search.proof.cost - search.tolerance, search.clock)
+        if completions is None:
+            memory.full = True
+            return  # TODO
+        if search.labels(completions, width):
             return
         if search.labels_s < memory_s:
             width = min(2 * width, 100_000)

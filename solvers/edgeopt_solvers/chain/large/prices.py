@@ -21,8 +21,20 @@ from edgeopt_solvers.chain.large.view import Array, Ints, Path, View, device_fie
 __all__ = ["Completions", "Memory", "Prices", "plain_completions", "raise_prices"]
 
 
-#: States per element that the tables of the bound with memory may have.
-MOST_STATES = 40_000
+#: Labels that one step of the bound with memory may have.
+MOST_LABELS = 4_000_000
+
+#: Part of the gap that a step looks ahead of the best bound: less means fewer labels, but more steps that only say so.
+AHEAD = 0.03
+
+#: Elements on either side of a cycle's stage whose memory grows with it.
+SPREAD = 5
+
+#: Most stages from a device back to itself for the cycles that are remembered first; doubled whenever prices settle.
+FIRST_CYCLE = 12
+
+#: Weight of the last direction of the price steps; steps without progress before they are halved; and their limits.
+MOMENTUM, PATIENCE, SMALLEST_STEP, RESTARTED_STEP = 0.8, 15, 0.03, 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +55,16 @@ class Prices:
 
 @dataclass(frozen=True, slots=True)
 class Completions:
-    """Lists of (value, devices used) per (element, device), for labels that ended or that start a segment."""
+    """Lists of (value, devices used), cheapest first: entries ``start`` to ``stop`` - 1 for a state.
+
+    ``start`` and ``stop`` are (2, L + 1, G): [0] after a segment ended, [1] before one starts.
+    """
 
     price: Array
-    closed: tuple[Ints, Array, NDArray[np.uint64]]
-    opened: tuple[Ints, Array, NDArray[np.uint64]]
+    start: NDArray[np.int32]
+    stop: NDArray[np.int32]
+    value: Array
+    mask: NDArray[np.uint64]
 
 
 def raise_prices(
@@ -74,159 +91,131 @@ def raise_prices(
 
 def plain_completions(prices: Prices) -> Completions:
     """Completion bounds without memory: one entry each, no devices remembered."""
-    states = np.arange(prices.closed.size + 1)
-    nothing = np.zeros(prices.closed.size, np.uint64)
-    return Completions(prices.price, (states, prices.closed.ravel(), nothing), (states, prices.opened.ravel(), nothing))
+    value = np.concatenate([prices.closed.ravel(), prices.opened.ravel()])
+    start = np.arange(value.size, dtype=np.int32).reshape(2, *prices.closed.shape)
+    return Completions(prices.price, start, start + np.int32(1), value, np.zeros(value.size, np.uint64))
 
 
 class Memory:
-    """Bound with memory, raised by alternating price steps and growth of what devices remember."""
+    """Bound with memory, raised by price steps; each step also lets devices remember the cycles just met.
 
-    def __init__(self, view: View, link_into: Array, prices: Prices, most_remembered: int = 14) -> None:
+    Which devices are remembered depends on the element: memory grows only around the places where a cycle ran, and
+    short cycles come first. Steps look for paths just above the best bound only, so labels beyond it cost nothing.
+
+    Attributes
+    ----------
+    bound, price
+        Best bound and its prices.
+    elementary
+        Cheapest path without repeats met on the way, and its cost.
+    full
+        Whether the labels of a step no longer fit.
+    work
+        Candidates looked at so far.
+    """
+
+    def __init__(self, view: View, link_into: Array, prices: Prices, most_labels: int = MOST_LABELS) -> None:
         self._view = view
         self._link_into = link_into
-        self._first_start = view.first_start()
         self._backwards = view.reversed()
         self._backwards_into = np.ascontiguousarray(self._backwards.link.transpose(0, 2, 1))
-        self._most = most_remembered
-        self._single = view.copies == 1
+        self._copies = view.copies
         shifts, _, _ = device_fields(view)
-        self._bit = np.left_shift(np.uint64(1), shifts)
-        self.price = prices.price.copy()
-        self.bound = -math.inf
-        self.remembers: list[list[int]] = [[] for _ in range(view.num_devices)]
+        # only a device with one copy can be remembered by one bit
+        self._bit = np.where(self._copies == 1, np.left_shift(np.uint64(1), shifts), np.uint64(0))
+        shape = (view.num_elements + 1, view.num_devices)
+        self._remembers = np.zeros(shape, np.uint64)
+        self._start, self._stop = np.zeros((2, *shape), np.int32), np.zeros((2, *shape), np.int32)
+        self._value, self._mask = np.empty(most_labels), np.empty(most_labels, np.uint64)
+        self._onward = np.empty(most_labels, np.int32)
+        self.price, self.bound = prices.price.copy(), prices.bound
         self.elementary: tuple[float, Path] = (math.inf, [])
-        self._step = 1.0
+        self.full = False
         self.work = 0
-        self._build()
-
-    # ── states ───────────────────────────────────────────────────────────────────────────────────────────────
-
-    def _build(self) -> None:
-        """Number the states and tabulate which state of d follows which state, for the present memory."""
-        num_devices = self._view.num_devices
-        sizes = np.array([1 << len(devices) for devices in self.remembers])
-        self._offset = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-        num_states = int(self._offset[-1])
-        self._owner = np.repeat(np.arange(num_devices), sizes)
-        subset = np.arange(num_states) - self._offset[self._owner]
-        has = np.zeros((num_devices, num_states), bool)  # has[x, s]: state s remembers device x
-        for device, devices in enumerate(self.remembers):
-            states = slice(self._offset[device], self._offset[device + 1])
-            for bit, other in enumerate(devices):
-                has[other, states] = (subset[states] >> bit) & 1
-        self._mask = (has * self._bit[:, None]).sum(axis=0, dtype=np.uint64)
-        update = np.empty((num_states, num_devices), np.int32)
-        for device, devices in enumerate(self.remembers):
-            after = np.zeros(num_states, np.int64)
-            for bit, other in enumerate(devices):
-                after |= (has[other] | (self._owner == other)).astype(np.int64) << bit
-            update[:, device] = np.where(has[device], -1, self._offset[device] + after)
-        self._update = update
-        shape = (self._view.num_elements + 1, num_states)
-        self._closed, self._opened = np.empty(shape), np.empty(shape)
-        self._next_state, self._next_end = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
-
-    def _grow(self, cycles: NDArray[np.int64], per_device: int = 3) -> bool:
-        """Let devices remember the repeats that ran over them most often, as far as the tables allow."""
-        grown = False
-        num_states = int(self._offset[-1])
-        for device in np.argsort(-cycles.max(axis=1), kind="stable").tolist():
-            for other in np.argsort(-cycles[device], kind="stable")[:per_device].tolist():
-                devices = self.remembers[device]
-                if not cycles[device, other] or other in devices or len(devices) >= self._most:
-                    continue
-                if num_states + (1 << len(devices)) > MOST_STATES:
-                    return grown
-                num_states += 1 << len(devices)
-                devices.append(other)
-                grown = True
-        return grown
-
-    # ── bound ────────────────────────────────────────────────────────────────────────────────────────────────
+        self._trial, self._direction = self.price.copy(), np.zeros(view.num_devices)
+        self._step, self._stalled, self._longest = 1.0, 0, FIRST_CYCLE
 
     def _evaluate(self, price: Array, limit: float, clock: Clock) -> tuple[float, Path]:
-        view = self._view
-        nowhere = np.full((view.num_elements + 1, view.num_devices), np.inf)
-        back_closed, back_opened = nowhere, nowhere.copy()
-        back = self._backwards
+        """Bound at ``price`` and its path; ``inf`` where it is not below ``limit``, ``-inf`` where labels do not fit."""
+        view, back = self._view, self._backwards
+        reach_opened = np.full(self._remembers.shape, np.inf)
+        reach_closed = reach_opened.copy()
         kernels_prices.ascend(
             back.prefix, back.last_end, back.min_segment, back.link, self._backwards_into, back.page, back.enter,
-            back.leave, view.copies, price.copy(), np.inf, 0, 1, back_closed, back_opened, clock.stop,
+            back.leave, self._copies, price.copy(), np.inf, 0, 1, reach_opened, reach_closed, clock.stop,
         )  # fmt: skip
         path = np.empty((view.num_elements + 1, 2), np.int64)
         bound, length, work = kernels_memory.memory_to_go(
-            view.prefix, self._first_start, view.min_segment, self._link_into, view.page, view.enter, view.leave,
-            price, float(price @ view.copies), limit, back_closed[::-1], back_opened[::-1],
-            self._offset, self._owner, self._update, self._closed, self._opened, self._next_state, self._next_end,
+            view.prefix, view.last_end, view.min_segment, self._link_into, view.page, view.enter, view.leave,
+            price, float(price @ self._copies), limit, reach_closed[::-1], reach_opened[::-1],
+            self._remembers, self._bit, self._start, self._stop, self._value, self._mask, self._onward,
             path, clock.stop,
         )  # fmt: skip
         self.work += int(work)
         return float(bound), [(int(device), int(end)) for device, end in path[:length]]
 
-    def improve(self, incumbent: float, tolerance: float, rounds: int, steps: int, clock: Clock) -> None:
-        """Alternate ``steps`` price steps and one growth of the memory, ``rounds`` times at most."""
-        limit = incumbent - tolerance
-        copies = self._view.copies
-        for _ in range(rounds):
-            price, round_best, stalled = self.price.copy(), -math.inf, 0
-            cycles = np.zeros((self._view.num_devices, self._view.num_devices), np.int64)
-            for _ in range(steps):
-                value, path = self._evaluate(price, limit, clock)
-                if clock.expired:
-                    return
-                if math.isinf(value):  # nothing below the limit is left: the limit is proven
-                    self.bound, self.price = limit, price
-                    return
-                visits = np.bincount([device for device, _ in path], minlength=self._view.num_devices)
-                _count_cycles(path, cycles)
-                cycles[:, ~self._single] = 0  # only a device with one copy can be remembered by one bit
-                if (visits <= copies).all():
-                    self._note(path)
-                if value > self.bound:
-                    self.bound, self.price = value, price.copy()
-                if value > round_best + 1e-5 * (incumbent - value):
-                    round_best, stalled = value, 0
-                else:
-                    stalled += 1
-                    if stalled >= 3:
-                        self._step, stalled = self._step * 0.6, 0
-                slope = (visits - copies).astype(float)
-                slope[(price <= 0) & (slope < 0)] = 0.0
-                distance = float(slope @ slope)
-                if distance == 0:
-                    break
-                price = np.maximum(
-                    0.0, price + self._step * max(incumbent - value, 1e-9 * incumbent) / distance * slope
-                )
-            self._step = max(self._step, 0.05)
-            if self.bound >= limit:
+    def improve(self, incumbent: float, tolerance: float, steps: int, clock: Clock) -> None:
+        """Make ``steps`` steps, fewer when the incumbent is proven, nothing fits any more, or the time is up."""
+        target = incumbent - tolerance
+        for _ in range(steps):
+            limit = self.bound + AHEAD * (incumbent - self.bound)
+            limit = target if limit > target - 0.2 * AHEAD * (incumbent - self.bound) else limit
+            value, path = self._evaluate(self._trial, limit, clock)
+            if clock.expired:
                 return
-            if self._grow(cycles):
-                self._build()
+            if math.isinf(value):
+                self.full = value < 0
+                if value > 0:  # nothing below the limit is left: the limit is proven
+                    self.bound, self.price, self._stalled = limit, self._trial.copy(), 0
+                if self.full or limit >= target:
+                    return
+                continue
+            if self._move(value, path, incumbent):
+                return
 
-    def _note(self, path: Path) -> None:
-        cost = self._view.cost(path)
-        if cost < self.elementary[0]:
-            self.elementary = (cost, path)
+    def _move(self, value: float, path: Path, incumbent: float) -> bool:
+        """Remember the cycles of a relaxed optimum and step along its subgradient; whether there is none."""
+        visits = np.bincount([device for device, _ in path], minlength=self._view.num_devices)
+        excess = (visits - self._copies).astype(float)
+        if (excess <= 0).all():
+            cost = self._view.cost(path)
+            if cost < self.elementary[0]:
+                self.elementary = (cost, path)
+        if value > self.bound + 1e-4 * (incumbent - self.bound):
+            self._stalled = 0
+        else:
+            self._stalled += 1
+        if value > self.bound:
+            self.bound, self.price = value, self._trial.copy()
+        self._remember(path)
+        if self._stalled >= PATIENCE:
+            self._step, self._stalled = 0.5 * self._step, 0
+        if self._step < SMALLEST_STEP:  # prices are settled for this memory: go on to longer cycles
+            self._step, self._longest = RESTARTED_STEP, 2 * self._longest
+            self._trial, self._direction = self.price.copy(), np.zeros_like(self.price)
+            return False
+        floor = self._trial <= 0
+        excess[floor & (excess < 0)] = 0.0
+        if not excess.any():
+            return True
+        self._direction = excess + MOMENTUM * self._direction
+        self._direction[floor & (self._direction < 0)] = 0.0
+        length = self._step * max(incumbent - value, 1e-9 * incumbent) / float(self._direction @ self._direction)
+        self._trial = np.maximum(0.0, self._trial + length * self._direction)
+        return False
 
-    def completions(self, incumbent: float, tolerance: float, clock: Clock) -> Completions | None:
-        """Lists for the label search at the best prices; ``None`` when the time ran out."""
-        self._evaluate(self.price, incumbent - tolerance, clock)
-        if clock.expired:
+    def _remember(self, path: Path) -> None:
+        """Let what lies between two stages of a device remember it, around the elements where it lies."""
+        last: dict[int, int] = {}
+        for place, (device, _) in enumerate(path):
+            if device in last and place - last[device] <= self._longest:
+                for between, end in path[last[device] + 1 : place]:
+                    self._remembers[max(0, end - SPREAD) : end + SPREAD + 1, between] |= self._bit[device]
+            last[device] = place
+
+    def completions(self, limit: float, clock: Clock) -> Completions | None:
+        """Lists for labels below ``limit`` at the best prices; ``None`` when labels do not fit or the time ran out."""
+        value, _ = self._evaluate(self.price, limit, clock)
+        if clock.expired or value == -math.inf:
             return None
-        self._closed[0] = np.inf
-        lists = [
-            kernels_memory.completion_lists(table, self._offset, self._mask) for table in (self._closed, self._opened)
-        ]
-        return Completions(self.price, lists[0], lists[1])
-
-
-def _count_cycles(path: Path, cycles: NDArray[np.int64]) -> None:
-    """For each return to a device, count it on every device in between."""
-    last: dict[int, int] = {}
-    for place, (device, _) in enumerate(path):
-        if device in last:
-            for between, _ in path[last[device] + 1 : place]:
-                cycles[between, device] += 1
-        last[device] = place
+        return Completions(self.price, self._start, self._stop, self._value, self._mask)

@@ -1,0 +1,50 @@
+# mypy: allow-untyped-defs
+"""Compiled: sorting numbers with what they belong to, in place (half of numpy's argsort to compile, no allocation)."""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+__all__ = ["sort_pairs"]
+
+SHORT = 24
+
+
+@njit(cache=True, nogil=True)
+def sort_pairs(key, item, num):
+    """Sort ``key[:num]`` ascending and carry ``item`` along: quicksort down to short runs, then insertion."""
+    lows = np.empty(64, np.int64)
+    highs = np.empty(64, np.int64)
+    lows[0], highs[0], depth = 0, num - 1, 1
+    while depth > 0:
+        depth -= 1
+        lo, hi = lows[depth], highs[depth]
+        while hi - lo >= SHORT:
+            a, b, c = key[lo], key[(lo + hi) // 2], key[hi]
+            pivot = max(min(a, b), min(max(a, b), c))
+            i, j = lo, hi
+            while i <= j:
+                while key[i] < pivot:
+                    i += 1
+                while key[j] > pivot:
+                    j -= 1
+                if i <= j:
+                    key[i], key[j] = key[j], key[i]
+                    item[i], item[j] = item[j], item[i]
+                    i += 1
+                    j -= 1
+            if j - lo > hi - i:  # the longer part waits, so that the stack stays short
+                lows[depth], highs[depth] = lo, j
+                lo = i
+            else:
+                lows[depth], highs[depth] = i, hi
+                hi = j
+            depth += 1
+    for i in range(1, num):
+        k, carried = key[i], item[i]
+        j = i - 1
+        while j >= 0 and key[j] > k:
+            key[j + 1], item[j + 1] = key[j], item[j]
+            j -= 1
+        key[j + 1], item[j + 1] = k, carried
