@@ -16,7 +16,7 @@ _KERNELS = {
     "kernels_joint": ("joint_search",),
     "kernels_knapsack": ("fill",),
     "kernels_labels": ("label_search",),
-    "kernels_memory": ("memory_to_go", "completion_lists"),
+    "kernels_memory": ("memory_to_go",),
     "kernels_order": ("anneal",),
     "kernels_prices": ("cost_to_go", "ascend"),
 }

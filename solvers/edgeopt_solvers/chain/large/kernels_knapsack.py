@@ -6,6 +6,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from edgeopt_solvers.chain.large.kernels_arrays import copy_into
+
 __all__ = ["fill"]
 
 
@@ -23,7 +25,7 @@ def fill(per_element, charge, most, least, num_elements, table):
     for d in range(num_devices):
         price = per_element[d]
         for roles in range(4):
-            table[d + 1, roles] = table[d, roles]
+            copy_into(table[d + 1, roles], table[d, roles], num_elements + 1)
         for roles in range(4):
             before = table[d, roles]
             for role in range(3):

@@ -16,7 +16,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from edgeopt_solvers.chain.large.kernels_sort import sort_pairs
+from edgeopt_solvers.chain.large.kernels_arrays import sort_pairs
 
 __all__ = ["label_search"]
 
@@ -115,11 +115,11 @@ def _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept
 
 @njit(cache=True, nogil=True)
 def label_search(
-    prefix, last_end, min_segment, link_from, page, enter, leave, copies, price, shift, field,
+    prefix, last_end, min_segment, link_from, page, enter, leave, copies, plural, price, shift, field,
     rest_start, rest_stop, rest_value, rest_mask,
     incumbent, tolerance, width, most_labels, work_limit, stop,
 ):  # fmt: skip
-    """One pass; returns (best cost, smallest bound cut off, stages of the best plan reversed, their number, work)."""
+    """One pass (``plural``: some device has several copies); returns (best cost, smallest bound cut off, stages of the best plan reversed, their number, work)."""
     num_devices, num_elements = prefix.shape[0], prefix.shape[1] - 1
     room = max(1, min(4 * width + 64, most_labels // num_elements))  # labels cut * room.. end at element cut
     capacity = num_elements * room
@@ -152,11 +152,9 @@ def label_search(
     key = np.empty(1024)
     kept = np.empty(1024, np.int32)
     base = 0.0
-    plural = False
     one = np.uint64(1)
     for d in range(num_devices):
         base += price[d] * copies[d]
-        plural = plural or copies[d] > 1
     count, work = 0, 0
     cut_off, best = np.inf, incumbent
     last_parent, last_device = -1, -1
@@ -174,7 +172,7 @@ def label_search(
                 while table_size < 4 * bucket_size[cut]:
                     table_size *= 2
                 table = np.empty(table_size, np.int32)
-            num = 0
+            num = np.int64(0)  # not a literal, which would be compiled for apart
             for i in range(cut * room, cut * room + bucket_size[cut]):
                 if halted:
                     cut_off = min(cut_off, bound[i])
@@ -187,7 +185,7 @@ def label_search(
             work += 8 * num
             num_kept, left_out = _select(ids, num, key, cost, mask, device, plural, shift, field, table, kept, width)
             cut_off = min(cut_off, left_out)
-        num_open = 0
+        num_open = np.int64(0)
         for q in range(num_kept + 1):
             if q < num_kept:
                 # carry one label on to every device that may follow
@@ -276,7 +274,7 @@ def label_search(
                     parent[i] = o_parent[j]
                     if full:
                         _settle(heap, end * room, room, room, i, bound)
-            num_open = 0
+            num_open = np.int64(0)
     stages = np.empty((num_elements + 1, 2), np.int64)
     length = 0
     if last_device >= 0:

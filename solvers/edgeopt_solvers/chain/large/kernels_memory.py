@@ -12,7 +12,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from edgeopt_solvers.chain.large.kernels_sort import sort_pairs
+from edgeopt_solvers.chain.large.kernels_arrays import copy_into, sort_pairs
 
 __all__ = ["memory_to_go"]
 
@@ -62,11 +62,11 @@ def memory_to_go(
         start[1, num_elements, d] = stop[1, num_elements, d] = 0
         start[0, 0, d] = stop[0, 0, d] = 0
     for cut in range(num_elements - 1, -1, -1):
-        if halt[0] != 0:
-            return -np.inf, 0, work
         opened_from = count
         for d in range(num_devices):
-            num = 0
+            if halt[0] != 0:
+                return -np.inf, 0, work
+            num = np.int64(0)  # not a literal, which would be compiled for apart
             room = limit + base - reach_opened[cut, d]
             if room > -np.inf:
                 for end in range(cut + min_segment, last_end[d, cut] + 1):
@@ -74,7 +74,8 @@ def memory_to_go(
                     if num + stop[0, end, d] - start[0, end, d] > key.size:
                         size = 2 * (num + stop[0, end, d] - start[0, end, d])
                         more_key, more_item = np.empty(size), np.empty(size, np.int32)
-                        more_key[:num], more_item[:num] = key[:num], item[:num]
+                        copy_into(more_key, key, num)
+                        copy_into(more_item, item, num)
                         key, item = more_key, more_item
                     for j in range(start[0, end, d], stop[0, end, d]):
                         if value[j] + added >= room:
@@ -94,7 +95,9 @@ def memory_to_go(
             key, item = np.empty(2 * (count - opened_from)), np.empty(2 * (count - opened_from), np.int32)
         matrix = link_into[page[cut]]
         for d in range(num_devices):
-            num = 0
+            if halt[0] != 0:
+                return -np.inf, 0, work
+            num = np.int64(0)
             room = limit + base - reach_closed[cut, d]
             if room > -np.inf:
                 for e in range(num_devices):

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from edgeopt_solvers.chain.large.kernels_arrays import copy_into
+
 __all__ = ["anneal"]
 
 
@@ -190,11 +192,11 @@ def anneal(
         if shift > 0:
             for z in range(num - 1, last - 1, -1):
                 order[z + shift] = order[z]
-                behind[z + shift, :] = behind[z, :]
+                copy_into(behind[z + shift], behind[z], num_elements + 1)
         elif shift < 0:
             for z in range(last, num):
                 order[z + shift] = order[z]
-                behind[z + shift, :] = behind[z, :]
+                copy_into(behind[z + shift], behind[z], num_elements + 1)
         for z in range(length):
             order[first + z] = middle[z]
         num += shift
@@ -202,7 +204,7 @@ def anneal(
         if value < best * (1.0 - 1e-12):
             best = value
             best_num = num
-            best_order[:num] = order[:num]
+            copy_into(best_order, order, num)
     # cuts of the best order
     stages = np.empty((best_num, 2), np.int64)
     for j in range(best_num):
@@ -224,5 +226,5 @@ def anneal(
             if value < cheapest:
                 cheapest, chosen = value, cut
         end = chosen
-    order[:best_num] = best_order[:best_num]
+    copy_into(order, best_order, best_num)
     return best, stages, best_num, made

@@ -11,6 +11,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from edgeopt_solvers.chain.large.kernels_arrays import copy_into
+
 __all__ = ["ascend", "cost_to_go"]
 
 
@@ -126,10 +128,11 @@ def ascend(
             distance += direction[d] * direction[d]
         if feasible and unpriced < found_cost:
             found_cost, found_len = unpriced, length
-            found[:length] = path[:length]
+            for k in range(length):
+                found[k, 0], found[k, 1] = path[k, 0], path[k, 1]
         if value > best + 1e-9 * abs(best) or best == -np.inf:
             best, stalled = value, 0
-            best_price[:] = price
+            copy_into(best_price, price, num_devices)
         else:
             stalled += 1
         if (feasible and tight) or distance == 0.0 or best >= target:
@@ -137,7 +140,7 @@ def ascend(
         if stalled >= patience:
             step *= 0.6
             stalled = 0
-            price[:] = best_price
+            copy_into(price, best_price, num_devices)
             direction[:] = 0.0
             if step < 1e-4:
                 break
@@ -146,6 +149,6 @@ def ascend(
         length_of_step = step * max(aim - value, 1e-3 * abs(value)) / distance
         for d in range(num_devices):
             price[d] = max(0.0, price[d] + length_of_step * direction[d])
-    price[:] = best_price
+    copy_into(price, best_price, num_devices)
     cost_to_go(prefix, last_end, min_segment, link_into, page, leave, price, closed, opened, queue, head, tail)
     return best, found_cost, found, found_len, steps

@@ -29,6 +29,9 @@ MEMORY_WORK_PER_S = 1e8
 LABEL_WORK_PER_S = 3e7
 SECONDS_PER_MOVE = 3e-6
 
+#: Steps of the bound with memory between two label passes, at most: a pass may close the gap long before the bound does.
+MOST_STEPS = 100
+
 
 @dataclass(slots=True)
 class Proof:
@@ -87,18 +90,18 @@ class _Search:
     def offer(self, path: Path) -> bool:
         return self.proof.offer(self.view.cost(path), path)
 
-    def labels(self, completions: Completions, width: int) -> bool:
-        """One pass; whether it left nothing out."""
+    def labels(self, completions: Completions, width: int, limit: float = math.inf) -> bool:
+        """One pass, for plans below ``limit`` only; whether it left nothing out."""
         tolerance = self.tolerance
-        found = labels.search(
-            self.view, completions, self.clock, incumbent=self.proof.cost, tolerance=tolerance, width=width
-        )
+        limit = min(limit, self.proof.cost - tolerance)
+        found = labels.search(self.view, completions, self.clock, incumbent=limit, tolerance=0.0, width=width)
         if found.path:
             self.offer(found.path)
+            limit = min(limit, found.cost)
         self.proof.labels += found.num_labels
         self.labels_s += found.work / LABEL_WORK_PER_S
         self.proof.rounds += 1
-        self.proof.raise_to(min(found.cut_off, self.proof.cost - tolerance))  # inf: there is no plan at all
+        self.proof.raise_to(min(found.cut_off, limit))  # inf: there is no plan at all
         return math.isinf(found.cut_off)
 
     def anneal(self, moves: int, path: Path | None = None) -> None:
@@ -200,9 +203,8 @@ def _close(search: _Search, prices: Prices) -> None:
     memory = Memory(search.view, search.link_into, prices)
     width, moves, steps = 100, 30_000, 20
     while not search.done:
-        if not memory.full:
-            memory.improve(search.proof.cost, search.tolerance, steps, search.clock)
-            steps = min(steps + steps // 2, 100)
+        memory.improve(search.proof.cost, search.tolerance, steps, search.clock)
+        steps = min(steps + steps // 2, MOST_STEPS)
         search.proof.raise_to(memory.bound)
         search.offer(memory.elementary[1])
         memory_s = memory.work / MEMORY_WORK_PER_S
@@ -211,15 +213,11 @@ def _close(search: _Search, prices: Prices) -> None:
             search.anneal(moves, beam if search.seed % 3 == 0 else None)
             if search.proof.cost == best:
                 moves = min(2 * moves, 500_000)
-        if search.done:
-            return
-        if search.labels_s > memory_s + search.anneal_s and not memory.full:
+        if search.done or (search.labels_s > memory_s + search.anneal_s and not memory.full):
             continue
-        completions = memory.completions(search.proof.cost - search.tolerance, search.clock)
-        if completions is None:
-            memory.full = True
-            return  # TODO
-        if search.labels(completions, width):
+        target = search.proof.cost - search.tolerance
+        limit, completions = memory.completions(target, search.clock)
+        if completions is None or (search.labels(completions, width, limit) and limit >= target):
             return
-        if search.labels_s < memory_s:
-            width = min(2 * width, 100_000)
+        if search.labels_s < memory_s or memory.full:
+            width = min(2 * width, 1_000_000)

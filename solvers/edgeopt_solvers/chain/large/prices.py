@@ -157,7 +157,7 @@ class Memory:
     def improve(self, incumbent: float, tolerance: float, steps: int, clock: Clock) -> None:
         """Make ``steps`` steps, fewer when the incumbent is proven, nothing fits any more, or the time is up."""
         target = incumbent - tolerance
-        for _ in range(steps):
+        for _ in range(0 if self.full else steps):
             limit = self.bound + AHEAD * (incumbent - self.bound)
             limit = target if limit > target - 0.2 * AHEAD * (incumbent - self.bound) else limit
             value, path = self._evaluate(self._trial, limit, clock)
@@ -200,6 +200,8 @@ class Memory:
             return True
         self._direction = excess + MOMENTUM * self._direction
         self._direction[floor & (self._direction < 0)] = 0.0
+        if not self._direction.any():  # the last direction cancels the subgradient
+            self._direction = excess
         length = self._step * max(incumbent - value, 1e-9 * incumbent) / float(self._direction @ self._direction)
         self._trial = np.maximum(0.0, self._trial + length * self._direction)
         return False
@@ -213,9 +215,14 @@ class Memory:
                     self._remembers[max(0, end - SPREAD) : end + SPREAD + 1, between] |= self._bit[device]
             last[device] = place
 
-    def completions(self, limit: float, clock: Clock) -> Completions | None:
-        """Lists for labels below ``limit`` at the best prices; ``None`` when labels do not fit or the time ran out."""
-        value, _ = self._evaluate(self.price, limit, clock)
-        if clock.expired or value == -math.inf:
-            return None
-        return Completions(self.price, self._start, self._stop, self._value, self._mask)
+    def completions(self, limit: float, clock: Clock) -> tuple[float, Completions | None]:
+        """Lists at the best prices for labels below a limit, and that limit: lower than asked where labels do not fit.
+
+        They are valid until the next step. ``None``: the time ran out.
+        """
+        while not clock.expired:
+            value, _ = self._evaluate(self.price, limit, clock)
+            if value > -math.inf:
+                return limit, Completions(self.price, self._start, self._stop, self._value, self._mask)
+            limit = self.bound + (limit - self.bound) / 2
+        return limit, None

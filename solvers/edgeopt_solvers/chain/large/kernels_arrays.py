@@ -1,14 +1,25 @@
 # mypy: allow-untyped-defs
-"""Compiled: sorting numbers with what they belong to, in place (half of numpy's argsort to compile, no allocation)."""
+"""Compiled: sorting and copying in a form that is quick to compile and allocates nothing.
+
+Assigning one slice to another makes the compiler build the message for shapes that differ: 3 s for the first in a
+process, against nothing for a loop. ``numpy.argsort`` costs 2 s.
+"""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-__all__ = ["sort_pairs"]
+__all__ = ["copy_into", "sort_pairs"]
 
 SHORT = 24
+
+
+@njit(cache=True, nogil=True)
+def copy_into(target, source, num):
+    """Copy the first ``num`` entries."""
+    for i in range(num):
+        target[i] = source[i]
 
 
 @njit(cache=True, nogil=True)
