@@ -8,7 +8,8 @@ when they ended there ("closed").
 
 Completion bounds come as lists per state, cheapest first, of (value, devices that the completion remembers using);
 states are (0, cut, d) after a segment of d ended and (1, cut, d) before one starts. The first entry whose devices are
-all still free bounds the label (the device about to start may be among them). A relaxation without memory has one entry with no devices.
+all still free bounds the label (the device about to start may be among them). A relaxation without memory has one
+entry with no devices.
 """
 
 from __future__ import annotations
@@ -119,7 +120,10 @@ def label_search(
     rest_start, rest_stop, rest_value, rest_mask,
     incumbent, tolerance, width, most_labels, work_limit, stop,
 ):  # fmt: skip
-    """One pass (``plural``: some device has several copies); returns (best cost, smallest bound cut off, stages of the best plan reversed, their number, work)."""
+    """One pass; ``plural``: some device has several copies.
+
+    Returns (best cost, smallest bound cut off, stages of the best plan reversed, their number, work, labels).
+    """
     num_devices, num_elements = prefix.shape[0], prefix.shape[1] - 1
     room = max(1, min(4 * width + 64, most_labels // num_elements))  # labels cut * room.. end at element cut
     capacity = num_elements * room

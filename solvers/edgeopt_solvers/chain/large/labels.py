@@ -46,7 +46,8 @@ def search(
     shift, field, _ = device_fields(view)
     cost, cut_off, stages, length, done, num_labels = kernels_labels.label_search(
         view.prefix, view.last_end, view.min_segment, view.link, view.page, view.enter, view.leave, view.copies,
-        bool((view.copies > 1).any()), completions.price, shift, field, completions.start, completions.stop, completions.value, completions.mask,
+        bool((view.copies > 1).any()), completions.price, shift, field,
+        completions.start, completions.stop, completions.value, completions.mask,
         incumbent, tolerance, width, most_labels, work, clock.stop,
     )  # fmt: skip
     path = [(int(device), int(end)) for device, end in stages[:length][::-1]]

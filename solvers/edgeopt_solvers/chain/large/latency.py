@@ -29,7 +29,7 @@ MEMORY_WORK_PER_S = 1e8
 LABEL_WORK_PER_S = 3e7
 SECONDS_PER_MOVE = 3e-6
 
-#: Steps of the bound with memory between two label passes, at most: a pass may close the gap long before the bound does.
+#: Most steps of the bound with memory between two label passes: a pass may close the gap long before the bound does.
 MOST_STEPS = 100
 
 

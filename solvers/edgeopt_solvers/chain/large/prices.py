@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.large import kernels_memory, kernels_prices
 from edgeopt_solvers.chain.large.clock import Clock
-from edgeopt_solvers.chain.large.view import Array, Ints, Path, View, device_fields
+from edgeopt_solvers.chain.large.view import Array, Path, View, device_fields
 
 __all__ = ["Completions", "Memory", "Prices", "plain_completions", "raise_prices"]
 
@@ -136,7 +136,7 @@ class Memory:
         self._step, self._stalled, self._longest = 1.0, 0, FIRST_CYCLE
 
     def _evaluate(self, price: Array, limit: float, clock: Clock) -> tuple[float, Path]:
-        """Bound at ``price`` and its path; ``inf`` where it is not below ``limit``, ``-inf`` where labels do not fit."""
+        """Bound at ``price`` and its path; ``inf``: not below ``limit``, ``-inf``: labels do not fit."""
         view, back = self._view, self._backwards
         reach_opened = np.full(self._remembers.shape, np.inf)
         reach_closed = reach_opened.copy()
