@@ -9,7 +9,10 @@ from edgeopt.executor.launchers.base import Launcher
 
 __all__ = ["LAUNCHERS", "launcher_named"]
 
-_CLASSES = {"local": ("edgeopt.executor.launchers.local", "Local")}
+_CLASSES = {
+    "local": ("edgeopt.executor.launchers.local", "Local"),
+    "emulated": ("edgeopt.executor.launchers.emulated", "Emulated"),
+}
 
 #: What ``--on`` may say.
 LAUNCHERS = tuple(_CLASSES)
