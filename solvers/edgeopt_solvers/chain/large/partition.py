@@ -68,8 +68,10 @@ def partition(view: View, remaining: Remaining, *, time_limit_s: float, nodes: i
     options: dict[str, object] = {"mip_rel_gap": 1e9, "presolve": True, "node_limit": nodes}
     if not math.isinf(time_limit_s):
         options["time_limit"] = time_limit_s
+    # any plan will do; paying for what a segment's cheapest path exceeds the best one by steers towards plans
+    cost = np.concatenate([remaining.through - remaining.through[0], np.zeros(view.num_elements + 1)])
     answer = milp(
-        np.zeros(num + view.num_elements + 1),
+        cost / max(float(cost.max()), 1e-300),
         integrality=np.concatenate([np.ones(num), np.zeros(view.num_elements + 1)]), bounds=Bounds(0, 1),
         constraints=LinearConstraint(matrix, rows.lower, rows.upper), options=options,
     )  # fmt: skip

@@ -28,7 +28,7 @@ ROUNDING = 1e-11
 PRICE_ROUNDING = 1e-9
 
 #: What a subgradient step aims at, as a share of the price of all copies.
-AIM = 0.05
+AIM = 0.01
 
 #: Most segments that are listed.
 MOST_PIECES = 200_000

@@ -26,7 +26,16 @@ __all__ = ["minimise_period", "period"]
 EFFORTS = ((50, 1), (200, 20), (1_000, 200), (5_000, 2_000), (50_000, 20_000), (500_000, 1_000_000))
 
 #: Subgradient steps for one threshold.
-STEPS = 400
+STEPS = 250
+
+#: Subgradient steps for a threshold that only guides the search.
+PROBE_STEPS = 60
+
+#: Relative distance ahead of the bound at which prices are improved first, and the smallest.
+FIRST_LEAD, LAST_LEAD = 0.03, 1e-3
+
+#: Relative rise of the bound by one round of prices below which the integer programs take over.
+SLOW_RISE = 2e-4
 
 #: Segments in the first integer program for a threshold, cheapest first, and how much larger the next ones are.
 CORE, GROWTH = 250, 1.6
@@ -121,21 +130,27 @@ class _Thresholds:
         else:
             self.proof.raise_to(float(self.candidates[self.low]))
 
-    def refuted_by_prices(self, index: int) -> bool:
+    def refuted_by_prices(self, index: int, steps: int = STEPS) -> bool:
         """Improve the prices against a candidate; a refutation is carried as far as the prices hold."""
-        excess, path = self.relaxation.refute(float(self.candidates[index]), STEPS)
+        _, path = self.relaxation.refute(float(self.candidates[index]), steps)
         if path:
             self.offer(path)
-        if excess <= 0:
-            return False
-        self.refute_below(self.relaxation.first_open(self.candidates, index, self.high))
+        self.refute_below(self.relaxation.first_open(self.candidates, self.low, self.high))
         return self.low > index
 
     def raise_bound(self) -> None:
-        """Raise the bound as far as prices reach (Dinkelbach: prices for the lowest candidate left refute more)."""
+        """Raise the bound as far as prices reach; prices for a time ahead of the bound carry it farthest."""
         self.refute_below(self.relaxation.first_open(self.candidates, 0, self.high))
-        while not self.done and self.refuted_by_prices(self.low):
-            pass
+        lead = FIRST_LEAD
+        while not self.done:
+            ahead = int(np.searchsorted(self.candidates, self.candidates[self.low] * (1 + lead)))
+            index, before = min(ahead, self.high - 1), self.low
+            bound = self.proof.bound
+            refuted = self.refuted_by_prices(index, PROBE_STEPS if index > before else STEPS)
+            if index == before and (not refuted or self.proof.bound < bound * (1 + SLOW_RISE)):
+                return
+            if not refuted:
+                lead = lead / 4 if lead > LAST_LEAD else 0.0
 
     def first_plan(self) -> None:
         """Look for a plan by narrow beams, at growing distance from the bound."""
@@ -143,7 +158,7 @@ class _Thresholds:
         while self.narrow_enough and not self.proof.path and not self.done:
             index = int(np.searchsorted(self.candidates, self.candidates[self.low] * (1 + stretch)))
             index = min(index, len(self.candidates) - 1)
-            if not self.refuted_by_prices(index):
+            if not self.refuted_by_prices(index, PROBE_STEPS):
                 self.beam(index, EFFORTS[0][0])
             if index == len(self.candidates) - 1:
                 return
@@ -162,7 +177,7 @@ class _Thresholds:
 
     def narrow(self) -> None:
         """Keep only the candidates that a plan better than the known one can have."""
-        if self.done or not self.proof.path or self.refuted_by_prices(self.high - 1) or self.done:
+        if self.done or not self.proof.path or self.refuted_by_prices(self.high - 1, PROBE_STEPS) or self.done:
             return
         remaining = self.remaining(self.high - 1)
         if remaining is None:
@@ -198,10 +213,11 @@ class _Thresholds:
                 before = float(self.candidates[floor]) if floor < len(self.candidates) else math.inf
                 self.narrow()
                 floor = int(np.searchsorted(self.candidates, before))
-            elif answer is None:
-                floor = guess + 1
             else:
-                self.refute_below(guess + 1)
+                if answer is None:
+                    floor = guess + 1
+                else:
+                    self.refute_below(guess + 1)
                 stride = None if stride is None else max(FIRST_STRIDE, 2 * stride)
 
     def possible(self, index: int, effort: int) -> bool | None:
@@ -227,15 +243,12 @@ class _Thresholds:
             try:
                 path = partition(self.view, core, time_limit_s=self.clock.left_s, nodes=nodes)
             except TimeoutError:
-                path = None
-                if count == len(remaining.rows) or self.clock.expired:
-                    return None
-            else:
-                if path:
-                    self.offer(path)
-                    return True
-                if count == len(remaining.rows):
-                    return False
+                return None
+            if path:
+                self.offer(path)
+                return True
+            if count == len(remaining.rows):
+                return False
             size = math.ceil(GROWTH * size)
 
 
