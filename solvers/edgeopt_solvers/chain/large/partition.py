@@ -14,7 +14,6 @@ than allowed, the row is written as ``excluded + own <= t[c]``.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -100,8 +99,8 @@ def _rows(view: View, remaining: Remaining) -> _Rows | None:
         rows.add([(enders, 1.0), (through, -1.0)], 0.0, 0.0)
         rows.add([(starters, 1.0), (through, -1.0)], 0.0, 0.0)
         possible = view.link[view.page[cut]] <= limit
-        _hand_overs(rows, enders, starters, through, device, lambda d, others, p=possible: p[d, others])
-        _hand_overs(rows, starters, enders, through, device, lambda d, others, p=possible: p[others, d])
+        _hand_overs(rows, enders, starters, through, device, possible)
+        _hand_overs(rows, starters, enders, through, device, possible.T)
     for segments, copies in zip(_groups(device, view.num_devices), view.copies.tolist(), strict=True):
         if len(segments) > copies:
             rows.add([(segments, 1.0)], -np.inf, float(copies))
@@ -115,13 +114,10 @@ def _groups(key: Ints, num_keys: int) -> list[Ints]:
     return [order[bounds[k] : bounds[k + 1]] for k in range(num_keys)]
 
 
-def _hand_overs(
-    rows: _Rows, own: Ints, others: Ints, through: Ints, device: Ints,
-    possible: Callable[[int, Ints], NDArray[np.bool_]],
-) -> None:  # fmt: skip
+def _hand_overs(rows: _Rows, own: Ints, others: Ints, through: Ints, device: Ints, possible: NDArray[np.bool_]) -> None:
     """For each device among ``own``: its segments need one among ``others`` that it may exchange with."""
     for d in np.unique(device[own]).tolist():
-        mine, fits = own[device[own] == d], possible(d, device[others])
+        mine, fits = own[device[own] == d], possible[d, device[others]]
         excluded, allowed = others[~fits], others[fits]
         if not len(excluded):
             continue

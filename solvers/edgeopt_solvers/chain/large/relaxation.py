@@ -120,9 +120,7 @@ class Relaxation:
         price = self.price * scale
         _, closed, opened, _ = self._tables(self.view, self._into, period * (1 + ROUNDING), price)
         prices = Prices(price, 0.0, 0.0, closed, opened, [], math.inf)
-        return labels.search(
-            allowed, plain_completions(prices), self._clock, incumbent=2.0, tolerance=0.5, width=width
-        )
+        return labels.search(allowed, plain_completions(prices), self._clock, incumbent=2.0, tolerance=0.5, width=width)
 
 
 def _within(view: View, period: float) -> View:

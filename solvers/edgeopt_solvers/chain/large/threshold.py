@@ -195,7 +195,8 @@ class _Thresholds:
 
     def decide(self, effort: int) -> None:
         """Gallop from the bound while thresholds are refuted, then bisect; skip what stays open at this effort."""
-        floor, stride = self.low, 0.0
+        floor = self.low
+        stride: float | None = 0.0  # None: a plan was found, bisect
         self.narrow()
         while not self.done:
             floor = max(self.low, min(floor, self.high))
