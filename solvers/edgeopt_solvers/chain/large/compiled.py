@@ -19,6 +19,7 @@ _KERNELS = {
     "kernels_memory": ("memory_to_go", "completion_lists"),
     "kernels_order": ("anneal",),
     "kernels_prices": ("cost_to_go", "ascend"),
+    "kernels_reach": ("balance", "farthest", "pieces"),
 }
 
 
