@@ -109,3 +109,15 @@ def test_statuses_without_a_meaning_are_failures(monkeypatch):
 def test_shares_that_even_out_busy_times_are_refused_by_name():
     with pytest.raises(UnsupportedError, match="'cvxpy' cannot express reserved_period"):
         solve(reserved(replace(cluster(4, 2, seed=0), objective="throughput")), "cvxpy")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_links_that_are_nearly_dead_do_not_hide_all_others_in_tolerances(seed):
+    rng = np.random.default_rng(seed)
+    chain = Chain(
+        compute_s=rng.uniform(0.1, 5.0, (3, 4)), cut_bytes=rng.uniform(0.5, 5.0, 5),
+        rate_bytes_per_s=np.where(rng.random((3, 3)) < 0.4, 1e-7, 10.0), latency_s=np.zeros((3, 3)), source=None, reuse="many",
+        resident_bytes=np.ones(4), memory_bytes=[2.0, 4.0, 2.0],
+    )  # fmt: skip
+    for backend in ("pulp", "cvxpy"):
+        assert solve(chain, backend).objective == pytest.approx(brute_force(chain), rel=1e-6), backend
