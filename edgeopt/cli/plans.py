@@ -75,9 +75,14 @@ def verify(plan: PlanFile, json: Json = False) -> None:
 
 def execute(
     plan: PlanFile,
-    on: Annotated[str, typer.Option(help="Where to run: local (one process per device on this machine).")] = "local",
+    on: Annotated[
+        str, typer.Option(help="local: a process per device; emulated: a network namespace per device.")
+    ] = "local",
     repeat: Annotated[int, typer.Option(help="Measured requests.")] = 5,
     warmup: Annotated[int, typer.Option(help="Requests before them, not measured.")] = 1,
+    in_flight: Annotated[
+        int | None, typer.Option(help="Requests under way at a time; default: 1, or stages + 1 for throughput plans.")
+    ] = None,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="Everything must be over by then.")] = "120 s",
     seed: Annotated[int, typer.Option(help="Of the request.")] = 0,
     check: Annotated[bool, typer.Option(help="Compare the result with a single-process run.")] = True,
@@ -100,8 +105,8 @@ def execute(
     loaded = load_plan(existing(plan))
     with progress_line(json) as progress:
         report = run(
-            loaded, on=on, repeat=repeat, warmup=warmup, timeout_s=timeout_s, seed=seed, check=check, port=port,
-            hosts=hosts, enforce_memory=enforce_memory, progress=progress,
+            loaded, on=on, repeat=repeat, warmup=warmup, in_flight=in_flight, timeout_s=timeout_s, seed=seed,
+            check=check, port=port, hosts=hosts, enforce_memory=enforce_memory, progress=progress,
         )  # fmt: skip
     if output is not None:
         write(output, report)

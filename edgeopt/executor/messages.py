@@ -34,6 +34,7 @@ class Job(_Message):
     threads: int = Field(ge=1)
     repeat: int = Field(default=1, ge=1)
     warmup: int = Field(default=0, ge=0)
+    in_flight: int = Field(default=1, ge=1)
     seed: int = 0
     timeout_s: float = Field(gt=0)
     address: str = "127.0.0.1"

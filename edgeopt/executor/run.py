@@ -29,6 +29,7 @@ from edgeopt.executor.trace import (
     RequestTimes,
     compare_metrics,
     compare_stages,
+    compare_throughput,
     compare_transfers,
     split_error,
     times_of,
@@ -43,6 +44,7 @@ __all__ = ["LAUNCHERS", "execute"]
 class _Options:
     repeat: int
     warmup: int
+    in_flight: int
     timeout_s: float
     seed: int
     check: bool
@@ -67,6 +69,7 @@ def execute(
     on: str = "local",
     repeat: int = 5,
     warmup: int = 1,
+    in_flight: int | None = None,
     timeout_s: float = 120.0,
     seed: int = 0,
     check: bool = True,
@@ -85,6 +88,9 @@ def execute(
         this machine, with its threads and CPU quota.
     repeat, warmup
         Requests that count, and requests before them that do not.
+    in_flight
+        Requests under way at a time; default: 1, and one more than there are stages for a plan whose objective is
+        throughput. As many requests more warm up.
     timeout_s
         Seconds within which everything, the check included, is over; a run that is not ends with an error.
     seed
@@ -114,8 +120,21 @@ def execute(
         A worker died, was killed, ran out of memory or stalled; the port is taken. Names stage and device; no
         process is left.
     """
+    if in_flight is None:
+        in_flight = len(plan.stages) + 1 if plan.problem.objective == "throughput" else 1
+    if in_flight > 1:
+        warmup += in_flight  # the slots are full before anything counts
     options = _Options(
-        repeat, warmup, timeout_s, seed, check, port, enforce_memory, progress or (lambda line: None), tuple(_command)
+        repeat,
+        warmup,
+        in_flight,
+        timeout_s,
+        seed,
+        check,
+        port,
+        enforce_memory,
+        progress or (lambda line: None),
+        tuple(_command),
     )
     _validate(options)
     start_on = launcher_named(on)
@@ -130,10 +149,12 @@ def execute(
         if check:
             _run_reference(plan, launcher, options, log, result.fileno(), started_s)
     try:
-        requests = [times_of(layout, log.traces[i]) for i in range(warmup, warmup + repeat)]
+        everything = [times_of(layout, log.traces[i]) for i in range(warmup + repeat)]
     except (KeyError, ValueError) as error:
         raise ExecutionError(f"the workers' traces do not fit together: {error}") from error
-    latency_s = Comparison.between(plan.latency_s, [request.latency_s for request in requests])
+    before, requests = everything[:warmup], everything[warmup:]
+    alone = in_flight == 1
+    latency_s = Comparison.between(plan.latency_s if alone else None, [request.latency_s for request in requests])
     return Report(
         edgeopt_version=edgeopt.__version__,
         date=date,
@@ -146,16 +167,18 @@ def execute(
         repeat=repeat,
         warmup=warmup,
         seed=seed,
+        in_flight=in_flight,
         elapsed_s=time.monotonic() - started_s,
         latency_s=latency_s,
-        metrics=compare_metrics(plan, layout, requests),
+        throughput_per_s=None if alone else compare_throughput(plan, before, requests),
+        metrics=compare_metrics(plan, layout, requests) if alone else {},
         stages=compare_stages(plan, requests),
         transfers=compare_transfers(plan, layout, requests),
         devices=[_device_report(plan, host, log.done[host.rank], requests) for host in layout.hosts],
         error=split_error(plan, latency_s, requests),
         output=_output(log),
         hardware=describe_hardware(),
-        notes=[*launcher.notes(), *_notes(layout, requests)],
+        notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
     )
 
 
@@ -188,6 +211,7 @@ def _run_workers(
                 threads=host.threads,
                 repeat=options.repeat,
                 warmup=options.warmup,
+                in_flight=options.in_flight,
                 seed=options.seed,
                 timeout_s=options.timeout_s,
                 token=token,
@@ -258,8 +282,12 @@ def _output(log: _Log) -> OutputCheck | None:
     return OutputCheck(**log.checked.model_dump(exclude={"event"}), repeats_equal=len(digests) == 1)
 
 
-def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
+def _notes(layout: Layout, in_flight: int, requests: Sequence[RequestTimes]) -> list[str]:
     notes = []
+    if in_flight > 1:
+        notes.append(
+            f"{in_flight} requests are in flight: latency holds the time they wait for each other and is not predicted"
+        )
     for host in layout.hosts:
         rounds = [seconds for request in requests for stage in host.stages for seconds in request.compute_s[stage]]
         if host.cpu_quota is not None and rounds and min(rounds) * 1e6 < PERIOD_US:
@@ -274,6 +302,8 @@ def _validate(options: _Options) -> None:
     findings = []
     if options.repeat < 1:
         findings.append(Finding("repeat", f"is {options.repeat}", "count at least 1 request"))
+    if options.in_flight < 1:
+        findings.append(Finding("in_flight", f"is {options.in_flight}", "keep at least 1 request under way"))
     if options.warmup < 0:
         findings.append(Finding("warmup", f"is {options.warmup}", "use 0 or more requests"))
     if not (math.isfinite(options.timeout_s) and options.timeout_s > 0):

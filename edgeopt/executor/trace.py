@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from edgeopt.executor.layout import Layout
 from edgeopt.executor.messages import Trace
@@ -17,7 +18,19 @@ from edgeopt.plan import Transfer as PlannedTransfer
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.report.data import Comparison, ErrorSplit, Samples, StageReport, TransferReport
 
-__all__ = ["Moved", "RequestTimes", "compare_metrics", "compare_stages", "compare_transfers", "split_error", "times_of"]
+__all__ = [
+    "Moved",
+    "RequestTimes",
+    "compare_metrics",
+    "compare_stages",
+    "compare_throughput",
+    "compare_transfers",
+    "split_error",
+    "times_of",
+]
+
+#: Parts that the results of a run with several requests in flight are split into, for a spread.
+_BLOCKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +47,7 @@ class RequestTimes:
     """One request: seconds by stage (a value for each round), by boundary, by rank."""
 
     latency_s: float
+    stop_s: float
     first_round_s: float
     compute_s: dict[int, list[float]]
     moved: dict[int, Moved]
@@ -81,6 +95,7 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
         moved[boundary] = Moved(sum(s for s, _ in parts), sum(q for _, q in parts), len(parts))
     return RequestTimes(
         latency_s=source.stop - source.start,
+        stop_s=source.stop,
         first_round_s=first_round_stop - source.start,
         compute_s=dict(sorted(computes.items())),
         moved=moved,
@@ -144,6 +159,21 @@ def compare_metrics(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]
     else:
         measured["images_per_s"] = [workload.images / r.latency_s for r in requests]
     return {name: Comparison.between(plan.metrics.get(name), samples) for name, samples in measured.items()}
+
+
+def compare_throughput(plan: Plan, before: Sequence[RequestTimes], counted: Sequence[RequestTimes]) -> Comparison:
+    """Results per second, predicted and measured.
+
+    Parameters
+    ----------
+    before, counted
+        Requests that filled the slots (at least one), and those after them, in the order of their results.
+    """
+    stops = [max(request.stop_s for request in before), *sorted(request.stop_s for request in counted)]
+    blocks = min(_BLOCKS, len(counted))
+    ends = [round(i * len(counted) / blocks) for i in range(blocks + 1)]
+    rates = [(b - a) / (stops[b] - stops[a]) for a, b in pairwise(ends)]
+    return Comparison.between(plan.throughput_per_s, rates)
 
 
 def split_error(plan: Plan, latency_s: Comparison, requests: Sequence[RequestTimes]) -> ErrorSplit:

@@ -86,7 +86,7 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     import torch
 
     from edgeopt.executor import transport as wire
-    from edgeopt.executor.serve import digest, serve
+    from edgeopt.executor.serve import digest
 
     _prepare(job)
     layout = Layout.of(job.plan)
@@ -109,10 +109,8 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     threading.Thread(target=_end_with_driver, daemon=True).start()
     with torch.inference_mode():
         inputs = program.request(job.seed) if job.rank == 0 else None
-        for number in range(job.warmup + job.repeat):
-            state.request = number
-            gc.collect()  # between requests, so that it seldom falls into one
-            spans = serve(program, layout, job.rank, transport, state, inputs, job.pace)
+        serving = _many if job.in_flight > 1 else _one_by_one
+        for number, spans in enumerate(serving(job, program, layout, transport, state, inputs)):
             result = digest(spans.result) if spans.result is not None else None
             channel.send(_trace(number, number < job.warmup, spans, result))
             if spans.result is not None and number == job.warmup + job.repeat - 1 and job.result_fd is not None:
@@ -120,6 +118,27 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     if transport is not None:
         state.now("wait")
         transport.barrier()  # nobody leaves while another still reads from it
+
+
+def _one_by_one(
+    job: Job, program: Program, layout: Layout, transport: Any, state: State, inputs: list[torch.Tensor] | None
+) -> Iterator[Spans]:
+    from edgeopt.executor.serve import serve
+
+    for number in range(job.warmup + job.repeat):
+        state.request = number
+        gc.collect()  # between requests, so that it seldom falls into one
+        yield serve(program, layout, job.rank, transport, state, inputs, job.pace)
+
+
+def _many(
+    job: Job, program: Program, layout: Layout, transport: Any, state: State, inputs: list[torch.Tensor] | None
+) -> Iterator[Spans]:
+    from edgeopt.executor.stream import stream
+
+    requests = None if inputs is None else [inputs]
+    count = job.warmup + job.repeat
+    yield from stream(program, layout, job.rank, transport, state, requests, count, job.in_flight, job.pace)
 
 
 def _run_reference(

@@ -7,6 +7,7 @@ floats throughout; it writes to JSON and YAML as it is.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
@@ -59,6 +60,8 @@ class Comparison(Samples):
     def between(cls, predicted: float | None, samples: Sequence[float]) -> Comparison:
         """Put ``predicted`` beside ``samples`` (at least one)."""
         measured = Samples.of(samples)
+        if predicted is not None and not math.isfinite(predicted):
+            predicted = None  # a throughput without bound predicts nothing
         known = predicted is not None and measured.median > 0
         error = (predicted - measured.median) / measured.median if known else None
         return cls(**measured.model_dump(), predicted=predicted, relative_error=error)
@@ -156,7 +159,11 @@ class Hardware(_Record):
 
 
 class Report(_Record):
-    """One execution of one plan."""
+    """One execution of one plan.
+
+    ``in_flight`` requests were under way at a time. ``throughput_per_s`` is results per second once all slots were
+    filled, one sample per block of consecutive results; with one request at a time it is 1/latency and is left out.
+    """
 
     format: Literal["edgeopt-report/1"] = FORMAT
     edgeopt_version: str
@@ -170,8 +177,10 @@ class Report(_Record):
     repeat: int
     warmup: int
     seed: int
+    in_flight: int = 1
     elapsed_s: float
     latency_s: Comparison
+    throughput_per_s: Comparison | None = None
     metrics: dict[str, Comparison]
     stages: list[StageReport]
     transfers: list[TransferReport]
