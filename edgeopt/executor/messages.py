@@ -53,10 +53,17 @@ class Go(_Message):
 
 
 class Ready(_Message):
-    """Program built, peers connected."""
+    """Program built, peers connected.
+
+    ``machine`` tells hosts with a common clock from others; ``clock_offset_s`` and ``clock_error_s`` are those of
+    :func:`edgeopt.executor.clock.clock_offset`.
+    """
 
     event: Literal["ready"] = "ready"
     build_s: float
+    machine: str = ""
+    clock_offset_s: float = 0.0
+    clock_error_s: float = 0.0
 
 
 class Beat(_Message):

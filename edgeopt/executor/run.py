@@ -31,6 +31,8 @@ from edgeopt.executor.trace import (
     compare_stages,
     compare_throughput,
     compare_transfers,
+    intervals_of,
+    shifted,
     split_error,
     times_of,
 )
@@ -60,6 +62,7 @@ class _Log:
 
     traces: dict[int, dict[int, Trace]]
     done: dict[int, Done]
+    ready: dict[int, Ready]
     checked: Checked | None = None
 
 
@@ -142,14 +145,15 @@ def execute(
     _need_libraries(plan)
     launcher = start_on(plan, layout, Settings(port, hosts, options.command))
     started_s, date = time.monotonic(), datetime.now(UTC)
-    log = _Log(traces={}, done={})
+    log = _Log(traces={}, done={}, ready={})
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
         _run_workers(plan, launcher, options, log, result.fileno(), started_s)
         if check:
             _run_reference(plan, launcher, options, log, result.fileno(), started_s)
     try:
-        everything = [times_of(layout, log.traces[i]) for i in range(warmup + repeat)]
+        traces = [_on_one_clock(log, log.traces[i]) for i in range(warmup + repeat)]
+        everything = [times_of(layout, request) for request in traces]
     except (KeyError, ValueError) as error:
         raise ExecutionError(f"the workers' traces do not fit together: {error}") from error
     before, requests = everything[:warmup], everything[warmup:]
@@ -174,10 +178,11 @@ def execute(
         metrics=compare_metrics(plan, layout, requests) if alone else {},
         stages=compare_stages(plan, requests),
         transfers=compare_transfers(plan, layout, requests),
-        devices=[_device_report(plan, host, log.done[host.rank], requests) for host in layout.hosts],
+        devices=[_device_report(plan, host, log, requests) for host in layout.hosts],
         error=split_error(plan, latency_s, requests),
         output=_output(log),
         hardware=describe_hardware(),
+        timeline=intervals_of(plan, layout, traces[warmup + _typical(requests)]),
         notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
     )
 
@@ -196,6 +201,8 @@ def _run_workers(
                 options.progress(f"{kind} {event.request + 1} of {total}: {event.stop - event.start:.4g} s")
         elif isinstance(event, Done):
             log.done[host.rank] = event
+        elif isinstance(event, Ready):
+            log.ready[host.rank] = event
 
     # The crew is entered last, so left first: the workers are gone before their machines are taken down.
     with launcher, Crew(options.timeout_s, heard, started_s) as crew:
@@ -229,6 +236,18 @@ def _run_workers(
         crew.wait_for(Done)
 
 
+def _clock(log: _Log, rank: int) -> tuple[float, float]:
+    """Offset and error of a host's clock; processes of one machine read the same."""
+    ready = log.ready[rank]
+    if ready.machine == log.ready[0].machine:
+        return 0.0, 0.0
+    return ready.clock_offset_s, ready.clock_error_s
+
+
+def _on_one_clock(log: _Log, traces: dict[int, Trace]) -> dict[int, Trace]:
+    return {rank: shifted(trace, _clock(log, rank)[0]) for rank, trace in traces.items()}
+
+
 def _memory_limit(host: Host, options: _Options, free: float) -> float | None:
     """Bytes that a worker may add; an accelerator's driver maps far more addresses than it uses, so none there."""
     if host.accelerator != "cpu":
@@ -259,9 +278,10 @@ def _run_reference(
         crew.wait_for(Done)
 
 
-def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[RequestTimes]) -> DeviceReport:
+def _device_report(plan: Plan, host: Host, log: _Log, requests: Sequence[RequestTimes]) -> DeviceReport:
     # Several stages on one device share weights, which each stage's figure counts: the largest is a lower bound.
     planned = [plan.stages[index].memory_bytes for index in host.stages]
+    offset_s, error_s = _clock(log, host.rank)
     return DeviceReport(
         device=host.device,
         stages=list(host.stages),
@@ -271,8 +291,16 @@ def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[Reques
         waiting_s=Samples.of([r.waiting_s[host.rank] for r in requests]),
         idle_s=Samples.of([r.latency_s - r.busy_s[host.rank] for r in requests]),
         predicted_memory_bytes=max(planned, default=0.0),
-        peak_memory_bytes=done.peak_memory_bytes,
+        peak_memory_bytes=log.done[host.rank].peak_memory_bytes,
+        clock_offset_s=offset_s,
+        clock_error_s=error_s,
     )
+
+
+def _typical(requests: Sequence[RequestTimes]) -> int:
+    """Index of the request whose latency is nearest to the median."""
+    median = Samples.of([request.latency_s for request in requests]).median
+    return min(range(len(requests)), key=lambda i: abs(requests[i].latency_s - median))
 
 
 def _output(log: _Log) -> OutputCheck | None:

@@ -1,7 +1,8 @@
 """From what workers noted to what a request cost, term by term.
 
-All workers of one host read one monotonic clock, so a transfer is the receiver's end minus the sender's start. Rounds
-of a request are summed. What is neither compute nor transfer is overhead: barriers, scheduling, waking up.
+On one clock a transfer is the receiver's end minus the sender's start: workers of one machine share theirs, others are
+shifted by their measured offset first. Rounds of a request are summed. What is neither compute nor transfer is
+overhead: barriers, scheduling, waking up.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ from itertools import pairwise
 
 from edgeopt.executor.layout import Layout
 from edgeopt.executor.messages import Trace
-from edgeopt.plan import Plan
+from edgeopt.plan import Interval, Plan
 from edgeopt.plan import Transfer as PlannedTransfer
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.report.data import Comparison, ErrorSplit, Samples, StageReport, TransferReport
+from edgeopt.strategies.timeline import link_lane
 
 __all__ = [
     "Moved",
@@ -25,6 +27,8 @@ __all__ = [
     "compare_stages",
     "compare_throughput",
     "compare_transfers",
+    "intervals_of",
+    "shifted",
     "split_error",
     "times_of",
 ]
@@ -105,6 +109,39 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
             for rank, trace in traces.items()
         },
     )
+
+
+def shifted(trace: Trace, offset_s: float) -> Trace:
+    """Move all times of a trace to another clock."""
+    if offset_s == 0:
+        return trace
+    return trace.model_copy(
+        update={
+            "computes": [(k, r, a + offset_s, b + offset_s) for k, r, a, b in trace.computes],
+            "sends": [(b, r, q, a + offset_s) for b, r, q, a in trace.sends],
+            "receives": [(b, r, a + offset_s, c + offset_s) for b, r, a, c in trace.receives],
+        }
+    )
+
+
+def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> list[Interval]:
+    """Bars of one request on the lanes of devices and links, from its start; times on one clock."""
+    origin = traces[0].start or 0.0
+    bars = []
+    for rank, trace in traces.items():
+        for stage, round_index, start, stop in trace.computes:
+            label = plan.stages[stage].elements + (f", round {round_index}" if round_index else "")
+            bars.append((layout.hosts[rank].device, label, start, stop))
+    received = {(b, r): stop for trace in traces.values() for b, r, _, stop in trace.receives}
+    for trace in traces.values():
+        for index, round_index, _, start in trace.sends:
+            boundary = layout.boundaries[index]
+            lane = link_lane(layout.hosts[boundary.sender].device, layout.hosts[boundary.receiver].device)
+            bars.append((lane, boundary.purpose, start, received[index, round_index]))
+    return [
+        Interval(lane=lane, label=label, start_s=start - origin, stop_s=stop - origin)
+        for lane, label, start, stop in sorted(bars, key=lambda bar: (bar[2], bar[3]))
+    ]
 
 
 def compare_stages(plan: Plan, requests: Sequence[RequestTimes]) -> list[StageReport]:

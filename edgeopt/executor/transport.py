@@ -14,11 +14,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from edgeopt.executor.clock import clock_offset
 from edgeopt.executor.layout import Boundary, Layout
 from edgeopt.executor.messages import Job
 from edgeopt.programs.base import Program, TensorSpec
 
-__all__ = ["Pending", "Transport", "TransportError", "join", "open_store"]
+__all__ = ["Pending", "Transport", "TransportError", "agree_on_time", "join", "open_store"]
 
 _TENSORS_PER_MESSAGE = 1 << 8
 _GO = TensorSpec((1,), torch.uint8)
@@ -64,6 +65,14 @@ def join(job: Job, store: dist.Store, num_workers: int) -> None:
             "gloo", store=store, rank=job.rank, world_size=num_workers, timeout=timedelta(seconds=job.timeout_s)
         )
     except (RuntimeError, OSError) as error:
+        raise TransportError(_first_line(error)) from error
+
+
+def agree_on_time(rank: int, num_workers: int) -> tuple[float, float]:
+    """Measure the clock's offset; see :func:`edgeopt.executor.clock.clock_offset`."""
+    try:
+        return clock_offset(rank, num_workers)
+    except RuntimeError as error:
         raise TransportError(_first_line(error)) from error
 
 

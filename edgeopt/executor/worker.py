@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeopt.errors import EdgeoptError, InputError
 from edgeopt.executor import memory
+from edgeopt.executor.hardware import machine_id
 from edgeopt.executor.layout import Layout
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Job, Ready, Trace
 from edgeopt.executor.state import State
@@ -103,7 +104,8 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
         state.now("connect")
         wire.join(job, store, len(layout.hosts))
         transport = wire.Transport(program, layout, job.rank)
-    channel.send(Ready(build_s=build_s))
+    offset_s, error_s = (0.0, 0.0) if alone else wire.agree_on_time(job.rank, len(layout.hosts))
+    channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
     state.now("wait")
     Go.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_driver, daemon=True).start()

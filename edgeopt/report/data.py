@@ -15,6 +15,8 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from edgeopt.plan import Interval
+
 __all__ = [
     "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Report", "Samples", "StageReport",
     "TransferReport",
@@ -103,6 +105,8 @@ class DeviceReport(_Record):
 
     ``waiting_s`` is spent for input to arrive (transfers included), ``idle_s`` is all that is not compute.
     ``peak_memory_bytes`` is the whole process with its libraries; ``predicted_memory_bytes`` is the plan's alone.
+    ``clock_offset_s`` was added to this host's times to get the source's, right to within ``clock_error_s``; both are
+    0 on the source's own machine.
     """
 
     device: str
@@ -114,6 +118,8 @@ class DeviceReport(_Record):
     idle_s: Samples
     predicted_memory_bytes: float
     peak_memory_bytes: float
+    clock_offset_s: float = 0.0
+    clock_error_s: float = 0.0
 
 
 class ErrorSplit(_Record):
@@ -163,6 +169,7 @@ class Report(_Record):
 
     ``in_flight`` requests were under way at a time. ``throughput_per_s`` is results per second once all slots were
     filled, one sample per block of consecutive results; with one request at a time it is 1/latency and is left out.
+    ``timeline`` is the request whose latency is nearest to the median, from its start.
     """
 
     format: Literal["edgeopt-report/1"] = FORMAT
@@ -188,4 +195,5 @@ class Report(_Record):
     error: ErrorSplit
     output: OutputCheck | None
     hardware: Hardware
+    timeline: list[Interval] = []
     notes: list[str] = []
