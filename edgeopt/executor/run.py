@@ -29,7 +29,10 @@ from edgeopt.executor.trace import (
     RequestTimes,
     compare_metrics,
     compare_stages,
+    compare_throughput,
     compare_transfers,
+    intervals_of,
+    shifted,
     split_error,
     times_of,
 )
@@ -43,6 +46,7 @@ __all__ = ["LAUNCHERS", "execute"]
 class _Options:
     repeat: int
     warmup: int
+    in_flight: int
     timeout_s: float
     seed: int
     check: bool
@@ -58,6 +62,7 @@ class _Log:
 
     traces: dict[int, dict[int, Trace]]
     done: dict[int, Done]
+    ready: dict[int, Ready]
     checked: Checked | None = None
 
 
@@ -67,6 +72,7 @@ def execute(
     on: str = "local",
     repeat: int = 5,
     warmup: int = 1,
+    in_flight: int | None = None,
     timeout_s: float = 120.0,
     seed: int = 0,
     check: bool = True,
@@ -85,6 +91,9 @@ def execute(
         this machine, with its threads and CPU quota.
     repeat, warmup
         Requests that count, and requests before them that do not.
+    in_flight
+        Requests under way at a time; default: 1, and one more than there are stages for a plan whose objective is
+        throughput. As many requests more warm up.
     timeout_s
         Seconds within which everything, the check included, is over; a run that is not ends with an error.
     seed
@@ -114,8 +123,21 @@ def execute(
         A worker died, was killed, ran out of memory or stalled; the port is taken. Names stage and device; no
         process is left.
     """
+    if in_flight is None:
+        in_flight = len(plan.stages) + 1 if plan.problem.objective == "throughput" else 1
+    if in_flight > 1:
+        warmup += in_flight  # the slots are full before anything counts
     options = _Options(
-        repeat, warmup, timeout_s, seed, check, port, enforce_memory, progress or (lambda line: None), tuple(_command)
+        repeat,
+        warmup,
+        in_flight,
+        timeout_s,
+        seed,
+        check,
+        port,
+        enforce_memory,
+        progress or (lambda line: None),
+        tuple(_command),
     )
     _validate(options)
     start_on = launcher_named(on)
@@ -123,17 +145,20 @@ def execute(
     _need_libraries(plan)
     launcher = start_on(plan, layout, Settings(port, hosts, options.command))
     started_s, date = time.monotonic(), datetime.now(UTC)
-    log = _Log(traces={}, done={})
+    log = _Log(traces={}, done={}, ready={})
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
         _run_workers(plan, launcher, options, log, result.fileno(), started_s)
         if check:
             _run_reference(plan, launcher, options, log, result.fileno(), started_s)
     try:
-        requests = [times_of(layout, log.traces[i]) for i in range(warmup, warmup + repeat)]
+        traces = [_on_one_clock(log, log.traces[i]) for i in range(warmup + repeat)]
+        everything = [times_of(layout, request) for request in traces]
     except (KeyError, ValueError) as error:
         raise ExecutionError(f"the workers' traces do not fit together: {error}") from error
-    latency_s = Comparison.between(plan.latency_s, [request.latency_s for request in requests])
+    before, requests = everything[:warmup], everything[warmup:]
+    alone = in_flight == 1
+    latency_s = Comparison.between(plan.latency_s if alone else None, [request.latency_s for request in requests])
     return Report(
         edgeopt_version=edgeopt.__version__,
         date=date,
@@ -146,16 +171,19 @@ def execute(
         repeat=repeat,
         warmup=warmup,
         seed=seed,
+        in_flight=in_flight,
         elapsed_s=time.monotonic() - started_s,
         latency_s=latency_s,
-        metrics=compare_metrics(plan, layout, requests),
+        throughput_per_s=None if alone else compare_throughput(plan, before, requests),
+        metrics=compare_metrics(plan, layout, requests) if alone else {},
         stages=compare_stages(plan, requests),
         transfers=compare_transfers(plan, layout, requests),
-        devices=[_device_report(plan, host, log.done[host.rank], requests) for host in layout.hosts],
+        devices=[_device_report(plan, host, log, requests) for host in layout.hosts],
         error=split_error(plan, latency_s, requests),
         output=_output(log),
         hardware=describe_hardware(),
-        notes=[*launcher.notes(), *_notes(layout, requests)],
+        timeline=intervals_of(plan, layout, traces[warmup + _typical(requests)]),
+        notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
     )
 
 
@@ -173,6 +201,8 @@ def _run_workers(
                 options.progress(f"{kind} {event.request + 1} of {total}: {event.stop - event.start:.4g} s")
         elif isinstance(event, Done):
             log.done[host.rank] = event
+        elif isinstance(event, Ready):
+            log.ready[host.rank] = event
 
     # The crew is entered last, so left first: the workers are gone before their machines are taken down.
     with launcher, Crew(options.timeout_s, heard, started_s) as crew:
@@ -188,6 +218,7 @@ def _run_workers(
                 threads=host.threads,
                 repeat=options.repeat,
                 warmup=options.warmup,
+                in_flight=options.in_flight,
                 seed=options.seed,
                 timeout_s=options.timeout_s,
                 token=token,
@@ -203,6 +234,18 @@ def _run_workers(
         options.progress(f"workers ready after {time.monotonic() - started_s:.1f} s")
         crew.send(Go().model_dump_json().encode() + b"\n")
         crew.wait_for(Done)
+
+
+def _clock(log: _Log, rank: int) -> tuple[float, float]:
+    """Offset and error of a host's clock; processes of one machine read the same."""
+    ready = log.ready[rank]
+    if ready.machine == log.ready[0].machine:
+        return 0.0, 0.0
+    return ready.clock_offset_s, ready.clock_error_s
+
+
+def _on_one_clock(log: _Log, traces: dict[int, Trace]) -> dict[int, Trace]:
+    return {rank: shifted(trace, _clock(log, rank)[0]) for rank, trace in traces.items()}
 
 
 def _memory_limit(host: Host, options: _Options, free: float) -> float | None:
@@ -235,9 +278,10 @@ def _run_reference(
         crew.wait_for(Done)
 
 
-def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[RequestTimes]) -> DeviceReport:
+def _device_report(plan: Plan, host: Host, log: _Log, requests: Sequence[RequestTimes]) -> DeviceReport:
     # Several stages on one device share weights, which each stage's figure counts: the largest is a lower bound.
     planned = [plan.stages[index].memory_bytes for index in host.stages]
+    offset_s, error_s = _clock(log, host.rank)
     return DeviceReport(
         device=host.device,
         stages=list(host.stages),
@@ -247,8 +291,16 @@ def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[Reques
         waiting_s=Samples.of([r.waiting_s[host.rank] for r in requests]),
         idle_s=Samples.of([r.latency_s - r.busy_s[host.rank] for r in requests]),
         predicted_memory_bytes=max(planned, default=0.0),
-        peak_memory_bytes=done.peak_memory_bytes,
+        peak_memory_bytes=log.done[host.rank].peak_memory_bytes,
+        clock_offset_s=offset_s,
+        clock_error_s=error_s,
     )
+
+
+def _typical(requests: Sequence[RequestTimes]) -> int:
+    """Index of the request whose latency is nearest to the median."""
+    median = Samples.of([request.latency_s for request in requests]).median
+    return min(range(len(requests)), key=lambda i: abs(requests[i].latency_s - median))
 
 
 def _output(log: _Log) -> OutputCheck | None:
@@ -258,8 +310,12 @@ def _output(log: _Log) -> OutputCheck | None:
     return OutputCheck(**log.checked.model_dump(exclude={"event"}), repeats_equal=len(digests) == 1)
 
 
-def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
+def _notes(layout: Layout, in_flight: int, requests: Sequence[RequestTimes]) -> list[str]:
     notes = []
+    if in_flight > 1:
+        notes.append(
+            f"{in_flight} requests are in flight: latency holds the time they wait for each other and is not predicted"
+        )
     for host in layout.hosts:
         rounds = [seconds for request in requests for stage in host.stages for seconds in request.compute_s[stage]]
         if host.cpu_quota is not None and rounds and min(rounds) * 1e6 < PERIOD_US:
@@ -274,6 +330,8 @@ def _validate(options: _Options) -> None:
     findings = []
     if options.repeat < 1:
         findings.append(Finding("repeat", f"is {options.repeat}", "count at least 1 request"))
+    if options.in_flight < 1:
+        findings.append(Finding("in_flight", f"is {options.in_flight}", "keep at least 1 request under way"))
     if options.warmup < 0:
         findings.append(Finding("warmup", f"is {options.warmup}", "use 0 or more requests"))
     if not (math.isfinite(options.timeout_s) and options.timeout_s > 0):

@@ -13,7 +13,7 @@ from edgeopt.executor.state import State
 from edgeopt.executor.transport import Pending, Transport
 from edgeopt.programs.base import Program
 
-__all__ = ["Spans", "digest", "serve"]
+__all__ = ["Spans", "arrivals", "digest", "serve"]
 
 
 @dataclass(slots=True)
@@ -50,7 +50,7 @@ def serve(
     """
     spans = Spans()
     handed: dict[int, list[torch.Tensor]] = {}  # by boundary, from this worker to itself
-    due = _arrivals(layout, rank, program.rounds)
+    due = arrivals(layout, rank, program.rounds)
     posted: list[Pending] = []
 
     def post_next() -> None:
@@ -119,7 +119,7 @@ def digest(tensors: list[torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def _arrivals(layout: Layout, rank: int, rounds: int) -> list[tuple[Boundary, int]]:
+def arrivals(layout: Layout, rank: int, rounds: int) -> list[tuple[Boundary, int]]:
     """Messages that a worker receives from others in one request, in order."""
     order = [(layout.arriving(s, r), r) for r in range(rounds) for s in range(layout.num_stages)]
     order.append((layout.boundaries[layout.num_stages], rounds - 1))

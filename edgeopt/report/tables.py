@@ -156,6 +156,8 @@ def report_view(report: Report) -> Iterable[RenderableType]:
         yield transfers
     figures = _table("", "figure", *columns)
     figures.add_row("latency", *_compared(report.latency_s), style="bold")
+    if report.throughput_per_s is not None:
+        figures.add_row("requests per second", *_compared(report.throughput_per_s, False), style="bold")
     for name, comparison in report.metrics.items():
         figures.add_row(_METRICS.get(name, name), *_compared(comparison, _is_duration(name)))
     yield figures
