@@ -21,7 +21,11 @@ class _Message(BaseModel):
 
 
 class Job(_Message):
-    """What one process is to do. ``token`` is random: runs side by side cannot meet at one rendezvous."""
+    """What one process is to do.
+
+    ``token`` is random: runs side by side cannot meet at one rendezvous. ``pace`` is the fraction of its speed that
+    an emulated device computes at.
+    """
 
     role: Literal["worker", "reference"]
     plan: Plan
@@ -30,6 +34,7 @@ class Job(_Message):
     threads: int = Field(ge=1)
     repeat: int = Field(default=1, ge=1)
     warmup: int = Field(default=0, ge=0)
+    in_flight: int = Field(default=1, ge=1)
     seed: int = 0
     timeout_s: float = Field(gt=0)
     address: str = "127.0.0.1"
@@ -38,6 +43,7 @@ class Job(_Message):
     listen_fd: int | None = None
     result_fd: int | None = None
     memory_bytes: float | None = None
+    pace: float | None = Field(default=None, gt=0, le=1)
 
 
 class Go(_Message):
@@ -47,10 +53,17 @@ class Go(_Message):
 
 
 class Ready(_Message):
-    """Program built, peers connected."""
+    """Program built, peers connected.
+
+    ``machine`` tells hosts with a common clock from others; ``clock_offset_s`` and ``clock_error_s`` are those of
+    :func:`edgeopt.executor.clock.clock_offset`.
+    """
 
     event: Literal["ready"] = "ready"
     build_s: float
+    machine: str = ""
+    clock_offset_s: float = 0.0
+    clock_error_s: float = 0.0
 
 
 class Beat(_Message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import os
@@ -12,22 +11,28 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import edgeopt
 from edgeopt.errors import ExecutionError, Finding, InputError, MissingDependencyError
 from edgeopt.executor import launch
 from edgeopt.executor.hardware import describe_hardware
-from edgeopt.executor.layout import Host, Layout, usable_cores
+from edgeopt.executor.launchers import LAUNCHERS, launcher_named
+from edgeopt.executor.launchers.base import Launcher, Settings
+from edgeopt.executor.layout import Host, Layout
 from edgeopt.executor.memory import available_bytes
 from edgeopt.executor.messages import Checked, Done, Go, Job, Ready, Trace, dump_job
-from edgeopt.executor.quota import PERIOD_US, cpu_quota
+from edgeopt.executor.quota import PERIOD_US
 from edgeopt.executor.supervise import Crew
 from edgeopt.executor.trace import (
     RequestTimes,
     compare_metrics,
     compare_stages,
+    compare_throughput,
     compare_transfers,
+    intervals_of,
+    shifted,
     split_error,
     times_of,
 )
@@ -36,13 +41,12 @@ from edgeopt.report.data import Comparison, DeviceReport, OutputCheck, Report, S
 
 __all__ = ["LAUNCHERS", "execute"]
 
-LAUNCHERS = ("local",)
-
 
 @dataclass(frozen=True, slots=True)
 class _Options:
     repeat: int
     warmup: int
+    in_flight: int
     timeout_s: float
     seed: int
     check: bool
@@ -58,19 +62,22 @@ class _Log:
 
     traces: dict[int, dict[int, Trace]]
     done: dict[int, Done]
+    ready: dict[int, Ready]
     checked: Checked | None = None
 
 
 def execute(
     plan: Plan,
     *,
-    on: Literal["local"] = "local",
+    on: str = "local",
     repeat: int = 5,
     warmup: int = 1,
+    in_flight: int | None = None,
     timeout_s: float = 120.0,
     seed: int = 0,
     check: bool = True,
     port: int | None = None,
+    hosts: Path | None = None,
     enforce_memory: bool = False,
     progress: Callable[[str], None] | None = None,
     _command: Sequence[str] = launch.COMMAND,
@@ -80,9 +87,13 @@ def execute(
     Parameters
     ----------
     on
-        Launcher: ``local`` runs each device as a process of this machine, with its threads and CPU quota.
+        Launcher, one of :data:`~edgeopt.executor.launchers.LAUNCHERS`: ``local`` runs each device as a process of
+        this machine, with its threads and CPU quota.
     repeat, warmup
         Requests that count, and requests before them that do not.
+    in_flight
+        Requests under way at a time; default: 1, and one more than there are stages for a plan whose objective is
+        throughput. As many requests more warm up.
     timeout_s
         Seconds within which everything, the check included, is over; a run that is not ends with an error.
     seed
@@ -90,7 +101,9 @@ def execute(
     check
         Compare the result with that of a fresh single-process run.
     port
-        Where the workers meet, on the loopback address; ``None``: the system chooses.
+        Where the workers meet; ``None``: the system chooses.
+    hosts
+        Hosts file, for launchers that start workers on other machines.
     enforce_memory
         Hold every worker to its device's memory (libraries not counted) instead of to what the machine has left.
     progress
@@ -110,24 +123,42 @@ def execute(
         A worker died, was killed, ran out of memory or stalled; the port is taken. Names stage and device; no
         process is left.
     """
+    if in_flight is None:
+        in_flight = len(plan.stages) + 1 if plan.problem.objective == "throughput" else 1
+    if in_flight > 1:
+        warmup += in_flight  # the slots are full before anything counts
     options = _Options(
-        repeat, warmup, timeout_s, seed, check, port, enforce_memory, progress or (lambda line: None), tuple(_command)
+        repeat,
+        warmup,
+        in_flight,
+        timeout_s,
+        seed,
+        check,
+        port,
+        enforce_memory,
+        progress or (lambda line: None),
+        tuple(_command),
     )
-    _validate(on, options)
+    _validate(options)
+    start_on = launcher_named(on)
     layout = Layout.of(plan)
     _need_libraries(plan)
+    launcher = start_on(plan, layout, Settings(port, hosts, options.command))
     started_s, date = time.monotonic(), datetime.now(UTC)
-    log = _Log(traces={}, done={})
+    log = _Log(traces={}, done={}, ready={})
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
-        _run_workers(plan, layout, options, log, result.fileno(), started_s)
+        _run_workers(plan, launcher, options, log, result.fileno(), started_s)
         if check:
-            _run_reference(plan, layout, options, log, result.fileno(), started_s)
+            _run_reference(plan, launcher, options, log, result.fileno(), started_s)
     try:
-        requests = [times_of(layout, log.traces[i]) for i in range(warmup, warmup + repeat)]
+        traces = [_on_one_clock(log, log.traces[i]) for i in range(warmup + repeat)]
+        everything = [times_of(layout, request) for request in traces]
     except (KeyError, ValueError) as error:
         raise ExecutionError(f"the workers' traces do not fit together: {error}") from error
-    latency_s = Comparison.between(plan.latency_s, [request.latency_s for request in requests])
+    before, requests = everything[:warmup], everything[warmup:]
+    alone = in_flight == 1
+    latency_s = Comparison.between(plan.latency_s if alone else None, [request.latency_s for request in requests])
     return Report(
         edgeopt_version=edgeopt.__version__,
         date=date,
@@ -136,24 +167,29 @@ def execute(
         model=plan.problem.model.name,
         strategy=plan.strategy,
         launcher=on,
-        emulated=False,
+        emulated=launcher.emulated,
         repeat=repeat,
         warmup=warmup,
         seed=seed,
+        in_flight=in_flight,
         elapsed_s=time.monotonic() - started_s,
         latency_s=latency_s,
-        metrics=compare_metrics(plan, layout, requests),
+        throughput_per_s=None if alone else compare_throughput(plan, before, requests),
+        metrics=compare_metrics(plan, layout, requests) if alone else {},
         stages=compare_stages(plan, requests),
         transfers=compare_transfers(plan, layout, requests),
-        devices=[_device_report(plan, host, log.done[host.rank], requests) for host in layout.hosts],
+        devices=[_device_report(plan, host, log, requests) for host in layout.hosts],
         error=split_error(plan, latency_s, requests),
         output=_output(log),
         hardware=describe_hardware(),
-        notes=_notes(layout, requests),
+        timeline=intervals_of(plan, layout, traces[warmup + _typical(requests)]),
+        notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
     )
 
 
-def _run_workers(plan: Plan, layout: Layout, options: _Options, log: _Log, result_fd: int, started_s: float) -> None:
+def _run_workers(
+    plan: Plan, launcher: Launcher, options: _Options, log: _Log, result_fd: int, started_s: float
+) -> None:
     total = options.warmup + options.repeat
 
     def heard(host: Host | None, event: Any) -> None:
@@ -165,20 +201,15 @@ def _run_workers(plan: Plan, layout: Layout, options: _Options, log: _Log, resul
                 options.progress(f"{kind} {event.request + 1} of {total}: {event.stop - event.start:.4g} s")
         elif isinstance(event, Done):
             log.done[host.rank] = event
+        elif isinstance(event, Ready):
+            log.ready[host.rank] = event
 
-    with contextlib.ExitStack() as stack:
-        quotas = {
-            host.rank: stack.enter_context(cpu_quota(host.device, host.cpu_quota, host.threads))
-            for host in layout.hosts
-            if host.cpu_quota is not None
-        }
-        listener = stack.enter_context(launch.open_rendezvous(options.port, layout.hosts[0]))
-        # Entered last, so left first: the processes are gone before their groups are removed.
-        crew = stack.enter_context(Crew(options.timeout_s, heard, started_s))
-        options.progress(f"starting {len(layout.hosts)} workers")
+    # The crew is entered last, so left first: the workers are gone before their machines are taken down.
+    with launcher, Crew(options.timeout_s, heard, started_s) as crew:
+        hosts = launcher.layout.hosts
+        options.progress(f"starting {len(hosts)} workers")
         free, token = available_bytes(), secrets.token_hex(16)
-        for host in layout.hosts:
-            first = host.rank == 0
+        for host in hosts:
             job = Job(
                 role="worker",
                 plan=plan,
@@ -187,52 +218,70 @@ def _run_workers(plan: Plan, layout: Layout, options: _Options, log: _Log, resul
                 threads=host.threads,
                 repeat=options.repeat,
                 warmup=options.warmup,
+                in_flight=options.in_flight,
                 seed=options.seed,
                 timeout_s=options.timeout_s,
-                address=launch.LOOPBACK,
-                port=listener.getsockname()[1],
                 token=token,
-                listen_fd=listener.fileno() if first else None,
-                result_fd=result_fd if first else None,
-                memory_bytes=host.memory_bytes if options.enforce_memory else free,
+                result_fd=result_fd if host.rank == 0 else None,
+                memory_bytes=_memory_limit(host, options, free),
             )
-            fds = (listener.fileno(), result_fd) if first else ()
-            crew.add(host, launch.start_process(host.threads, options.command, fds), dump_job(job))
-        listener.close()
+            endpoint, job = launcher.start(host, job)
+            crew.add(host, endpoint, dump_job(job))
         crew.wait_for(Ready)
-        for host, pid in crew.processes():
-            if host is not None and host.rank in quotas:
-                quotas[host.rank].add(pid)
+        for member, endpoint in crew.endpoints():
+            assert member is not None
+            launcher.ready(member, endpoint)
         options.progress(f"workers ready after {time.monotonic() - started_s:.1f} s")
         crew.send(Go().model_dump_json().encode() + b"\n")
         crew.wait_for(Done)
 
 
-def _run_reference(plan: Plan, layout: Layout, options: _Options, log: _Log, result_fd: int, started_s: float) -> None:
+def _clock(log: _Log, rank: int) -> tuple[float, float]:
+    """Offset and error of a host's clock; processes of one machine read the same."""
+    ready = log.ready[rank]
+    if ready.machine == log.ready[0].machine:
+        return 0.0, 0.0
+    return ready.clock_offset_s, ready.clock_error_s
+
+
+def _on_one_clock(log: _Log, traces: dict[int, Trace]) -> dict[int, Trace]:
+    return {rank: shifted(trace, _clock(log, rank)[0]) for rank, trace in traces.items()}
+
+
+def _memory_limit(host: Host, options: _Options, free: float) -> float | None:
+    """Bytes that a worker may add; an accelerator's driver maps far more addresses than it uses, so none there."""
+    if host.accelerator != "cpu":
+        return None
+    return host.memory_bytes if options.enforce_memory else free
+
+
+def _run_reference(
+    plan: Plan, launcher: Launcher, options: _Options, log: _Log, result_fd: int, started_s: float
+) -> None:
     def heard(host: Host | None, event: Any) -> None:
         if isinstance(event, Checked):
             log.checked = event
 
     options.progress("checking against a single process")
-    threads = max(host.threads for host in layout.hosts)
     with Crew(options.timeout_s, heard, started_s) as crew:
         job = Job(
             role="reference",
             plan=plan,
             driver_pid=os.getpid(),
-            threads=threads,
+            threads=max(host.threads for host in launcher.layout.hosts),
             seed=options.seed,
             timeout_s=options.timeout_s,
             result_fd=result_fd,
             memory_bytes=available_bytes(),
         )
-        crew.add(None, launch.start_process(threads, options.command, (result_fd,)), dump_job(job))
+        crew.add(None, launcher.start_reference(job), dump_job(job))
         crew.wait_for(Done)
 
 
-def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[RequestTimes]) -> DeviceReport:
+def _device_report(plan: Plan, host: Host, log: _Log, requests: Sequence[RequestTimes]) -> DeviceReport:
     # Several stages on one device share weights, which each stage's figure counts: the largest is a lower bound.
     planned = [plan.stages[index].memory_bytes for index in host.stages]
+    offset_s, error_s = _clock(log, host.rank)
     return DeviceReport(
         device=host.device,
         stages=list(host.stages),
@@ -242,8 +291,16 @@ def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[Reques
         waiting_s=Samples.of([r.waiting_s[host.rank] for r in requests]),
         idle_s=Samples.of([r.latency_s - r.busy_s[host.rank] for r in requests]),
         predicted_memory_bytes=max(planned, default=0.0),
-        peak_memory_bytes=done.peak_memory_bytes,
+        peak_memory_bytes=log.done[host.rank].peak_memory_bytes,
+        clock_offset_s=offset_s,
+        clock_error_s=error_s,
     )
+
+
+def _typical(requests: Sequence[RequestTimes]) -> int:
+    """Index of the request whose latency is nearest to the median."""
+    median = Samples.of([request.latency_s for request in requests]).median
+    return min(range(len(requests)), key=lambda i: abs(requests[i].latency_s - median))
 
 
 def _output(log: _Log) -> OutputCheck | None:
@@ -253,12 +310,11 @@ def _output(log: _Log) -> OutputCheck | None:
     return OutputCheck(**log.checked.model_dump(exclude={"event"}), repeats_equal=len(digests) == 1)
 
 
-def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
-    notes = ["links are this machine's loopback interface, whatever the plan's network says"]
-    total = sum(host.threads for host in layout.hosts)
-    if total > usable_cores():
+def _notes(layout: Layout, in_flight: int, requests: Sequence[RequestTimes]) -> list[str]:
+    notes = []
+    if in_flight > 1:
         notes.append(
-            f"the devices use {total} threads on {usable_cores()} cores; one request is in flight, so they take turns"
+            f"{in_flight} requests are in flight: latency holds the time they wait for each other and is not predicted"
         )
     for host in layout.hosts:
         rounds = [seconds for request in requests for stage in host.stages for seconds in request.compute_s[stage]]
@@ -270,12 +326,12 @@ def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
     return notes
 
 
-def _validate(on: str, options: _Options) -> None:
+def _validate(options: _Options) -> None:
     findings = []
-    if on not in LAUNCHERS:
-        findings.append(Finding("on", f"there is no launcher {on!r}", f"use one of {', '.join(LAUNCHERS)}"))
     if options.repeat < 1:
         findings.append(Finding("repeat", f"is {options.repeat}", "count at least 1 request"))
+    if options.in_flight < 1:
+        findings.append(Finding("in_flight", f"is {options.in_flight}", "keep at least 1 request under way"))
     if options.warmup < 0:
         findings.append(Finding("warmup", f"is {options.warmup}", "use 0 or more requests"))
     if not (math.isfinite(options.timeout_s) and options.timeout_s > 0):

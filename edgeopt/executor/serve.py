@@ -13,7 +13,7 @@ from edgeopt.executor.state import State
 from edgeopt.executor.transport import Pending, Transport
 from edgeopt.programs.base import Program
 
-__all__ = ["Spans", "digest", "serve"]
+__all__ = ["Spans", "arrivals", "digest", "serve"]
 
 
 @dataclass(slots=True)
@@ -35,6 +35,7 @@ def serve(
     transport: Transport | None,
     state: State,
     request: list[torch.Tensor] | None,
+    pace: float | None = None,
 ) -> Spans:
     """Run one request.
 
@@ -44,10 +45,12 @@ def serve(
         ``None`` when a single worker does it all.
     request
         The input, on the source (rank 0); ``None`` elsewhere.
+    pace
+        Fraction of its speed to compute at, by resting after every stage; ``None``: all of it.
     """
     spans = Spans()
     handed: dict[int, list[torch.Tensor]] = {}  # by boundary, from this worker to itself
-    due = _arrivals(layout, rank, program.rounds)
+    due = arrivals(layout, rank, program.rounds)
     posted: list[Pending] = []
 
     def post_next() -> None:
@@ -91,6 +94,8 @@ def serve(
             state.now("compute", stage, round_index)
             started_s = time.monotonic()
             outputs = program.run(stage, round_index, inputs)
+            if pace is not None:
+                time.sleep((time.monotonic() - started_s) * (1.0 / pace - 1.0))
             spans.computes.append((stage, round_index, started_s, time.monotonic()))
             state.now("send", stage, round_index)
             leaving = layout.leaving(stage, last_round)
@@ -114,7 +119,7 @@ def digest(tensors: list[torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def _arrivals(layout: Layout, rank: int, rounds: int) -> list[tuple[Boundary, int]]:
+def arrivals(layout: Layout, rank: int, rounds: int) -> list[tuple[Boundary, int]]:
     """Messages that a worker receives from others in one request, in order."""
     order = [(layout.arriving(s, r), r) for r in range(rounds) for s in range(layout.num_stages)]
     order.append((layout.boundaries[layout.num_stages], rounds - 1))

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeopt.errors import EdgeoptError, InputError
 from edgeopt.executor import memory
+from edgeopt.executor.hardware import machine_id
 from edgeopt.executor.layout import Layout
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Job, Ready, Trace
 from edgeopt.executor.state import State
@@ -86,7 +87,7 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     import torch
 
     from edgeopt.executor import transport as wire
-    from edgeopt.executor.serve import digest, serve
+    from edgeopt.executor.serve import digest
 
     _prepare(job)
     layout = Layout.of(job.plan)
@@ -103,16 +104,15 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
         state.now("connect")
         wire.join(job, store, len(layout.hosts))
         transport = wire.Transport(program, layout, job.rank)
-    channel.send(Ready(build_s=build_s))
+    offset_s, error_s = (0.0, 0.0) if alone else wire.agree_on_time(job.rank, len(layout.hosts))
+    channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
     state.now("wait")
     Go.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_driver, daemon=True).start()
     with torch.inference_mode():
         inputs = program.request(job.seed) if job.rank == 0 else None
-        for number in range(job.warmup + job.repeat):
-            state.request = number
-            gc.collect()  # between requests, so that it seldom falls into one
-            spans = serve(program, layout, job.rank, transport, state, inputs)
+        serving = _many if job.in_flight > 1 else _one_by_one
+        for number, spans in enumerate(serving(job, program, layout, transport, state, inputs)):
             result = digest(spans.result) if spans.result is not None else None
             channel.send(_trace(number, number < job.warmup, spans, result))
             if spans.result is not None and number == job.warmup + job.repeat - 1 and job.result_fd is not None:
@@ -120,6 +120,27 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     if transport is not None:
         state.now("wait")
         transport.barrier()  # nobody leaves while another still reads from it
+
+
+def _one_by_one(
+    job: Job, program: Program, layout: Layout, transport: Any, state: State, inputs: list[torch.Tensor] | None
+) -> Iterator[Spans]:
+    from edgeopt.executor.serve import serve
+
+    for number in range(job.warmup + job.repeat):
+        state.request = number
+        gc.collect()  # between requests, so that it seldom falls into one
+        yield serve(program, layout, job.rank, transport, state, inputs, job.pace)
+
+
+def _many(
+    job: Job, program: Program, layout: Layout, transport: Any, state: State, inputs: list[torch.Tensor] | None
+) -> Iterator[Spans]:
+    from edgeopt.executor.stream import stream
+
+    requests = None if inputs is None else [inputs]
+    count = job.warmup + job.repeat
+    yield from stream(program, layout, job.rank, transport, state, requests, count, job.in_flight, job.pace)
 
 
 def _run_reference(

@@ -66,5 +66,9 @@ class Program(ABC):
         """Forget the previous request (caches, solver state)."""
 
     @abstractmethod
+    def fork(self) -> Program:
+        """Return a program that shares this one's weights and nothing of a request's state."""
+
+    @abstractmethod
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Compute one hosted stage in one round; the last stage of the last round returns the result."""

@@ -8,6 +8,7 @@ are then prompt and conditioning at once; without decoder the latent is the resu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -79,6 +80,12 @@ class MultiStage(Program):
     def begin(self) -> None:
         """Set every hosted stage's schedule to its first step."""
         self._schedulers = {index: self._scheduler(index) for index in self.stages}
+
+    def fork(self) -> MultiStage:
+        """Share the denoisers; the schedules are new."""
+        other = copy.copy(self)
+        other._schedulers = {}
+        return other
 
     def _scheduler(self, index: int) -> Any:
         facts = self._facts

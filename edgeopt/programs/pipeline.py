@@ -6,6 +6,7 @@ Decoding is greedy, so that the tokens can be compared with a run in one process
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 
 import torch
@@ -75,6 +76,13 @@ class Pipeline(Program):
         self._tokens.clear()
         for part in self._parts.values():
             part.reset()
+
+    def fork(self) -> Pipeline:
+        """Share the parts' modules; the caches are new."""
+        other = copy.copy(self)
+        other._parts = {index: part.fork() for index, part in self._parts.items()}
+        other._tokens = []
+        return other
 
     @torch.inference_mode()
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
