@@ -180,7 +180,7 @@ class _Search:
         tangent = self.tangents.nearest(at)
         memory = tangent.remember()
         before = memory.work
-        memory.improve(self.proof.cost + tangent.mu**2, self.tolerance, 1, 10, self.clock)
+        memory.improve(self.proof.cost + tangent.mu**2, self.tolerance, 10, self.clock)
         tangent.bound = max(tangent.bound, memory.bound)
         self.memory_s += (memory.work - before) / MEMORY_WORK_PER_S
         self.offer(memory.elementary[1])
@@ -194,8 +194,8 @@ class _Search:
         completions = [tangent.completions(cost - tolerance, self.clock) for tangent in chosen]
         if any(one is None for one in completions):
             return self.done
-        closed = _stacked([one.closed for one in completions if one])
-        opened = _stacked([one.opened for one in completions if one])
+        packed = [one.packed() for one in completions if one]
+        closed, opened = (_stacked([lists[kind] for lists in packed]) for kind in (0, 1))
         price = np.array([one.price for one in completions if one])
         _, cut_off, stages, length, num_labels, work = kernels_joint.joint_search(
             view.prefix, view.last_end, view.min_segment, view.link, joint.link, view.page, view.enter, joint.enter,

@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.large import kernels_memory, kernels_prices
 from edgeopt_solvers.chain.large.clock import Clock
-from edgeopt_solvers.chain.large.view import Array, Path, View, device_fields
+from edgeopt_solvers.chain.large.view import Array, Ints, Path, View, device_fields
 
 __all__ = ["Completions", "Memory", "Prices", "plain_completions", "raise_prices"]
 
+Masks = NDArray[np.uint64]
 
 #: Labels that one step of the bound with memory may have.
 MOST_LABELS = 4_000_000
@@ -64,7 +65,24 @@ class Completions:
     start: NDArray[np.int32]
     stop: NDArray[np.int32]
     value: Array
-    mask: NDArray[np.uint64]
+    mask: Masks
+
+    def packed(self) -> list[tuple[Ints, Array, Masks]]:
+        """Lists after a segment ended, and before one starts, each without gaps: starts (states + 1), values, masks.
+
+        For devices with one copy. The device about to start is not in its masks.
+        """
+        num_levels, num_devices = self.start.shape[1:]
+        own = np.left_shift(np.uint64(1), np.tile(np.arange(num_devices, dtype=np.uint64), num_levels))
+        lists = []
+        for kind in (0, 1):
+            first = self.start[kind].ravel().astype(np.int64)
+            sizes = self.stop[kind].ravel() - first
+            starts = np.concatenate([[0], np.cumsum(sizes)])
+            index = np.repeat(first - starts[:-1], sizes) + np.arange(starts[-1])
+            mask = self.mask[index] & ~np.repeat(own, sizes) if kind else self.mask[index]
+            lists.append((starts, self.value[index], mask))
+        return lists
 
 
 def raise_prices(
@@ -158,8 +176,8 @@ class Memory:
         """Make ``steps`` steps, fewer when the incumbent is proven, nothing fits any more, or the time is up."""
         target = incumbent - tolerance
         for _ in range(0 if self.full else steps):
-            limit = self.bound + AHEAD * (incumbent - self.bound)
-            limit = target if limit > target - 0.2 * AHEAD * (incumbent - self.bound) else limit
+            ahead = AHEAD * (incumbent - self.bound)
+            limit = target if self.bound + 1.2 * ahead >= target or math.isinf(ahead) else self.bound + ahead
             value, path = self._evaluate(self._trial, limit, clock)
             if clock.expired:
                 return
@@ -181,7 +199,7 @@ class Memory:
             cost = self._view.cost(path)
             if cost < self.elementary[0]:
                 self.elementary = (cost, path)
-        if value > self.bound + 1e-4 * (incumbent - self.bound):
+        if value > self.bound + 1e-4 * max(incumbent - self.bound, 0.0) or math.isinf(self.bound):
             self._stalled = 0
         else:
             self._stalled += 1

@@ -61,7 +61,9 @@ class Tangent:
         """Lists for the label search, of completions that stay below ``limit``; ``None`` when the time ran out."""
         if self.memory is None:
             return plain_completions(self.prices)
-        return self.memory.completions(limit + self.mu * self.mu, 0.0, clock)
+        asked = limit + self.mu * self.mu
+        reached, completions = self.memory.completions(asked, clock)
+        return completions if reached == asked else plain_completions(self.prices)
 
 
 @dataclass(slots=True)
