@@ -16,7 +16,7 @@ import pulp
 from edgeopt_solvers.errors import BackendError
 from edgeopt_solvers.result import Reason
 
-__all__ = ["CBC_STATUS", "HIGHS_STATUS", "Answer", "run"]
+__all__ = ["CBC_STATUS", "HIGHS_STATUS", "HIGHS_TURN", "Answer", "run"]
 
 #: HiGHS model status → why it stopped. Everything else is a failure of the backend. ``gap_reached`` is told from
 #: ``optimal`` by the bound.
@@ -37,7 +37,7 @@ CBC_STATUS: dict[int, Reason] = {
 }
 
 #: HiGHS has one scheduler per process: solves from several threads take turns.
-_HIGHS_TURN = threading.Lock()
+HIGHS_TURN = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +81,7 @@ def _run_highs(problem: Any, time_limit_s: float | None, gap: float, seed: int, 
         problem.solverModel.run()
 
     solver.callSolver = call
-    with _HIGHS_TURN:
+    with HIGHS_TURN:
         problem.solve(solver)
         status = problem.solverModel.getModelStatus().name
         info = problem.solverModel.getInfo()

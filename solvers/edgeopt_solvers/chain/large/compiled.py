@@ -13,12 +13,13 @@ __all__ = ["COMPILE_S", "LOAD_S", "affordable", "compiled"]
 COMPILE_S, LOAD_S = 30.0, 1.0
 
 _KERNELS = {
-    "kernels_joint": ("joint_search",),
+    "kernels_joint": ("envelope", "joint_search"),
     "kernels_knapsack": ("fill",),
     "kernels_labels": ("label_search",),
     "kernels_memory": ("memory_to_go", "completion_lists"),
     "kernels_order": ("anneal",),
     "kernels_prices": ("cost_to_go", "ascend"),
+    "kernels_reach": ("balance", "farthest", "pieces"),
 }
 
 
