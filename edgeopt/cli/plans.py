@@ -99,6 +99,12 @@ def execute(
     enforce_memory: Annotated[
         bool, typer.Option("--enforce-memory", help="Hold each worker to its device's memory.")
     ] = False,
+    on_fault: Annotated[
+        str, typer.Option(help="A worker is lost: fail; retry with all devices; replan without it. Both go on.")
+    ] = "fail",
+    stall: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="A worker that stands still for so long is lost.")
+    ] = None,
     output: Output = None,
     trace: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Write both timelines for Perfetto or chrome://tracing.")
@@ -119,11 +125,12 @@ def execute(
     with progress_line(json) as progress:
         report = run(
             loaded, on=on, repeat=repeat, warmup=warmup, in_flight=in_flight, timeout_s=timeout_s, seed=seed,
-            check=check, port=port, hosts=hosts, enforce_memory=enforce_memory, progress=progress,
+            check=check, port=port, hosts=hosts, enforce_memory=enforce_memory, on_fault=on_fault,
+            stall_s=duration("--stall", stall), progress=progress,
         )  # fmt: skip
     if output is not None:
         write(output, report)
-    _write_timelines(loaded, report, trace, picture)
+    _write_timelines(report.replanned or loaded, report, trace, picture)
     if json:
         print_json(report.model_dump(mode="json", by_alias=True))
     else:

@@ -3,7 +3,8 @@
 ``additive``: quality = base + sum over steps of loss[variant, step] (+ a constant per hand-off). ``table``: the
 quality of "first variant for a fraction, second for the rest" was measured; the chain carries it exactly: the second
 variant at the first step costs table(0), a hand-over at cut c costs table(c), the first variant at the last step
-costs table(1), and every other hand-off between denoisers was not measured and is forbidden.
+costs table(1), and every other hand-off between denoisers was not measured and is forbidden. ``whole``: runs with one
+variant were measured; it costs its quality at the first step, and no hand-off to another is allowed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.costs.diffusion import DiffusionCosts
-from edgeopt.profiles.model import AdditiveQuality, TableQuality
+from edgeopt.profiles.model import AdditiveQuality, TableQuality, WholeQuality
 
 __all__ = ["QualityTerms", "quality_terms", "resample"]
 
@@ -48,6 +49,8 @@ def quality_terms(costs: DiffusionCosts) -> QualityTerms | None:
         return None
     if isinstance(quality, AdditiveQuality):
         return _additive(quality, costs)
+    if isinstance(quality, WholeQuality):
+        return _whole(quality, costs)
     return _table(quality, costs)
 
 
@@ -78,10 +81,25 @@ def _table(quality: TableQuality, costs: DiffusionCosts) -> QualityTerms:
     start, end = costs.steps.start, costs.steps.stop
     loss = np.zeros((num_variants, num_elements))
     loss[second, start], loss[first, end - 1] = quality.quality[0], quality.quality[-1]
-    handoff = np.zeros((num_variants, num_variants, num_elements + 1))
-    for v in range(1, num_variants):
-        handoff[v, [w for w in range(1, num_variants) if w != v]] = np.inf
+    handoff = _no_handoff(num_variants, num_elements)
     inside = np.arange(start + 1, end)
     handoff[first, second, inside] = np.interp((inside - start) / (end - start), quality.fraction, quality.quality)
     unmeasured = [v for v in range(1, num_variants) if v not in (first, second)]
     return QualityTerms(0.0, loss, handoff, unmeasured)
+
+
+def _whole(quality: WholeQuality, costs: DiffusionCosts) -> QualityTerms:
+    num_variants, num_elements = len(costs.variants), len(costs.names)
+    loss = np.zeros((num_variants, num_elements))
+    for name, value in quality.quality.items():
+        loss[costs.variants.index(name), costs.steps.start] = value
+    unmeasured = [v for v in range(1, num_variants) if costs.variants[v] not in quality.quality]
+    return QualityTerms(0.0, loss, _no_handoff(num_variants, num_elements), unmeasured)
+
+
+def _no_handoff(num_variants: int, num_elements: int) -> Array:
+    """Forbid every hand-over between two denoisers."""
+    handoff = np.zeros((num_variants, num_variants, num_elements + 1))
+    for v in range(1, num_variants):
+        handoff[v, [w for w in range(1, num_variants) if w != v]] = np.inf
+    return handoff

@@ -13,11 +13,38 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgeopt.plan import Plan
 
-__all__ = ["Beat", "Checked", "Done", "Event", "Failed", "Go", "Job", "Ready", "Trace", "dump_job", "parse_event"]
+__all__ = [
+    "Beat",
+    "Checked",
+    "Done",
+    "Event",
+    "Failed",
+    "Go",
+    "Handoff",
+    "Job",
+    "Ready",
+    "Trace",
+    "dump_job",
+    "parse_event",
+]
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Handoff(_Message):
+    """What a stage was handed, kept by the driver so that the request can go on if a worker is lost.
+
+    ``data`` is the tensors as safetensors, in base64.
+    """
+
+    event: Literal["handoff"] = "handoff"
+    request: int
+    purpose: Literal["cut", "loop"]
+    cut: int
+    round: int
+    data: str
 
 
 class Job(_Message):
@@ -44,6 +71,8 @@ class Job(_Message):
     result_fd: int | None = None
     memory_bytes: float | None = None
     pace: float | None = Field(default=None, gt=0, le=1)
+    keep_handoffs: bool = False
+    resume: list[Handoff] = []
 
 
 class Go(_Message):
@@ -122,7 +151,7 @@ class Checked(_Message):
     tolerance: float | None = None
 
 
-Event = Annotated[Ready | Beat | Trace | Done | Failed | Checked, Field(discriminator="event")]
+Event = Annotated[Ready | Beat | Trace | Handoff | Done | Failed | Checked, Field(discriminator="event")]
 _EVENT: TypeAdapter[Any] = TypeAdapter(Event)
 
 

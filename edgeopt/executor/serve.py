@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -36,6 +37,7 @@ def serve(
     state: State,
     request: list[torch.Tensor] | None,
     pace: float | None = None,
+    keep: Callable[[Boundary, int, list[torch.Tensor]], None] | None = None,
 ) -> Spans:
     """Run one request.
 
@@ -47,6 +49,8 @@ def serve(
         The input, on the source (rank 0); ``None`` elsewhere.
     pace
         Fraction of its speed to compute at, by resting after every stage; ``None``: all of it.
+    keep
+        Called with what a stage was handed where the program can resume from it.
     """
     spans = Spans()
     handed: dict[int, list[torch.Tensor]] = {}  # by boundary, from this worker to itself
@@ -91,6 +95,8 @@ def serve(
         for stage in own:
             state.now("receive", stage, round_index)
             inputs = receive(layout.arriving(stage, round_index), round_index)
+            if keep is not None and layout.arriving(stage, round_index).purpose in program.resumes_from:
+                keep(layout.arriving(stage, round_index), round_index, inputs)
             state.now("compute", stage, round_index)
             started_s = time.monotonic()
             outputs = program.run(stage, round_index, inputs)

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.library import nearest
-from edgeopt.profiles.model import AdditiveQuality, CausalLM, Diffusion, TableQuality
+from edgeopt.profiles.model import AdditiveQuality, CausalLM, Diffusion, TableQuality, WholeQuality
 from edgeopt.profiles.network import LinkQuality, Network
 from edgeopt.profiles.problem import Constraints, ImageWorkload, Problem, TextWorkload
 from edgeopt.profiles.reader import FieldPath, Flaw
@@ -51,6 +51,11 @@ def check_model(model: CausalLM | Diffusion) -> Iterator[Flaw]:
         yield from _check_additive(model.quality, list(model.variants))
     elif isinstance(model.quality, TableQuality):
         yield from _check_table(model.quality, list(model.variants))
+    elif isinstance(model.quality, WholeQuality):
+        for name in model.quality.quality:
+            if name not in model.variants:
+                known = list(model.variants)
+                yield Flaw(("quality", "quality", name), f"there is no variant '{name}'", _known(name, known))
     if isinstance(model, Diffusion) and "common" in model.variants:
         yield Flaw(
             ("variants", "common"), "'common' is what text encoder and decoder run as", "call the variant otherwise"

@@ -11,7 +11,7 @@ from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
     "AdditiveQuality", "Architecture", "Block", "CausalLM", "Component", "Diffusion", "Experts", "Layer", "Sampler",
-    "TableQuality", "Variant",
+    "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -159,6 +159,15 @@ class TableQuality(Strict):
     source: str = Field(min_length=3)
 
 
+class WholeQuality(Strict):
+    """Measured quality of runs with one variant throughout; nothing is known of mixtures, so plans may not mix."""
+
+    form: Literal["whole"]
+    metric: str
+    quality: dict[str, float] = Field(min_length=1)
+    source: str = Field(min_length=3)
+
+
 class Sampler(Strict):
     """The diffusers scheduler that drives the steps; ``config`` as its ``from_config`` takes it."""
 
@@ -180,4 +189,4 @@ class Diffusion(Profile):
     text_encoder: Component | None = None
     variants: dict[str, Variant] = Field(min_length=1)
     decoder: Component | None = None
-    quality: AdditiveQuality | TableQuality | None = Field(default=None, discriminator="form")
+    quality: AdditiveQuality | TableQuality | WholeQuality | None = Field(default=None, discriminator="form")

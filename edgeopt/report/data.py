@@ -15,11 +15,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeopt.plan import Interval
+from edgeopt.plan import Interval, Plan
 
 __all__ = [
-    "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Report", "Samples", "StageReport",
-    "TransferReport",
+    "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Recovery", "Report", "Samples",
+    "StageReport", "TransferReport",
 ]  # fmt: skip
 
 FORMAT = "edgeopt-report/1"
@@ -136,6 +136,31 @@ class ErrorSplit(_Record):
     overhead_ratio: float
 
 
+class Recovery(_Record):
+    """A fault and how the request got over it, in seconds of the driver's clock.
+
+    ``served_before_s`` passed between the first request and the fault's detection; then ``planning_s``, ``restart_s``
+    until workers were ready again, and ``rest_s`` for what was left of the request. ``kept_bytes`` is what had been
+    kept of it. ``digest`` is that of its result; ``equal``: requests that nothing interrupted returned the same.
+    """
+
+    request: int
+    policy: Literal["retry", "replan"]
+    device: str | None
+    stage: int | None
+    reason: str
+    resumed_from: str
+    kept_bytes: int
+    served_before_s: float
+    planning_s: float
+    restart_s: float
+    rest_s: float
+    devices: list[str]
+    predicted_latency_s: float
+    digest: str | None
+    equal: bool | None = None
+
+
 class OutputCheck(_Record):
     """Whether the distributed result equals that of a fresh single-process run.
 
@@ -169,6 +194,7 @@ class Report(_Record):
 
     ``in_flight`` requests were under way at a time. ``throughput_per_s`` is results per second once all slots were
     filled, one sample per block of consecutive results; with one request at a time it is 1/latency and is left out.
+    After a fault with ``on_fault: replan`` everything but ``recoveries`` is about the plan ``replanned``.
     ``timeline`` is the request whose latency is nearest to the median, from its start.
     """
 
@@ -196,4 +222,6 @@ class Report(_Record):
     output: OutputCheck | None
     hardware: Hardware
     timeline: list[Interval] = []
+    recoveries: list[Recovery] = []
+    replanned: Plan | None = None
     notes: list[str] = []

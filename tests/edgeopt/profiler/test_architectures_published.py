@@ -81,3 +81,26 @@ def test_decoding_an_image_takes_three_denoising_calls_of_sd15():
     assert model.decoder.flop == pytest.approx(2.515e12, rel=0.01)
     assert model.variants["sd15"].flop == pytest.approx(0.803e12, rel=0.01)
     assert model.decoder.flop / model.variants["sd15"].flop == pytest.approx(3.1, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "floor", "variant"),
+    [
+        ("sd15-bksdm", None, "bk-tiny"),
+        ("sd15-bksdm", 17.0, "bk-small"),
+        ("sd15-bksdm", 16.0, "bk-base"),
+        ("sd15-bksdm", 13.05, "sd15"),
+        ("dit", 12.3, "b"),
+        ("dit", 10.0, "xl"),
+    ],
+)
+def test_the_fastest_variant_that_is_good_enough(name, floor, variant):
+    """Only whole runs were published: one variant serves all steps, the cheapest within the floor."""
+    device = load_device("rtx-3060-12gb")
+    problem = Problem(
+        name="one", model=load_model(name), workload=ImageWorkload(steps=25), devices=[device],
+        network=network(), constraints=Constraints(quality=floor),
+    )  # fmt: skip
+    plan = planner.solve(problem)
+    assert {stage.variant for stage in plan.stages} - {None, "common"} == {variant}
+    assert plan.quality == load_model(name).quality.quality[variant]
