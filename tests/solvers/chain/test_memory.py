@@ -21,7 +21,7 @@ def memory_of(view: View, clock: Clock, **options: int) -> Memory:
     """Memory that starts from unsettled prices, so that there are cycles to remember."""
     into = np.ascontiguousarray(view.link.transpose(0, 2, 1))
     prices = raise_prices(view, into, clock, start=None, target=math.inf, iterations=5)
-    return Memory(view, into, prices, **options)
+    return Memory(view, prices, **options)
 
 
 @pytest.mark.parametrize("distinct", [True, False])

@@ -40,7 +40,7 @@ def _settle(key, item, num, keep, add, value, mask, onward, first):
 
 @njit(cache=True, nogil=True)
 def memory_to_go(
-    prefix, last_end, min_segment, link_into, page, enter, leave, price, base, limit,
+    prefix, last_end, min_segment, link_from, page, enter, leave, price, base, limit,
     reach_closed, reach_opened, remembers, bit, start, stop, value, mask, onward, path, halt,
 ):  # fmt: skip
     """Fill the pool; return (bound, number of stages of its path in ``path``, work).
@@ -51,7 +51,8 @@ def memory_to_go(
     num_devices, num_elements = prefix.shape[0], prefix.shape[1] - 1
     key = np.empty(1024)
     item = np.empty(1024, np.int32)
-    everything = ~np.uint64(0)
+    active, cheapest = np.empty(num_devices, np.int64), np.empty(num_devices)
+    nothing, everything = np.uint64(0), ~np.uint64(0)
     count, work = 0, 0
     for d in range(num_devices):
         start[0, num_elements, d] = count
@@ -82,6 +83,9 @@ def memory_to_go(
                             break
                         key[num], item[num] = value[j] + added, j
                         num += 1
+                        if mask[j] == nothing:  # it dominates whatever costs more
+                            room = value[j] + added
+                            break
             start[1, cut, d] = count
             if num > 0:
                 count = _settle(key, item, num, everything, bit[d], value, mask, onward, count)
@@ -93,28 +97,39 @@ def memory_to_go(
             break
         if count - opened_from > key.size:
             key, item = np.empty(2 * (count - opened_from)), np.empty(2 * (count - opened_from), np.int32)
-        matrix = link_into[page[cut]]
+        matrix = link_from[page[cut]]
+        num_active = 0
+        for e in range(num_devices):
+            if start[1, cut, e] < stop[1, cut, e]:
+                active[num_active], cheapest[num_active] = e, value[start[1, cut, e]]
+                num_active += 1
         for d in range(num_devices):
             if halt[0] != 0:
                 return -np.inf, 0, work
             num = np.int64(0)
             room = limit + base - reach_closed[cut, d]
             if room > -np.inf:
-                for e in range(num_devices):
-                    step = matrix[e, d]
+                for a in range(num_active):
+                    e = active[a]
+                    step = matrix[d, e]
+                    if cheapest[a] + step >= room:
+                        continue
                     for j in range(start[1, cut, e], stop[1, cut, e]):
                         if value[j] + step >= room:
                             break
-                        if mask[j] & bit[d] == np.uint64(0):
+                        if mask[j] & bit[d] == nothing:
                             key[num], item[num] = value[j] + step, j
                             num += 1
+                            if mask[j] & remembers[cut, d] == nothing:
+                                room = value[j] + step
+                                break
             start[0, cut, d] = count
             if num > 0:
                 count = _settle(key, item, num, remembers[cut, d], np.uint64(0), value, mask, onward, count)
                 if count < 0:
                     return -np.inf, 0, work
             stop[0, cut, d] = count
-            work += num + num_devices
+            work += num + num_active
     best, device, label = limit + base, -1, -1
     for d in range(num_devices):
         if start[1, 0, d] < stop[1, 0, d] and enter[d] + value[start[1, 0, d]] < best:

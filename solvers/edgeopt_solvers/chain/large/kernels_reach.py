@@ -13,6 +13,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from edgeopt_solvers.chain.large.kernels_arrays import copy_into
+
 __all__ = ["balance", "farthest", "pieces", "reach_within", "value_to_go"]
 
 
@@ -133,18 +135,18 @@ def balance(
             repeated = repeated or visits[d] > copies[d]
         if value > best + 1e-6 or best == -np.inf:
             best, stalled = value, 0
-            best_price[:] = price
+            copy_into(best_price, price, num_devices)
         else:
             stalled += 1
         if not repeated:
-            price[:] = best_price
+            copy_into(price, best_price, num_devices)
             return best, length, steps
         if best > 1e-9:
             break
         if stalled >= 12:
             step *= 0.6
             stalled = 0
-            price[:] = best_price
+            copy_into(price, best_price, num_devices)
             direction[:] = 0.0
             if step < 1e-3:
                 break
@@ -162,7 +164,7 @@ def balance(
             break
         for d in range(num_devices):
             price[d] = max(0.0, price[d] + step * (aim - value) / distance * direction[d])
-    price[:] = best_price
+    copy_into(price, best_price, num_devices)
     return best, 0, steps
 
 

@@ -200,7 +200,7 @@ def _close(search: _Search, prices: Prices) -> None:
     for k in range(4):
         search.anneal(10_000 * (1 + k), beam)
     prices = search.prices(prices.price, 300)
-    memory = Memory(search.view, search.link_into, prices)
+    memory = Memory(search.view, prices)
     width, moves, steps = 100, 30_000, 20
     while not search.done:
         memory.improve(search.proof.cost, search.tolerance, steps, search.clock)

@@ -132,9 +132,8 @@ class Memory:
         Candidates looked at so far.
     """
 
-    def __init__(self, view: View, link_into: Array, prices: Prices, most_labels: int = MOST_LABELS) -> None:
+    def __init__(self, view: View, prices: Prices, most_labels: int = MOST_LABELS) -> None:
         self._view = view
-        self._link_into = link_into
         self._backwards = view.reversed()
         self._backwards_into = np.ascontiguousarray(self._backwards.link.transpose(0, 2, 1))
         self._copies = view.copies
@@ -164,7 +163,7 @@ class Memory:
         )  # fmt: skip
         path = np.empty((view.num_elements + 1, 2), np.int64)
         bound, length, work = kernels_memory.memory_to_go(
-            view.prefix, view.last_end, view.min_segment, self._link_into, view.page, view.enter, view.leave,
+            view.prefix, view.last_end, view.min_segment, view.link, view.page, view.enter, view.leave,
             price, float(price @ self._copies), limit, reach_closed[::-1], reach_opened[::-1],
             self._remembers, self._bit, self._start, self._stop, self._value, self._mask, self._onward,
             path, clock.stop,

@@ -54,7 +54,7 @@ class Tangent:
     def remember(self) -> Memory:
         """The bound with memory at this slope."""
         if self.memory is None:
-            self.memory = Memory(self.view, self.into, self.prices)
+            self.memory = Memory(self.view, self.prices)
         return self.memory
 
     def completions(self, limit: float, clock: Clock) -> Completions | None:
