@@ -170,7 +170,7 @@ class _Search:
             tangent.view, plain_completions(tangent.prices), self.clock, incumbent=known, tolerance=0.0, width=width
         )
         self.offer(found.path)
-        if math.isinf(known) and not found.path and math.isinf(found.cut_off):
+        if known == math.inf and not found.path and found.cut_off == math.inf:
             self.proof.bound = math.inf
         return found.path
 
@@ -208,7 +208,7 @@ class _Search:
         self.labels_s += work / LABEL_WORK_PER_S
         self.proof.raise_to(min(float(cut_off), self.proof.cost - tolerance))
         # a pass that left nothing out, and found a much cheaper plan, allowed for more rounding than that plan has
-        return self.done or (math.isinf(cut_off) and self.labels(width))
+        return self.done or (cut_off == math.inf and self.labels(width))
 
 
 def _stacked(lists: list[tuple[Ints, Array, Masks]]) -> tuple[Ints, Array, Masks]:

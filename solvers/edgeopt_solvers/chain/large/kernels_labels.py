@@ -159,7 +159,7 @@ def label_search(
     one = np.uint64(1)
     for d in range(num_devices):
         base += price[d] * copies[d]
-    count, work = 0, 0
+    count, work = 0, np.int64(0)
     cut_off, best = np.inf, incumbent
     last_parent, last_device = -1, -1
     halted = False

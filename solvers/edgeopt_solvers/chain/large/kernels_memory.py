@@ -53,7 +53,7 @@ def memory_to_go(
     item = np.empty(1024, np.int32)
     active, cheapest = np.empty(num_devices, np.int64), np.empty(num_devices)
     nothing, everything = np.uint64(0), ~np.uint64(0)
-    count, work = 0, 0
+    count, work = 0, np.int64(0)
     for d in range(num_devices):
         start[0, num_elements, d] = count
         if leave[d] + reach_closed[num_elements, d] - base < limit:

@@ -102,7 +102,7 @@ class _Search:
         self.labels_s += found.work / LABEL_WORK_PER_S
         self.proof.rounds += 1
         self.proof.raise_to(min(found.cut_off, limit))  # inf: there is no plan at all
-        return math.isinf(found.cut_off)
+        return found.cut_off == math.inf  # minus infinity: the pass was stopped
 
     def anneal(self, moves: int, path: Path | None = None) -> None:
         """Local search from ``path``, by default from the best plan."""
