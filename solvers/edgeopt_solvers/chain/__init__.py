@@ -5,8 +5,12 @@ from __future__ import annotations
 from edgeopt_solvers.chain.check import Evaluation, evaluate
 from edgeopt_solvers.chain.diagnose import diagnose
 from edgeopt_solvers.chain.instance import FEATURES, Chain, Solution
+from edgeopt_solvers.chain.movement import Movement, carried_over, compare, held_by
 
-__all__ = ["CAPABILITIES", "FEATURES", "Chain", "Evaluation", "Solution", "diagnose", "evaluate"]
+__all__ = [
+    "CAPABILITIES", "FEATURES", "Chain", "Evaluation", "Movement", "Solution", "carried_over", "compare", "diagnose",
+    "evaluate", "held_by",
+]  # fmt: skip
 
 #: Backend → features it can express; anything else is refused before building.
 CAPABILITIES: dict[str, frozenset[str]] = {

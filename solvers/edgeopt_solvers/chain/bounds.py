@@ -196,6 +196,7 @@ class _Prices:
             objective.stage + self.once + self.stages / (chain.max_stages or 1),
             constant + shares_constant - 1e-9 * given_away,
             extra,
+            objective.movement,
         )
 
     def shares(self, lat_scale: float, en_scale: float) -> tuple[Charge | None, float]:

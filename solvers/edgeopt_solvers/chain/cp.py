@@ -9,7 +9,7 @@ rounded UP:
 
     (5)  Σ ⌊r_k⌋ y_k + Σ_v ⌊w_v⌋ u_dv + T_d <= ⌈M_d⌉        (7)  Σ_{k covering l} ⌊a_kl⌋ y_k <= T_d
     (10) Σ ⌊t_k⌋ y_k <= P, and per link                      (11) Σ ⌊metric⌋ <= ⌈limit⌉
-    objective  Σ ⌊weight · metric⌋
+    objective  Σ ⌊weight · metric + new loads⌋
 
 which relaxes the problem: CP-SAT's bound is a bound on the real one without any correction. A plan that only the
 rounding admits is found by the checker, cut off, and the search goes on. The scales leave 12 digits.
@@ -60,6 +60,7 @@ class Model:
         self.y = {k: self.cp.new_bool_var(f"y{i}") for i, k in enumerate(self.segments.items)}
         self.f = {h: self.cp.new_bool_var(f"f{i}") for i, h in enumerate(self.segments.handovers)}
         self.p: dict[tuple[int, int], Any] = {}
+        self.u: dict[tuple[int, int], Any] = {}
         if self.segments.looped:
             self._ends()
         self.cp.add_exactly_one([variable for k, variable in self.y.items() if k.start == 0])
@@ -112,15 +113,18 @@ class Model:
                 self.cp.add_at_most_one([self.y[k] for k in items])
                 continue
             limit = chain.allowance(float(chain.memory_bytes[device]))
-            if math.isinf(limit) or not items:
-                continue
-            held: Terms = {self.y[k]: self.segments.resident[k] for k in items}
-            for variant in sorted({k.variant for k in items}):
-                holds = self.cp.new_bool_var(f"u{device}_{variant}")
-                held[holds] = float(chain.shared_bytes[variant])
+            variants = sorted({k.variant for k in items})
+            for variant in variants:
+                if math.isinf(limit) and not self.segments.shared_load[device, variant]:
+                    continue
+                holds = self.u[device, variant] = self.cp.new_bool_var(f"u{device}_{variant}")
                 for k in items:
                     if k.variant == variant:
                         self.cp.add_implication(self.y[k], holds)
+            if math.isinf(limit) or not items:
+                continue
+            held: Terms = {self.y[k]: self.segments.resident[k] for k in items}
+            held.update({self.u[device, v]: float(chain.shared_bytes[v]) for v in variants})
             scale = _scale([*held.values(), *(self.segments.transient[k] for k in items)])
             # what cannot be held anyway needs no exact limit; this keeps integers small
             limit = min(limit, sum(held.values()) + max(self.segments.transient[k] for k in items))
@@ -178,6 +182,10 @@ class Model:
         for name, weight in weights.items():
             for variable, value in metrics.get(name, {}).items():
                 total[variable] += weight * value
+        for k, variable in self.y.items():
+            total[variable] += segments.load[k]
+        for state, variable in self.u.items():
+            total[variable] += float(segments.shared_load[state])
         period_weight = weights.get("throughput", 0.0)
         longest = max((value for terms in busy.values() for value in terms.values()), default=0.0)
         self.objective_scale = _scale([*total.values(), period_weight * longest])

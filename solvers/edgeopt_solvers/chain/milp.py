@@ -15,6 +15,9 @@ input and result seconds, l_ed = loop seconds:
     energy   = the same sum, each term times the power of what is busy
     quality  = Σ_k q_k y_k + Σ_h η_h f_h
 
+The objective also charges what must be loaded newly (``movement.py``): e_k y_k per segment, and with reuse "many"
+g_dv u_dv for a variant's shared bytes.
+
 Constraints, one function each below:
 
     (1) source     Σ_{k: a=0} y_k = 1
@@ -72,6 +75,7 @@ class Model:
     y: dict[Segment, Any] = field(default_factory=dict)
     f: dict[Handover, Any] = field(default_factory=dict)
     p: dict[tuple[int, int], Any] = field(default_factory=dict)
+    u: dict[tuple[int, int], Any] = field(default_factory=dict)
     z: list[Any] = field(default_factory=list)
     shared_unit: float = 1.0
     period: Any | None = None
@@ -109,10 +113,11 @@ def build(chain: Chain) -> Model:
         model.period = model.positive("P")
     _measure(model)
     reserve(model)
-    _objective(model)
     _source(model)
     _balance(model)
     _once(model)
+    _holds(model)
+    _objective(model)
     _memory(model)
     _stages(model)
     _ends(model)
@@ -156,9 +161,13 @@ def _measure(model: Model) -> None:
 
 def _objective(model: Model) -> None:
     """Min Σ weight · metric, in units of the largest weight · unit."""
-    weights = model.chain.weights
+    weights, segments = model.chain.weights, model.segments
+    loads: Terms = {model.y[k]: segments.load[k] for k in model.y if segments.load[k]}
+    loads.update({u: float(segments.shared_load[state]) for state, u in model.u.items() if segments.shared_load[state]})
     model.objective_unit = max(weight * model.units[name] for name, weight in weights.items())
-    total: Terms = defaultdict(float)
+    if loads:
+        model.objective_unit = max(model.objective_unit, unit_of(list(loads.values())))
+    total: Terms = defaultdict(float, {variable: value / model.objective_unit for variable, value in loads.items()})
     for name, weight in weights.items():
         if name == "throughput":
             total[model.period] += weight * model.units[name] / model.objective_unit
@@ -204,11 +213,30 @@ def _once(model: Model) -> None:
             model.problem += _sum(terms) <= 1, f"once_{device}"
 
 
-def _memory(model: Model) -> None:
-    """(5) Σ r_k y_k + Σ_v w_v u_dv + T_d <= M_d, (6) cover <= u_dv, (7) transients <= T_d; reuse "many" only."""
+def _holds(model: Model) -> None:
+    """(6) cover <= u_dv: where a variant's shared bytes count once, in memory or as a new load; reuse "many" only."""
     chain, segments = model.chain, model.segments
     if chain.reuse == "once":
         return  # Segments keeps only what fits, and a device holds one
+    for device in range(chain.num_devices):
+        limited = math.isfinite(chain.memory_bytes[device])
+        items = model.on(device)
+        for variant in sorted({k.variant for k in items}):
+            if not (limited and chain.shared_bytes[variant]) and not segments.shared_load[device, variant]:
+                continue
+            holds = model.positive(f"u_{device}_{variant}", 1)
+            model.u[device, variant] = holds
+            for element in range(chain.num_elements):
+                cover: Terms = {model.y[k]: 1.0 for k in items if k.variant == variant and k.start <= element < k.stop}
+                if cover:
+                    model.problem += _sum({**cover, holds: -1.0}) <= 0, f"holds_d{device}v{variant}_{element}"
+
+
+def _memory(model: Model) -> None:
+    """(5) Σ r_k y_k + Σ_v w_v u_dv + T_d <= M_d, (7) transients <= T_d; reuse "many" only."""
+    chain, segments = model.chain, model.segments
+    if chain.reuse == "once":
+        return
     for device in range(chain.num_devices):
         limit = chain.allowance(float(chain.memory_bytes[device]))
         items = model.on(device)
@@ -219,15 +247,8 @@ def _memory(model: Model) -> None:
         row: Terms = {model.y[k]: segments.resident[k] / unit for k in items if segments.resident[k]}
         row[largest] = 1.0
         for variant in sorted({k.variant for k in items}):
-            shared = float(chain.shared_bytes[variant])
-            if shared == 0:
-                continue
-            holds = model.positive(f"u_{device}_{variant}", 1)
-            row[holds] = shared / unit
-            for element in range(chain.num_elements):
-                cover: Terms = {model.y[k]: 1.0 for k in items if k.variant == variant and k.start <= element < k.stop}
-                if cover:
-                    model.problem += _sum({**cover, holds: -1.0}) <= 0, f"holds_d{device}v{variant}_{element}"
+            if chain.shared_bytes[variant]:
+                row[model.u[device, variant]] = float(chain.shared_bytes[variant]) / unit
         for element in range(chain.num_elements):
             working: Terms = {
                 model.y[k]: float(chain.transient_bytes[k.variant, element]) / unit

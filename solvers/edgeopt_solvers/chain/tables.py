@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.chain.instance import LIMIT_TOLERANCE, Chain, Solution
 from edgeopt_solvers.chain.media import Charge, Reserved
+from edgeopt_solvers.chain.movement import element_loads, variant_loads
 
 __all__ = ["Column", "Steps", "Tables"]
 
@@ -26,7 +27,8 @@ class Column:
     """A linear combination of what a plan is charged.
 
     ``value = latency·seconds + energy·joules + quality·loss + Σ busy[d]·compute seconds on d + Σ link[i, j]·transfer
-    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + Σ extra of each transfer + constant``.
+    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + Σ extra of each transfer + movement·cost of new loads + constant``, where with reuse "many"
+    the loads of shared bytes are left out: a label adds them where it is the first to need them.
     """
 
     latency: float
@@ -38,6 +40,7 @@ class Column:
     stage: Array
     constant: float = 0.0
     extra: Charge | None = None
+    movement: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,8 @@ class Tables:
         Per element; 0 where not allowed.
     shared : (S,)
         Bytes the state's variant counts once per device.
+    load, shared_load : (S, L), (S,)
+        What newly loading an element, and the variant's shared bytes, adds to the objective.
     transfer_s, linked : (L + 1, D, D)
         Seconds over each link at each cut (0 where there is no link), and whether there is one. Where a medium is
         reserved only the seconds that no share changes: the messages' latency, or none when shares serve the period.
@@ -102,6 +107,8 @@ class Tables:
     resident: Array = field(init=False)
     transient: Array = field(init=False)
     shared: Array = field(init=False)
+    load: Array = field(init=False)
+    shared_load: Array = field(init=False)
     transfer_s: Array = field(init=False)
     linked: NDArray[np.bool_] = field(init=False)
     loop_s: Array = field(init=False)
@@ -136,6 +143,8 @@ class Tables:
         self.resident = np.where(self.allowed, chain.resident_bytes[self.variant], 0.0)
         self.transient = np.where(self.allowed, chain.transient_bytes[self.variant], 0.0)
         self.shared = chain.shared_bytes[self.variant]
+        self.load = np.where(self.allowed, element_loads(chain)[self.device, self.variant], 0.0)
+        self.shared_load = variant_loads(chain)[self.device, self.variant]
         self.tracked = self._tracked()
 
         matrices = np.stack([chain.transfer_matrix(cut) for cut in range(L + 1)])
@@ -193,7 +202,8 @@ class Tables:
     def objective_column(self) -> Column:
         """Return the additive part of the objective (everything but the period)."""
         weights = self.chain.weights
-        return self.column(weights.get("latency", 0.0), weights.get("energy", 0.0), weights.get("quality", 0.0))
+        plain = self.column(weights.get("latency", 0.0), weights.get("energy", 0.0), weights.get("quality", 0.0))
+        return replace(plain, movement=1.0)
 
     def budgets(self) -> list[tuple[str, Column, float]]:
         """Return (name, column, limit with half the rounding allowance) of each additive budget."""
@@ -220,11 +230,12 @@ class Tables:
         chain, dev = self.chain, self.device
         element = column.latency * self.seconds + column.energy * self.joules + column.quality * self.loss
         element = element + column.busy[dev][:, None] * self.seconds + column.memory[dev][:, None] * self.resident
+        element = element + column.movement * self.load
         element = np.where(self.allowed, element, math.inf)
         per_second = column.latency + column.energy * self.link_w + column.link
         begin = column.stage[dev]
         if chain.reuse == "once":  # one stage per device: its variant's shared bytes come with it
-            begin = begin + column.memory[dev] * self.shared
+            begin = begin + column.memory[dev] * self.shared + column.movement * self.shared_load
 
         L = chain.num_elements
         step = np.full((L, self.num_states, self.num_states), math.inf)
