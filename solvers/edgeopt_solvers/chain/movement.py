@@ -1,4 +1,4 @@
-"""What a change of plan moves: bytes that devices must load newly, what they cost, and plans carried over.
+"""What a change of plan moves: bytes that devices must load newly, and what they cost.
 
 A chain that names what devices ``held`` before charges each of them ``load_cost`` per byte that it does not hold yet:
 
@@ -10,19 +10,18 @@ which is added to the objective. The first sum is additive over elements, the se
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
-from edgeopt_solvers.chain.check import evaluate
 from edgeopt_solvers.chain.instance import Chain, Solution
-from edgeopt_solvers.chain.shares import with_shares
 from edgeopt_solvers.errors import InstanceError
 
-__all__ = ["Movement", "carried_over", "compare", "element_loads", "held_by", "variant_loads"]
+__all__ = ["Movement", "compare", "element_loads", "held_by", "variant_loads", "without"]
 
 
 def element_loads(chain: Chain) -> Array:
@@ -104,105 +103,36 @@ def _missing(chain: Chain, wanted: NDArray[np.bool_], held: NDArray[np.bool_]) -
     return total
 
 
-# ── carrying a plan over to an instance with other devices ───────────────────────────────────────────────────────
-
-#: Rounds in which one cut of a plan carried over moves to where it is best.
-ROUNDS = 4
-
-_Stage = tuple[int | None, int, int]  # device, variant, end
-
-
-def carried_over(chain: Chain, previous: Solution, devices: Sequence[int | None]) -> Solution | None:
-    """Map a plan to an instance whose devices changed, mended where a device has left: a warm start.
-
-    What an absent device ran is split between its neighbours or goes to another device, whichever costs least; then
-    single cuts move while that helps.
-
-    Parameters
-    ----------
-    chain
-        The new instance; elements and variants are those of the old one.
-    previous
-        A plan of the old instance.
-    devices
-        For each device of the old instance its index in the new one, ``None`` if it has left.
+def without(chain: Chain, gone: Collection[int]) -> tuple[Chain, list[int | None]]:
+    """Leave devices out of an instance.
 
     Returns
     -------
-    Solution or None
-        A feasible plan; ``None`` where none was found so (there may still be one).
+    Chain
+        The instance on the devices that stay, in their order.
+    list of int or None
+        For each device of ``chain`` its index there, ``None`` if it is gone: what
+        :func:`~edgeopt_solvers.chain.carry.carried_over` asks for.
 
     Raises
     ------
     InstanceError
-        ``devices`` is shorter than the plan needs, or names a device that the new instance lacks.
+        Nothing stays, the source is to leave, or an element is pinned to a device that is.
     """
-    if any(not 0 <= d < len(devices) for d in previous.devices):
-        raise InstanceError(f"devices maps {len(devices)} devices, and the plan uses device {max(previous.devices)}")
-    for d in devices:
-        if d is not None and not 0 <= d < chain.num_devices:
-            raise InstanceError(f"devices names {d}, and the new instance has {chain.num_devices} devices")
-    stages: list[_Stage] = [
-        (devices[device], variant, stop)
-        for device, variant, stop in zip(previous.devices, previous.variants, previous.cuts, strict=True)
-    ]
-    if previous.cuts[-1] != chain.num_elements:
-        return None
-    while (place := next((k for k, stage in enumerate(stages) if stage[0] is None), None)) is not None:
-        stages = min(_mended(chain, stages, place), key=lambda way: _rank(chain, way))
-    rank = _rank(chain, stages)
-    for _ in range(ROUNDS):
-        ways = _shifted(stages)
-        if not ways or not (better := min((_rank(chain, way), way) for way in ways))[0] < rank:
-            break
-        rank, stages = better
-    solution = _solution(chain, stages)
-    return None if evaluate(chain, solution).violations else solution
-
-
-def _mended(chain: Chain, stages: list[_Stage], place: int) -> list[list[_Stage]]:
-    """Ways to do without the absent device of one stage; there is at least one."""
-    _, variant, stop = stages[place]
-    start = stages[place - 1][2] if place else 0
-    before, after = stages[:place], stages[place + 1 :]
-    ways: list[list[_Stage]] = []
-    for cut in range(start, stop + 1):  # the stage before runs on to the cut, the one after begins there
-        if (before or cut == start) and (after or cut == stop):
-            ways.append([*before[:-1], (*before[-1][:2], cut), *after] if before else after)
-    used = {device for device, _, _ in stages}
-    idle = [d for d in range(chain.num_devices) if d not in used or chain.reuse == "many"]
-    return ways + [[*before, (device, variant, stop), *after] for device in idle]
-
-
-def _shifted(stages: list[_Stage]) -> list[list[_Stage]]:
-    """The plan with one of its cuts somewhere else."""
-    ends = [0, *(stop for _, _, stop in stages)]
-    return [
-        [*stages[:k], (*stages[k][:2], cut), *stages[k + 1 :]]
-        for k in range(len(stages) - 1)
-        for cut in range(ends[k] + 1, ends[k + 2])
-        if cut != ends[k + 1]
-    ]
-
-
-def _rank(chain: Chain, stages: list[_Stage]) -> tuple[int, float, float]:
-    """Broken rules, bytes that do not fit, objective: what makes one plan better than another."""
-    outcome = evaluate(chain, _solution(chain, stages))
-    excess = [
-        outcome.metrics.get(f"memory_bytes[{d}]", 0.0) - chain.allowance(float(chain.memory_bytes[d]))
-        for d in range(chain.num_devices)
-    ]
-    return len(outcome.violations), sum(max(0.0, e) for e in excess), outcome.objective
-
-
-def _solution(chain: Chain, stages: list[_Stage]) -> Solution:
-    """Decisions; a stage whose device is still absent is run by the one before it, else by the one after."""
-    kept: list[tuple[int, int, int]] = []
-    first = next(((d, v) for d, v, _ in stages if d is not None), (0, stages[0][1]))
-    for device, variant, stop in stages:
-        state = (device, variant) if device is not None else kept[-1][:2] if kept else first
-        if kept and kept[-1][:2] == state:
-            kept.pop()
-        kept.append((*state, stop))
-    cuts, devices, variants = [k[2] for k in kept], [k[0] for k in kept], [k[1] for k in kept]
-    return with_shares(chain, Solution(tuple(cuts), tuple(devices), tuple(variants)))
+    keep = [d for d in range(chain.num_devices) if d not in gone]
+    index: list[int | None] = [keep.index(d) if d in keep else None for d in range(chain.num_devices)]
+    if not keep or chain.source in gone:
+        raise InstanceError(f"source is device {chain.source} of {chain.num_devices}, and cannot leave with {gone}")
+    for element, device in chain.pins.items():
+        if device in gone:
+            raise InstanceError(f"pins[{element}] is device {device}, which is to leave; pin it elsewhere first")
+    rows: dict[str, Any] = {
+        name: None if getattr(chain, name) is None else getattr(chain, name)[keep]
+        for name in ("compute_s", "memory_bytes", "power_w", "send_power_w", "receive_power_w", "held", "load_cost")
+    }
+    pairs = {
+        name: getattr(chain, name)[np.ix_(keep, keep)] for name in ("rate_bytes_per_s", "latency_s", "medium", "snr")
+    }
+    pins = {element: keep.index(device) for element, device in chain.pins.items()}
+    source = None if chain.source is None else index[chain.source]
+    return replace(chain, **rows, **pairs, pins=pins, source=source), index

@@ -27,8 +27,9 @@ class Column:
     """A linear combination of what a plan is charged.
 
     ``value = latency·seconds + energy·joules + quality·loss + Σ busy[d]·compute seconds on d + Σ link[i, j]·transfer
-    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + Σ extra of each transfer + movement·cost of new loads + constant``, where with reuse "many"
-    the loads of shared bytes are left out: a label adds them where it is the first to need them.
+    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + Σ extra of each transfer
+    + movement·cost of new loads + constant``, where with reuse "many" the loads of shared bytes are left out: a label
+    adds them where it is the first to need them.
     """
 
     latency: float

@@ -2,8 +2,8 @@
 
 After this, ``compute_s`` is (D, V, L), ``resident_bytes``, ``transient_bytes`` and ``quality_loss`` are (V, L), absent
 arrays are zeros (memory: ``inf``, messages: ones, legality: true, medium: -1), infinite budgets are ``None``. Powers
-and ``held`` stay ``None`` when not given: energy is meaningless then, and nothing is held. Links of radio media have their rate with the whole
-band in ``rate_bytes_per_s``.
+and ``held`` stay ``None`` when not given: energy is meaningless then, and nothing is held. Links of radio media have
+their rate with the whole band in ``rate_bytes_per_s``.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@ With one variant and each device used once, everything a plan costs is a sum ove
 
     enter[d_1] + sum_k (prefix[d_k, c_k] - prefix[d_k, c_{k-1}]) + sum_k link[page[c_k], d_k, d_{k+1}] + leave[d_K]
 
-(what a device must load newly is part of its elements, and of coming to it) and everything that memory, pins, impossible elements and the minimum segment length forbid is a window of ends for
-each start. Devices that cannot be told apart become one device with several *copies*.
+(what a device must load newly is part of its elements, and of coming to it) and everything that memory, pins,
+impossible elements and the minimum segment length forbid is a window of ends for each start. Devices that cannot be
+told apart become one device with several *copies*.
 """
 
 from __future__ import annotations
