@@ -113,7 +113,9 @@ def main() -> None:
     parser.add_argument("--sizes", nargs="*", default=list(SIZES))
     parser.add_argument("--limit", type=float, default=20.0)
     asked = parser.parse_args()
-    solve(cluster(40, 20, seed=101, load=0.5))  # imports and compiled code are not what is compared
+    for equal in (False, True):  # imports and compiled code are not what is compared
+        solve(cluster(40, 20, seed=101, load=0.5, links="star", equal_layers=equal))
+        solve(cluster(40, 20, seed=101, load=0.5, equal_layers=equal))
     rows = []
     for size in asked.sizes:
         for change in CHANGES:

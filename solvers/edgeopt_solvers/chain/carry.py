@@ -25,7 +25,7 @@ __all__ = ["carried_over"]
 _State = tuple[int, int]
 
 #: Idle devices that may join at once, and how many are looked at.
-MOST_JOINING, MOST_IDLE = 4, 32
+MOST_JOINING, MOST_IDLE = 4, 16
 
 
 def carried_over(chain: Chain, previous: Solution, devices: Sequence[int | None]) -> Solution | None:
@@ -66,9 +66,10 @@ def carried_over(chain: Chain, previous: Solution, devices: Sequence[int | None]
     place = next((k for k, (d, _) in enumerate(mapped) if d is None), len(order))
     variant = previous.variants[min(place, len(mapped) - 1)]
     idle = [d for d in np.argsort(-chain.memory_bytes, kind="stable").tolist() if d not in {d for d, _ in order}]
+    windows = _Windows(chain)
     for joining in range(MOST_JOINING):
         orders = [order, *([*order[:place], (d, variant), *order[place:]] for d in idle[joining : joining + MOST_IDLE])]
-        found = [plan for plan in (_best_cuts(chain, _joined(way)) for way in orders if way) if plan is not None]
+        found = [plan for plan in (_best_cuts(windows, _joined(way)) for way in orders if way) if plan is not None]
         judged = [(evaluate(chain, plan), plan) for plan in found]
         feasible = [(outcome.objective, k) for k, (outcome, _) in enumerate(judged) if not outcome.violations]
         if feasible:
@@ -84,15 +85,16 @@ def _joined(order: list[_State]) -> list[_State]:
     return [state for state, _ in itertools.groupby(order)]
 
 
-def _best_cuts(chain: Chain, order: list[_State]) -> Solution | None:
+def _best_cuts(windows: _Windows, order: list[_State]) -> Solution | None:
     """Best cuts for stages in a given order, budgets and reserved shares aside; ``None`` where they cannot hold all."""
+    chain = windows.chain
     combine = np.maximum if "throughput" in chain.weights else np.add
     L = chain.num_elements
     value = np.full(L + 1, np.inf)
     value[0] = 0.0 if chain.source is None else chain.transfer_s(chain.source, order[0][0], 0)
     chosen: list[Array] = []
     for k, state in enumerate(order):
-        through = combine(value[:, None], _windows(chain, state))
+        through = combine(value[:, None], windows.of(state))
         chosen.append(through.argmin(axis=0))
         value = through.min(axis=0)
         if k + 1 < len(order):
@@ -106,32 +108,45 @@ def _best_cuts(chain: Chain, order: list[_State]) -> Solution | None:
     return with_shares(chain, Solution(tuple(cuts[::-1]), devices, variants))
 
 
-def _windows(chain: Chain, state: _State) -> Array:
-    """Seconds of every segment of a stage (and what it adds otherwise), (starts, ends); ``inf``: not allowed."""
-    device, variant = state
-    L = chain.num_elements
-    weights = chain.weights
-    watts = 0.0 if chain.power_w is None else float(chain.power_w[device])
-    second = weights.get("latency", 0.0) + weights.get("throughput", 0.0) + weights.get("energy", 0.0) * watts
-    seconds = chain.compute_s[device, variant]
-    barred = np.isinf(seconds)
-    for element, pinned in chain.pins.items():
-        barred[element] |= pinned != device
-    cost = np.where(barred, 0.0, seconds) * second + weights.get("quality", 0.0) * chain.quality_loss[variant]
-    cost = cost + element_loads(chain)[device, variant]
-    prefix, size, bars = (
-        np.concatenate(([0.0], np.cumsum(amount))) for amount in (cost, chain.resident_bytes[variant], barred)
-    )
-    windows: Array = prefix[None, :] - prefix[:, None] + variant_loads(chain)[device, variant]
-    held = size[None, :] - size[:, None] + chain.shared_bytes[variant]
-    if chain.transient_bytes[variant].any():
-        for start in range(L):
-            held[start, start + 1 :] += np.maximum.accumulate(chain.transient_bytes[variant, start:])
-    ends = np.arange(L + 1)
-    allowed = (held <= chain.allowance(float(chain.memory_bytes[device]))) & (bars[None, :] == bars[:, None])
-    allowed &= ends[None, :] - ends[:, None] >= chain.min_segment
-    allowed[1:] &= chain.cut_legal[1:, None]
-    return np.where(allowed, windows, np.inf)
+class _Windows:
+    """What every segment costs a device with a variant, each computed once."""
+
+    def __init__(self, chain: Chain) -> None:
+        self.chain = chain
+        self.element_load, self.shared_load = element_loads(chain), variant_loads(chain)
+        self.known: dict[_State, Array] = {}
+
+    def of(self, state: _State) -> Array:
+        """Cost by (start, end), (L + 1, L + 1); ``inf``: not allowed."""
+        if state not in self.known:
+            self.known[state] = self._computed(*state)
+        return self.known[state]
+
+    def _computed(self, device: int, variant: int) -> Array:
+        chain = self.chain
+        L = chain.num_elements
+        weights = chain.weights
+        watts = 0.0 if chain.power_w is None else float(chain.power_w[device])
+        second = weights.get("latency", 0.0) + weights.get("throughput", 0.0) + weights.get("energy", 0.0) * watts
+        seconds = chain.compute_s[device, variant]
+        barred = np.isinf(seconds)
+        for element, pinned in chain.pins.items():
+            barred[element] |= pinned != device
+        cost = np.where(barred, 0.0, seconds) * second + weights.get("quality", 0.0) * chain.quality_loss[variant]
+        cost = cost + self.element_load[device, variant]
+        prefix, size, bars = (
+            np.concatenate(([0.0], np.cumsum(amount))) for amount in (cost, chain.resident_bytes[variant], barred)
+        )
+        windows: Array = prefix[None, :] - prefix[:, None] + self.shared_load[device, variant]
+        held = size[None, :] - size[:, None] + chain.shared_bytes[variant]
+        if chain.transient_bytes[variant].any():
+            for start in range(L):
+                held[start, start + 1 :] += np.maximum.accumulate(chain.transient_bytes[variant, start:])
+        ends = np.arange(L + 1)
+        allowed = (held <= chain.allowance(float(chain.memory_bytes[device]))) & (bars[None, :] == bars[:, None])
+        allowed &= ends[None, :] - ends[:, None] >= chain.min_segment
+        allowed[1:] &= chain.cut_legal[1:, None]
+        return np.where(allowed, windows, np.inf)
 
 
 def _handover(chain: Chain, before: _State, after: _State) -> Array:

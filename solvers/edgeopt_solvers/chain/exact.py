@@ -24,7 +24,8 @@ LARGE = 200
 
 def solve(chain: Chain, options: Options) -> Result:
     """Solve exactly, with every feature."""
-    if chain.num_devices * chain.num_elements > LARGE and affordable(options.time_limit_s):
+    joint = bool(chain.links_of("reserved").any())
+    if chain.num_devices * chain.num_elements > LARGE and affordable(options.time_limit_s, joint):
         started = time.perf_counter()
         result = large.try_solve(chain, options)
         if result is not None:
