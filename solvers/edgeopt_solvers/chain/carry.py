@@ -7,7 +7,9 @@ ones join there until everything fits. For each such order the best cuts are a d
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,7 +21,7 @@ from edgeopt_solvers.chain.movement import element_loads, variant_loads
 from edgeopt_solvers.chain.shares import with_shares
 from edgeopt_solvers.errors import InstanceError
 
-__all__ = ["carried_over"]
+__all__ = ["carried_over", "plans_at_sight"]
 
 #: Device and variant of a stage.
 _State = tuple[int, int]
@@ -80,6 +82,24 @@ def carried_over(chain: Chain, previous: Solution, devices: Sequence[int | None]
     return None
 
 
+def plans_at_sight(chain: Chain, deadline: float) -> Iterator[Solution]:
+    """Yield a few plans on the fastest, or the roomiest, devices in that order; not all of them need be feasible."""
+    windows = _Windows(chain, deadline)
+    runs = np.isfinite(chain.compute_s)
+    pace = np.where(runs, chain.compute_s, 0.0).sum(axis=2) / np.maximum(runs.sum(axis=2), 1)
+    pace = np.where(runs.any(axis=2), pace, np.inf)
+    most = min(chain.num_devices, chain.num_elements // chain.min_segment, chain.max_stages or chain.num_elements)
+    for variant in range(chain.num_variants):
+        for order in (np.argsort(pace[:, variant], kind="stable"), np.argsort(-chain.memory_bytes, kind="stable")):
+            count = 1
+            while count <= most and time.perf_counter() < deadline:
+                plan = _best_cuts(windows, [(int(d), variant) for d in order[:count]])
+                if plan is not None:
+                    yield plan
+                    break
+                count = min(2 * count, most) if count < most else most + 1
+
+
 def _joined(order: list[_State]) -> list[_State]:
     """Neighbours of the same device and variant are one stage."""
     return [state for state, _ in itertools.groupby(order)]
@@ -94,6 +114,8 @@ def _best_cuts(windows: _Windows, order: list[_State]) -> Solution | None:
     value[0] = 0.0 if chain.source is None else chain.transfer_s(chain.source, order[0][0], 0)
     chosen: list[Array] = []
     for k, state in enumerate(order):
+        if time.perf_counter() > windows.deadline:
+            return None
         through = combine(value[:, None], windows.of(state))
         chosen.append(through.argmin(axis=0))
         value = through.min(axis=0)
@@ -111,8 +133,8 @@ def _best_cuts(windows: _Windows, order: list[_State]) -> Solution | None:
 class _Windows:
     """What every segment costs a device with a variant, each computed once."""
 
-    def __init__(self, chain: Chain) -> None:
-        self.chain = chain
+    def __init__(self, chain: Chain, deadline: float = math.inf) -> None:
+        self.chain, self.deadline = chain, deadline
         self.element_load, self.shared_load = element_loads(chain), variant_loads(chain)
         self.known: dict[_State, Array] = {}
 

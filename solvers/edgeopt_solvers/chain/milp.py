@@ -51,6 +51,7 @@ from typing import Any
 import pulp
 
 from edgeopt_solvers.chain.check import evaluate
+from edgeopt_solvers.chain.deadline import OutOfTimeError, at_sight, bound_at_sight, look, ticking
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.milp_media import add_price, first_prices, reserve
 from edgeopt_solvers.chain.pulp_run import run
@@ -96,13 +97,19 @@ class Model:
         return [k for k in self.segments.items if k.device == device]
 
 
-def build(chain: Chain) -> Model:
-    """Write the instance as a program (see the module docstring)."""
-    segments = Segments(chain)
+def build(chain: Chain, deadline: float = math.inf) -> Model:
+    """Write the instance as a program (see the module docstring).
+
+    Raises
+    ------
+    OutOfTimeError
+        The deadline passed before it was written.
+    """
+    segments = Segments(chain, deadline)
     model = Model(chain, segments, pulp.LpProblem("chain", pulp.LpMinimize))
-    for k in segments.items:
+    for k in ticking(segments.items, deadline):
         model.y[k] = model.binary(f"y_d{k.device}v{k.variant}_{k.start}_{k.stop}")
-    for h in segments.handovers:
+    for h in ticking(segments.handovers, deadline):
         model.f[h] = model.positive(f"f_{h.cut}_d{h.before[0]}v{h.before[1]}_d{h.after[0]}v{h.after[1]}")
     if segments.looped:
         ends = sorted({k.device for k in segments.items if k.stop == chain.num_elements})
@@ -111,19 +118,12 @@ def build(chain: Chain) -> Model:
         model.p = {(e, d): model.positive(f"p_{e}_{d}") for e, d in linked}
     if "throughput" in chain.weights or chain.max_period_s is not None:
         model.period = model.positive("P")
-    _measure(model)
-    reserve(model)
-    _source(model)
-    _balance(model)
-    _once(model)
-    _holds(model)
-    _objective(model)
-    _memory(model)
-    _stages(model)
-    _ends(model)
-    _period(model)
-    _budgets(model)
-    first_prices(model)
+    for part in (
+        _measure, reserve, _source, _balance, _once, _holds, _objective, _memory, _stages, _ends, _period, _budgets,
+        first_prices,
+    ):  # fmt: skip
+        look(deadline)
+        part(model)
     return model
 
 
@@ -333,7 +333,13 @@ def solve(chain: Chain, options: Options) -> Result:
         The solver stopped for a reason that has no meaning here.
     """
     deadline = math.inf if options.time_limit_s is None else time.perf_counter() + options.time_limit_s
-    model = build(chain)
+    try:
+        return _solve(chain, options, build(chain, deadline), deadline)
+    except OutOfTimeError:
+        return at_sight(chain, options, "pulp")
+
+
+def _solve(chain: Chain, options: Options, model: Model, deadline: float) -> Result:
     statistics = {"columns": float(len(model.y) + len(model.f)), "rows": float(model.problem.numConstraints())}
     nothing = Result(Status("infeasible", False), math.inf, math.inf, None, "pulp", 0.0, statistics=statistics)
     if not any(k.start == 0 for k in model.y):
@@ -341,11 +347,12 @@ def solve(chain: Chain, options: Options) -> Result:
     warm = model.segments.chosen(options.warm_start) if isinstance(options.warm_start, Solution) else None
     start = {} if warm is None else {variable.name: float(k in warm) for k, variable in model.y.items()}
     best: Result | None = None
+    sight = bound_at_sight(chain)
     tried: set[Solution] = set()
     while True:
-        left = None if options.time_limit_s is None else max(0.01, deadline - time.perf_counter())
+        left = None if math.isinf(deadline) else max(0.0, deadline - time.perf_counter())
         answer = run(model.problem, time_limit_s=left, gap=options.gap, seed=options.seed, start=start)
-        bound = answer.bound * model.objective_unit
+        bound = max(answer.bound * model.objective_unit, sight)
         if best is not None and (answer.reason == "infeasible" or bound >= best.objective):
             return replace(best, status=Status("optimal", True), bound=best.objective)
         if answer.reason == "infeasible":

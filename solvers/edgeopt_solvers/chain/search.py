@@ -292,7 +292,7 @@ class Search:
         for row in np.argsort(values, kind="stable")[:most]:
             if not values[row] < self.incumbent.objective:
                 return
-            taken = self.incumbent.offer(self.tables, self.tables.solution(_backtrack(layers, int(row))))
+            taken = self.incumbent.offer(self.tables.chain, self.tables.solution(_backtrack(layers, int(row))))
             if taken and not self.criteria.curves:
                 return
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.chain.deadline import look, ticking
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.media import Reserved
 from edgeopt_solvers.chain.movement import element_loads, variant_loads
@@ -46,6 +48,8 @@ class Segments:
 
     Attributes
     ----------
+    deadline
+        When listing them raises :class:`~edgeopt_solvers.chain.deadline.OutOfTimeError`.
     items : list of Segment
         Runnable segments that alone fit their device's memory and begin and end at legal cuts.
     handovers : list of Handover
@@ -60,6 +64,7 @@ class Segments:
     """
 
     chain: Chain
+    deadline: float = math.inf
     items: list[Segment] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)
     seconds: dict[Segment, float] = field(default_factory=dict)
@@ -79,6 +84,7 @@ class Segments:
             for variant in range(chain.num_variants):
                 for start in range(chain.num_elements):
                     if start == 0 or chain.cut_legal[start]:
+                        look(self.deadline)
                         self._grow(device, variant, start)
         self.handovers = list(self._handovers())
 
@@ -112,10 +118,12 @@ class Segments:
     def _handovers(self) -> Iterator[Handover]:
         chain = self.chain
         ends = {(segment.stop, *segment.state) for segment in self.items}
-        starts = {(segment.start, *segment.state) for segment in self.items}
-        for cut, *before in sorted(ends):
-            for at, *after in sorted(starts):
-                if at != cut or before == after or (chain.reuse == "once" and before[0] == after[0]):
+        starts = defaultdict(list)
+        for start, *state in sorted({(segment.start, *segment.state) for segment in self.items}):
+            starts[start].append(state)
+        for cut, *before in ticking(sorted(ends), self.deadline):
+            for after in starts[cut]:
+                if before == after or (chain.reuse == "once" and before[0] == after[0]):
                     continue
                 seconds = self.transfer_s(before[0], after[0], cut)
                 loss = float(chain.handoff_loss[before[1], after[1], cut])
