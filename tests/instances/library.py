@@ -27,7 +27,10 @@ from edgeopt_solvers.policy import Cascade, Speculative
 from tests.solvers.fleet.draws import population
 from tests.solvers.generators import cluster
 
-__all__ = ["INDEX", "STORED", "Known", "load", "names", "read_index"]
+__all__ = [
+    "INDEX", "STORED", "Known", "bandwidth", "cascade", "diffusion", "energy", "joint", "load", "names", "read_index",
+    "speculative",
+]  # fmt: skip
 
 HERE = Path(__file__).parent
 INDEX = HERE / "index.json"
@@ -38,7 +41,7 @@ PROVEN = 1e-6
 Known = dict[str, Any]
 
 
-def _diffusion(seed: int, steps: int = 20, devices: int = 3) -> Chain:
+def diffusion(seed: int, steps: int = 20, devices: int = 3) -> Chain:
     """Denoising steps with three denoisers, a floor on quality, and weights that count once per device."""
     rng = np.random.default_rng(seed)
     size = np.array([4e9, 1.8e9, 0.7e9])
@@ -53,7 +56,7 @@ def _diffusion(seed: int, steps: int = 20, devices: int = 3) -> Chain:
     )  # fmt: skip
 
 
-def _joint(seed: int, elements: int, devices: int) -> Chain:
+def joint(seed: int, elements: int, devices: int) -> Chain:
     chain = cluster(elements, devices, seed=seed, source=False)
     fields = {name: getattr(chain, name) for name in ("compute_s", "cut_bytes", "rate_bytes_per_s", "latency_s")}
     return Chain(
@@ -62,7 +65,7 @@ def _joint(seed: int, elements: int, devices: int) -> Chain:
     )  # fmt: skip
 
 
-def _energy(seed: int, elements: int, devices: int) -> Chain:
+def energy(seed: int, elements: int, devices: int) -> Chain:
     rng = np.random.default_rng(seed)
     watts = rng.uniform(5, 60, devices)
     return cluster(
@@ -71,7 +74,7 @@ def _energy(seed: int, elements: int, devices: int) -> Chain:
     )  # fmt: skip
 
 
-def _bandwidth(seed: int, flows: int, media: int, objective: str) -> Bandwidth:
+def bandwidth(seed: int, flows: int, media: int, objective: str) -> Bandwidth:
     rng = np.random.default_rng(seed)
     return Bandwidth(
         rng.lognormal(13, 1, flows), medium=rng.integers(0, media, flows), objective=objective,
@@ -90,7 +93,7 @@ def _divisible(seed: int, devices: int, units: int) -> Divisible:
     )  # fmt: skip
 
 
-def _speculative(seed: int) -> Speculative:
+def speculative(seed: int) -> Speculative:
     rng = np.random.default_rng(seed)
     return Speculative(
         rng.uniform(0.002, 0.02, (3, 4)), rng.uniform(0.03, 0.2, (2, 4)), rng.uniform(0.5, 0.9, (3, 2)), max_length=12,
@@ -99,7 +102,7 @@ def _speculative(seed: int) -> Speculative:
     )  # fmt: skip
 
 
-def _cascade(seed: int, queries: int) -> Cascade:
+def cascade(seed: int, queries: int) -> Cascade:
     rng = np.random.default_rng(seed)
     skill = np.array([0.6, 0.75, 0.9])
     correct = rng.random((queries, 3)) < skill
@@ -119,20 +122,20 @@ STORED: dict[str, Callable[[], Any]] = {
     "chain_latency_types_40x16": lambda: cluster(40, 16, seed=6, distinct=False, num_types=4),
     "chain_throughput_16x4": lambda: cluster(16, 4, seed=7, objective="throughput"),
     "chain_throughput_32x8": lambda: cluster(32, 8, seed=8, objective="throughput", hidden_bytes=16_384.0),
-    "chain_energy_16x5": lambda: _energy(9, 16, 5),
-    "chain_energy_32x10": lambda: _energy(10, 32, 10),
-    "chain_joint_16x6": lambda: _joint(11, 16, 6),
-    "chain_joint_32x10": lambda: _joint(12, 32, 10),
-    "chain_diffusion_20x3": lambda: _diffusion(13),
-    "chain_diffusion_30x4": lambda: _diffusion(14, 30, 4),
-    "bandwidth_sum_60": lambda: _bandwidth(15, 60, 4, "sum"),
-    "bandwidth_max_60": lambda: _bandwidth(16, 60, 4, "max"),
+    "chain_energy_16x5": lambda: energy(9, 16, 5),
+    "chain_energy_32x10": lambda: energy(10, 32, 10),
+    "chain_joint_16x6": lambda: joint(11, 16, 6),
+    "chain_joint_32x10": lambda: joint(12, 32, 10),
+    "chain_diffusion_20x3": lambda: diffusion(13),
+    "chain_diffusion_30x4": lambda: diffusion(14, 30, 4),
+    "bandwidth_sum_60": lambda: bandwidth(15, 60, 4, "sum"),
+    "bandwidth_max_60": lambda: bandwidth(16, 60, 4, "max"),
     "fleet_10x4": lambda: population(10, 4, 2, 17),
     "fleet_40x10": lambda: population(40, 10, 3, 18),
     "divisible_5x64": lambda: _divisible(19, 5, 64),
     "divisible_12x256": lambda: _divisible(20, 12, 256),
-    "policy_speculative": lambda: _speculative(21),
-    "policy_cascade_300": lambda: _cascade(22, 300),
+    "policy_speculative": lambda: speculative(21),
+    "policy_cascade_300": lambda: cascade(22, 300),
 }
 
 #: Name → (generator, arguments) of instances that are drawn when asked for.
