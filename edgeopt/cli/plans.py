@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -81,6 +82,9 @@ def execute(
     seed: Annotated[int, typer.Option(help="Of the request.")] = 0,
     check: Annotated[bool, typer.Option(help="Compare the result with a single-process run.")] = True,
     port: Annotated[int | None, typer.Option(help="Where the workers meet; default: the system chooses.")] = None,
+    hosts: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Which machine is which device, for launchers that need it.")
+    ] = None,
     enforce_memory: Annotated[
         bool, typer.Option("--enforce-memory", help="Hold each worker to its device's memory.")
     ] = False,
@@ -97,7 +101,7 @@ def execute(
     with progress_line(json) as progress:
         report = run(
             loaded, on=on, repeat=repeat, warmup=warmup, timeout_s=timeout_s, seed=seed, check=check, port=port,
-            enforce_memory=enforce_memory, progress=progress,
+            hosts=hosts, enforce_memory=enforce_memory, progress=progress,
         )  # fmt: skip
     if output is not None:
         write(output, report)

@@ -14,11 +14,15 @@ from edgeopt.errors import ExecutionError
 from edgeopt.executor.environment import worker_environment
 from edgeopt.executor.layout import Host
 
-__all__ = ["COMMAND", "LOOPBACK", "open_rendezvous", "start_process"]
+__all__ = ["COMMAND", "LOOPBACK", "loopback_interface", "open_rendezvous", "start_process", "worker_variables"]
 
 LOOPBACK = "127.0.0.1"
 COMMAND = (sys.executable, "-P", "-m", "edgeopt.executor.worker")
-_INTERFACE = {"linux": "lo", "darwin": "lo0"}
+
+
+def loopback_interface() -> str:
+    """Name of the loopback interface."""
+    return "lo0" if sys.platform == "darwin" else "lo"
 
 
 def open_rendezvous(port: int | None, host: Host) -> socket.socket:
@@ -48,26 +52,34 @@ def open_rendezvous(port: int | None, host: Host) -> socket.socket:
     return listener
 
 
-def start_process(threads: int, command: Sequence[str] = COMMAND, fds: Sequence[int] = ()) -> subprocess.Popen[bytes]:
-    """Start one process that reads its job from a pipe, with the environment that ``threads`` threads need."""
+def start_process(
+    threads: int, command: Sequence[str] = COMMAND, fds: Sequence[int] = (), *, interface: str
+) -> subprocess.Popen[bytes]:
+    """Start one process that reads its job from a pipe, with the environment that ``threads`` threads need.
+
+    Parameters
+    ----------
+    interface
+        The network interface that gloo listens on; it asks the host name for one unless told.
+    """
     return subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env=_environment(threads),
+        env={**worker_environment(threads), **worker_variables(interface)},
         pass_fds=fds,
         start_new_session=True,  # Ctrl-C reaches the driver only, and a whole worker can be ended by its group
         bufsize=0,
     )
 
 
-def _environment(threads: int) -> dict[str, str]:
-    environment = {**os.environ, **worker_environment(threads)}
-    # gloo listens on the interface that the host name resolves to, unless told otherwise.
-    environment["GLOO_SOCKET_IFNAME"] = _INTERFACE.get(sys.platform, "lo")
+def worker_variables(interface: str) -> dict[str, str]:
+    """Variables that a worker needs besides those that computing needs."""
     # The worker must run the same edgeopt as the driver, and nothing from the working directory (-P).
     home = str(Path(edgeopt.__file__).resolve().parent.parent)
-    paths = [path for path in environment.get("PYTHONPATH", "").split(os.pathsep) if path]
-    environment["PYTHONPATH"] = os.pathsep.join([*paths, *([] if home in paths else [home])])
-    return environment
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
+    return {
+        "GLOO_SOCKET_IFNAME": interface,
+        "PYTHONPATH": os.pathsep.join([*paths, *([] if home in paths else [home])]),
+    }

@@ -26,6 +26,7 @@ class Host:
     threads: int
     cpu_quota: float | None
     memory_bytes: float
+    accelerator: str
 
     @property
     def role(self) -> str:
@@ -66,8 +67,7 @@ class Layout:
         Raises
         ------
         InputError
-            The plan names a device that its problem does not list, has no stage, or asks for an accelerator that
-            local processes do not drive yet.
+            The plan names a device that its problem does not list, or has no stage.
         """
         devices = {device.name: device for device in plan.problem.devices}
         source = plan.problem.constraints.source or plan.problem.devices[0].name
@@ -84,15 +84,6 @@ class Layout:
         if [stage.index for stage in plan.stages] != list(range(len(plan.stages))):
             findings.append(Finding("stages", "indices do not count 0, 1, 2 …", "write the plan with edgeopt solve"))
         names = list(dict.fromkeys([source, *(stage.device for stage in plan.stages)]))
-        findings += [
-            Finding(
-                f"problem.devices.{name}.runtime.accelerator",
-                f"is {devices[name].runtime.accelerator!r}, which local execution does not drive yet",
-                "set accelerator: cpu",
-            )
-            for name in names
-            if name in devices and devices[name].runtime.accelerator != "cpu"
-        ]
         if findings:
             raise InputError(findings)
         hosts = tuple(
@@ -103,6 +94,7 @@ class Layout:
                 threads=devices[name].runtime.threads or usable_cores(),
                 cpu_quota=devices[name].runtime.cpu_quota,
                 memory_bytes=devices[name].memory,
+                accelerator=devices[name].runtime.accelerator,
             )
             for rank, name in enumerate(names)
         )

@@ -21,7 +21,11 @@ class _Message(BaseModel):
 
 
 class Job(_Message):
-    """What one process is to do. ``token`` is random: runs side by side cannot meet at one rendezvous."""
+    """What one process is to do.
+
+    ``token`` is random: runs side by side cannot meet at one rendezvous. ``pace`` is the fraction of its speed that
+    an emulated device computes at.
+    """
 
     role: Literal["worker", "reference"]
     plan: Plan
@@ -38,6 +42,7 @@ class Job(_Message):
     listen_fd: int | None = None
     result_fd: int | None = None
     memory_bytes: float | None = None
+    pace: float | None = Field(default=None, gt=0, le=1)
 
 
 class Go(_Message):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
 import math
 import os
@@ -12,16 +11,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any
 
 import edgeopt
 from edgeopt.errors import ExecutionError, Finding, InputError, MissingDependencyError
 from edgeopt.executor import launch
 from edgeopt.executor.hardware import describe_hardware
-from edgeopt.executor.layout import Host, Layout, usable_cores
+from edgeopt.executor.launchers import LAUNCHERS, launcher_named
+from edgeopt.executor.launchers.base import Launcher, Settings
+from edgeopt.executor.layout import Host, Layout
 from edgeopt.executor.memory import available_bytes
 from edgeopt.executor.messages import Checked, Done, Go, Job, Ready, Trace, dump_job
-from edgeopt.executor.quota import PERIOD_US, cpu_quota
+from edgeopt.executor.quota import PERIOD_US
 from edgeopt.executor.supervise import Crew
 from edgeopt.executor.trace import (
     RequestTimes,
@@ -35,8 +37,6 @@ from edgeopt.plan import Plan
 from edgeopt.report.data import Comparison, DeviceReport, OutputCheck, Report, Samples
 
 __all__ = ["LAUNCHERS", "execute"]
-
-LAUNCHERS = ("local",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,13 +64,14 @@ class _Log:
 def execute(
     plan: Plan,
     *,
-    on: Literal["local"] = "local",
+    on: str = "local",
     repeat: int = 5,
     warmup: int = 1,
     timeout_s: float = 120.0,
     seed: int = 0,
     check: bool = True,
     port: int | None = None,
+    hosts: Path | None = None,
     enforce_memory: bool = False,
     progress: Callable[[str], None] | None = None,
     _command: Sequence[str] = launch.COMMAND,
@@ -80,7 +81,8 @@ def execute(
     Parameters
     ----------
     on
-        Launcher: ``local`` runs each device as a process of this machine, with its threads and CPU quota.
+        Launcher, one of :data:`~edgeopt.executor.launchers.LAUNCHERS`: ``local`` runs each device as a process of
+        this machine, with its threads and CPU quota.
     repeat, warmup
         Requests that count, and requests before them that do not.
     timeout_s
@@ -90,7 +92,9 @@ def execute(
     check
         Compare the result with that of a fresh single-process run.
     port
-        Where the workers meet, on the loopback address; ``None``: the system chooses.
+        Where the workers meet; ``None``: the system chooses.
+    hosts
+        Hosts file, for launchers that start workers on other machines.
     enforce_memory
         Hold every worker to its device's memory (libraries not counted) instead of to what the machine has left.
     progress
@@ -113,16 +117,18 @@ def execute(
     options = _Options(
         repeat, warmup, timeout_s, seed, check, port, enforce_memory, progress or (lambda line: None), tuple(_command)
     )
-    _validate(on, options)
+    _validate(options)
+    start_on = launcher_named(on)
     layout = Layout.of(plan)
     _need_libraries(plan)
+    launcher = start_on(plan, layout, Settings(port, hosts, options.command))
     started_s, date = time.monotonic(), datetime.now(UTC)
     log = _Log(traces={}, done={})
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
-        _run_workers(plan, layout, options, log, result.fileno(), started_s)
+        _run_workers(plan, launcher, options, log, result.fileno(), started_s)
         if check:
-            _run_reference(plan, layout, options, log, result.fileno(), started_s)
+            _run_reference(plan, launcher, options, log, result.fileno(), started_s)
     try:
         requests = [times_of(layout, log.traces[i]) for i in range(warmup, warmup + repeat)]
     except (KeyError, ValueError) as error:
@@ -136,7 +142,7 @@ def execute(
         model=plan.problem.model.name,
         strategy=plan.strategy,
         launcher=on,
-        emulated=False,
+        emulated=launcher.emulated,
         repeat=repeat,
         warmup=warmup,
         seed=seed,
@@ -149,11 +155,13 @@ def execute(
         error=split_error(plan, latency_s, requests),
         output=_output(log),
         hardware=describe_hardware(),
-        notes=_notes(layout, requests),
+        notes=[*launcher.notes(), *_notes(layout, requests)],
     )
 
 
-def _run_workers(plan: Plan, layout: Layout, options: _Options, log: _Log, result_fd: int, started_s: float) -> None:
+def _run_workers(
+    plan: Plan, launcher: Launcher, options: _Options, log: _Log, result_fd: int, started_s: float
+) -> None:
     total = options.warmup + options.repeat
 
     def heard(host: Host | None, event: Any) -> None:
@@ -166,19 +174,12 @@ def _run_workers(plan: Plan, layout: Layout, options: _Options, log: _Log, resul
         elif isinstance(event, Done):
             log.done[host.rank] = event
 
-    with contextlib.ExitStack() as stack:
-        quotas = {
-            host.rank: stack.enter_context(cpu_quota(host.device, host.cpu_quota, host.threads))
-            for host in layout.hosts
-            if host.cpu_quota is not None
-        }
-        listener = stack.enter_context(launch.open_rendezvous(options.port, layout.hosts[0]))
-        # Entered last, so left first: the processes are gone before their groups are removed.
-        crew = stack.enter_context(Crew(options.timeout_s, heard, started_s))
-        options.progress(f"starting {len(layout.hosts)} workers")
+    # The crew is entered last, so left first: the workers are gone before their machines are taken down.
+    with launcher, Crew(options.timeout_s, heard, started_s) as crew:
+        hosts = launcher.layout.hosts
+        options.progress(f"starting {len(hosts)} workers")
         free, token = available_bytes(), secrets.token_hex(16)
-        for host in layout.hosts:
-            first = host.rank == 0
+        for host in hosts:
             job = Job(
                 role="worker",
                 plan=plan,
@@ -189,44 +190,48 @@ def _run_workers(plan: Plan, layout: Layout, options: _Options, log: _Log, resul
                 warmup=options.warmup,
                 seed=options.seed,
                 timeout_s=options.timeout_s,
-                address=launch.LOOPBACK,
-                port=listener.getsockname()[1],
                 token=token,
-                listen_fd=listener.fileno() if first else None,
-                result_fd=result_fd if first else None,
-                memory_bytes=host.memory_bytes if options.enforce_memory else free,
+                result_fd=result_fd if host.rank == 0 else None,
+                memory_bytes=_memory_limit(host, options, free),
             )
-            fds = (listener.fileno(), result_fd) if first else ()
-            crew.add(host, launch.start_process(host.threads, options.command, fds), dump_job(job))
-        listener.close()
+            endpoint, job = launcher.start(host, job)
+            crew.add(host, endpoint, dump_job(job))
         crew.wait_for(Ready)
-        for host, pid in crew.processes():
-            if host is not None and host.rank in quotas:
-                quotas[host.rank].add(pid)
+        for member, endpoint in crew.endpoints():
+            assert member is not None
+            launcher.ready(member, endpoint)
         options.progress(f"workers ready after {time.monotonic() - started_s:.1f} s")
         crew.send(Go().model_dump_json().encode() + b"\n")
         crew.wait_for(Done)
 
 
-def _run_reference(plan: Plan, layout: Layout, options: _Options, log: _Log, result_fd: int, started_s: float) -> None:
+def _memory_limit(host: Host, options: _Options, free: float) -> float | None:
+    """Bytes that a worker may add; an accelerator's driver maps far more addresses than it uses, so none there."""
+    if host.accelerator != "cpu":
+        return None
+    return host.memory_bytes if options.enforce_memory else free
+
+
+def _run_reference(
+    plan: Plan, launcher: Launcher, options: _Options, log: _Log, result_fd: int, started_s: float
+) -> None:
     def heard(host: Host | None, event: Any) -> None:
         if isinstance(event, Checked):
             log.checked = event
 
     options.progress("checking against a single process")
-    threads = max(host.threads for host in layout.hosts)
     with Crew(options.timeout_s, heard, started_s) as crew:
         job = Job(
             role="reference",
             plan=plan,
             driver_pid=os.getpid(),
-            threads=threads,
+            threads=max(host.threads for host in launcher.layout.hosts),
             seed=options.seed,
             timeout_s=options.timeout_s,
             result_fd=result_fd,
             memory_bytes=available_bytes(),
         )
-        crew.add(None, launch.start_process(threads, options.command, (result_fd,)), dump_job(job))
+        crew.add(None, launcher.start_reference(job), dump_job(job))
         crew.wait_for(Done)
 
 
@@ -254,12 +259,7 @@ def _output(log: _Log) -> OutputCheck | None:
 
 
 def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
-    notes = ["links are this machine's loopback interface, whatever the plan's network says"]
-    total = sum(host.threads for host in layout.hosts)
-    if total > usable_cores():
-        notes.append(
-            f"the devices use {total} threads on {usable_cores()} cores; one request is in flight, so they take turns"
-        )
+    notes = []
     for host in layout.hosts:
         rounds = [seconds for request in requests for stage in host.stages for seconds in request.compute_s[stage]]
         if host.cpu_quota is not None and rounds and min(rounds) * 1e6 < PERIOD_US:
@@ -270,10 +270,8 @@ def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
     return notes
 
 
-def _validate(on: str, options: _Options) -> None:
+def _validate(options: _Options) -> None:
     findings = []
-    if on not in LAUNCHERS:
-        findings.append(Finding("on", f"there is no launcher {on!r}", f"use one of {', '.join(LAUNCHERS)}"))
     if options.repeat < 1:
         findings.append(Finding("repeat", f"is {options.repeat}", "count at least 1 request"))
     if options.warmup < 0:

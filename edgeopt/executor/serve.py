@@ -35,6 +35,7 @@ def serve(
     transport: Transport | None,
     state: State,
     request: list[torch.Tensor] | None,
+    pace: float | None = None,
 ) -> Spans:
     """Run one request.
 
@@ -44,6 +45,8 @@ def serve(
         ``None`` when a single worker does it all.
     request
         The input, on the source (rank 0); ``None`` elsewhere.
+    pace
+        Fraction of its speed to compute at, by resting after every stage; ``None``: all of it.
     """
     spans = Spans()
     handed: dict[int, list[torch.Tensor]] = {}  # by boundary, from this worker to itself
@@ -91,6 +94,8 @@ def serve(
             state.now("compute", stage, round_index)
             started_s = time.monotonic()
             outputs = program.run(stage, round_index, inputs)
+            if pace is not None:
+                time.sleep((time.monotonic() - started_s) * (1.0 / pace - 1.0))
             spans.computes.append((stage, round_index, started_s, time.monotonic()))
             state.now("send", stage, round_index)
             leaving = layout.leaving(stage, last_round)

@@ -10,13 +10,13 @@ import contextlib
 import os
 import selectors
 import signal
-import subprocess
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeopt.errors import EdgeoptError, ExecutionError, InputError
+from edgeopt.executor.endpoint import Endpoint
 from edgeopt.executor.layout import Host
 from edgeopt.executor.memory import oom_kills
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, parse_event
@@ -29,10 +29,10 @@ _SILENT_S = 5.0
 
 
 class Member:
-    """One watched process: its pipes, what it said last, how it ended. ``host`` is ``None`` for the reference run."""
+    """One watched worker: what it said last, how it ended. ``host`` is ``None`` for the reference run."""
 
-    def __init__(self, host: Host | None, process: subprocess.Popen[bytes]) -> None:
-        self.host, self.process = host, process
+    def __init__(self, host: Host | None, endpoint: Endpoint) -> None:
+        self.host, self.endpoint = host, endpoint
         self.outgoing = b""
         self.partial = b""
         self.stderr: deque[str] = deque(maxlen=12)
@@ -45,7 +45,7 @@ class Member:
     @property
     def ended(self) -> bool:
         """Whether the process is gone."""
-        return self.process.poll() is not None
+        return self.endpoint.poll() is not None
 
 
 class Crew(contextlib.AbstractContextManager["Crew"]):
@@ -69,15 +69,13 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         self._selector = selectors.DefaultSelector()
         self._oom_kills = oom_kills()
 
-    def add(self, host: Host | None, process: subprocess.Popen[bytes], job: bytes) -> None:
-        """Watch a process and hand it its job."""
-        member = Member(host, process)
+    def add(self, host: Host | None, endpoint: Endpoint, job: bytes) -> None:
+        """Watch a worker and hand it its job."""
+        member = Member(host, endpoint)
         self._members.append(member)
-        for pipe, mask in ((process.stdin, 0), (process.stdout, 1), (process.stderr, 2)):
-            assert pipe is not None
-            os.set_blocking(pipe.fileno(), False)
-            if mask:
-                self._selector.register(pipe, selectors.EVENT_READ, (member, mask))
+        for stream, mask in ((endpoint.events, 1), (endpoint.words, 2)):
+            if stream is not None:
+                self._selector.register(stream, selectors.EVENT_READ, (member, mask))
         self._send(member, job)
 
     def send(self, line: bytes) -> None:
@@ -85,9 +83,9 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         for member in self._members:
             self._send(member, line)
 
-    def processes(self) -> list[tuple[Host | None, int]]:
-        """Hosts with their process ids."""
-        return [(member.host, member.process.pid) for member in self._members]
+    def endpoints(self) -> list[tuple[Host | None, Endpoint]]:
+        """Hosts with their workers."""
+        return [(member.host, member.endpoint) for member in self._members]
 
     def wait_for(self, event: type) -> None:
         """Return when every process has said ``event``.
@@ -112,14 +110,9 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
                 break
             time.sleep(0.005)
         for member in self._members:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(member.process.pid, signal.SIGKILL)
+            member.endpoint.kill()
         for member in self._members:
-            member.process.wait()
-            for pipe in (member.process.stdin, member.process.stdout, member.process.stderr):
-                if pipe is not None:
-                    with contextlib.suppress(OSError):
-                        pipe.close()
+            member.endpoint.close()
         self._selector.close()
 
     def _send(self, member: Member, line: bytes) -> None:
@@ -127,7 +120,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         idle = not member.outgoing
         member.outgoing += line
         if idle:
-            self._selector.register(member.process.stdin, selectors.EVENT_WRITE, (member, 0))  # type: ignore[arg-type]
+            self._selector.register(member.endpoint.jobs, selectors.EVENT_WRITE, (member, 0))
 
     def _pump(self, timeout_s: float) -> None:
         for key, _ in self._selector.select(timeout_s):
@@ -147,8 +140,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
                 member.stderr.extend(line for line in data.decode(errors="replace").splitlines() if line.strip())
 
     def _write(self, member: Member) -> None:
-        pipe = member.process.stdin
-        assert pipe is not None
+        pipe = member.endpoint.jobs
         try:
             member.outgoing = member.outgoing[os.write(pipe.fileno(), member.outgoing) :]
         except BlockingIOError:
@@ -183,7 +175,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
             self._pump(0.02)
             suspects = self._suspects()
             decisive = [m for m in suspects if _gravity(m) < 3]
-            if decisive and (decisive[0].failed or decisive[0].process.stderr not in self._selector.get_map()):
+            if decisive and (decisive[0].failed or decisive[0].endpoint.words not in self._selector.get_map()):
                 break
         culprit = min(suspects, key=_gravity)
         if culprit.failed and culprit.failed.kind == "input":
@@ -197,7 +189,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         for member in self._members:
             if member.ended and member.ended_s is None:
                 member.ended_s = now
-            read = member.process.stdout not in self._selector.get_map()
+            read = member.endpoint.events not in self._selector.get_map()
             early = (
                 member.ended_s is not None and Done not in member.seen and (read or now > member.ended_s + _SETTLE_S)
             )
@@ -206,7 +198,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         return suspects
 
     def _story(self, member: Member) -> str:
-        code = member.process.poll()
+        code = member.endpoint.poll()
         if code is not None and code < 0:
             text = f"its process was killed by {_signal_name(-code)}"
             if code == -signal.SIGKILL:
@@ -228,7 +220,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         """Name who holds everybody up when time is over."""
         waiting = [m for m in self._members if not {Done, Checked} & m.seen]
         now = time.monotonic()
-        stopped = [m for m in waiting if _is_stopped(m.process.pid)]
+        stopped = [m for m in waiting if m.endpoint.pid is not None and _is_stopped(m.endpoint.pid)]
         silent = [m for m in waiting if now - m.heard_s > min(_SILENT_S, self.timeout_s / 2)]
         busy = [m for m in waiting if m.beat and m.beat.doing not in ("receive", "connect", "wait")]
         limit = f"the run was not over within {self.timeout_s:g} s"
@@ -255,7 +247,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
 
 def _gravity(member: Member) -> int:
     """Order causes: a signal, own failure, an early exit, a lost peer."""
-    code = member.process.poll()
+    code = member.endpoint.poll()
     if code is not None and code < 0:
         return 0
     if member.failed:

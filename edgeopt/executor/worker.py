@@ -112,7 +112,7 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
         for number in range(job.warmup + job.repeat):
             state.request = number
             gc.collect()  # between requests, so that it seldom falls into one
-            spans = serve(program, layout, job.rank, transport, state, inputs)
+            spans = serve(program, layout, job.rank, transport, state, inputs, job.pace)
             result = digest(spans.result) if spans.result is not None else None
             channel.send(_trace(number, number < job.warmup, spans, result))
             if spans.result is not None and number == job.warmup + job.repeat - 1 and job.result_fd is not None:

@@ -39,9 +39,7 @@ def test_layout_puts_the_source_first_and_joins_stages_of_a_device() -> None:
 
 
 def test_layout_refuses_what_cannot_be_run() -> None:
-    plan = toy_plan(("phone", 6), devices={"phone": {"runtime": {"accelerator": "cuda"}}})
-    with pytest.raises(InputError, match=r"phone\.runtime\.accelerator"):
-        Layout.of(plan)
+    plan = toy_plan(("phone", 6))
     stage = plan.stages[0].model_copy(update={"device": "moon"})
     with pytest.raises(InputError, match="moon"):
         Layout.of(plan.model_copy(update={"stages": [stage]}))

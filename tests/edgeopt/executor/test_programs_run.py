@@ -50,6 +50,18 @@ def test_a_diffusion_run_that_returns_to_a_device(diffusion_plan) -> None:  # no
     assert [t.purpose for t in report.transfers] == ["input", "cut", "cut", "cut", "output"]
 
 
+def test_an_accelerator_that_is_not_there_is_an_input_error(language_plan) -> None:  # noqa: F811
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("this machine has the accelerator that should be missing")
+    plan = language_plan([2, 6])
+    devices = [d.model_copy(update={"runtime": d.runtime.model_copy(update={"accelerator": "cuda"})})
+               for d in plan.problem.devices]  # fmt: skip
+    plan = plan.model_copy(update={"problem": plan.problem.model_copy(update={"devices": devices})})
+    with pytest.raises(InputError, match=r"runtime\.accelerator.*cuda"):
+        execute(plan, repeat=1, timeout_s=60)
+
+
 def test_a_model_that_cannot_be_built_is_an_input_error(language_plan) -> None:  # noqa: F811
     with pytest.raises(InputError, match=r"model\.layers.*num_hidden_layers"):
         execute(language_plan([2, 6], num_hidden_layers=3), repeat=1, timeout_s=100)
