@@ -44,6 +44,8 @@ def media_chains(draw, modes=("time_shared", "reserved"), radio=False, max_plans
         kept = {"latency": "max_latency_s", "deadline": "max_latency_s", "energy": "max_energy_j"}
         kept |= {"period": "max_period_s", "longest": "max_period_s"}
         limits = dict.fromkeys(name for name in set(kept.values()) if name != kept.get(goal))
+        if goal == "period":
+            limits["load_cost"] = None
         chain = replace(chain, objective=objective, quality_loss=chain.quality_loss, **limits)
     return chain
 
