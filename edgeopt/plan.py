@@ -43,7 +43,10 @@ class Stage(_Record):
 
 
 class Transfer(_Record):
-    """Everything that crosses one cut (or returns in the loop) per request, over all rounds."""
+    """Everything that crosses one cut (or returns in the loop) per request, over all rounds.
+
+    ``share`` is what it holds of a reserved ``medium`` (1 elsewhere), ``rate_bytes_per_s`` its rate with that share.
+    """
 
     purpose: Literal["input", "cut", "loop", "output"]
     cut: int
@@ -52,6 +55,9 @@ class Transfer(_Record):
     bytes: float
     messages: float
     seconds: float
+    medium: str | None = None
+    share: float = 1.0
+    rate_bytes_per_s: float | None = None
 
 
 class Interval(_Record):
@@ -84,6 +90,7 @@ class Plan(_Record):
     cuts: list[int]
     devices: list[int]
     variants: list[int]
+    shares: list[float] | None = None
     stages: list[Stage]
     transfers: list[Transfer]
     timeline: list[Interval] = []

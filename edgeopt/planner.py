@@ -126,7 +126,8 @@ class _Claim:
 
 
 def _solution(plan: Plan) -> Solution:
-    return Solution(cuts=tuple(plan.cuts), devices=tuple(plan.devices), variants=tuple(plan.variants))
+    shares = None if plan.shares is None else tuple(plan.shares)
+    return Solution(tuple(plan.cuts), tuple(plan.devices), tuple(plan.variants), shares)
 
 
 def _differences(claimed: Any, rebuilt: Any, path: str = "") -> Any:

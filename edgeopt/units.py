@@ -23,8 +23,9 @@ from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, ValidationInf
 from pydantic_core import PydanticCustomError, core_schema
 
 __all__ = [
-    "SECONDS_PER", "Bytes", "BytesPerSecond", "Flop", "FlopPerSecond", "Fraction", "Joules", "NonNegativeBytes",
-    "NonNegativeFlop", "NonNegativeSeconds", "Quantity", "Seconds", "TimeUnit", "Watts", "unit_factor",
+    "SECONDS_PER", "Bytes", "BytesPerSecond", "Decibel", "DecibelMilliwatt", "DecibelMilliwattPerHertz", "Flop",
+    "FlopPerSecond", "Fraction", "Hertz", "Joules", "Level", "Metres", "NonNegativeBytes", "NonNegativeFlop",
+    "NonNegativeSeconds", "Quantity", "Seconds", "TimeUnit", "Watts", "unit_factor",
 ]  # fmt: skip
 
 _QUANTITY = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*([A-Za-zµμ].*)", re.ASCII)
@@ -47,6 +48,8 @@ _BASES = {
     "flop": ("FLOP", Rational(1), ("", "k", "M", "G", "T", "P")),
     "J": ("J", Rational(1), ("m", "", "k", "M")),
     "W": ("W", Rational(1), ("m", "", "k")),
+    "Hz": ("Hz", Rational(1), ("", "k", "M", "G")),
+    "m": ("m", Rational(1), ("", "k")),
 }
 _COMMON: dict[str, tuple[str, Rational]] = {}
 for _base, (_dimension, _factor, _allowed) in _BASES.items():
@@ -66,7 +69,7 @@ _DEFINITIONS = [
     "bit = [information]", "byte = 8 * bit = B", "bps = bit / second",
     "flop = [computation] = FLOP",
     "joule = [energy] = J", "watt = joule / second = W",
-    "watt_hour = watt * hour = Wh",
+    "watt_hour = watt * hour = Wh", "hertz = 1 / second = Hz", "metre = [length] = m",
 ]  # fmt: skip
 
 
@@ -90,6 +93,8 @@ def _dimensions() -> dict[Any, tuple[str, Any]]:
         "FLOP/s": "flop/second",
         "J": "joule",
         "W": "watt",
+        "Hz": "hertz",
+        "m": "metre",
     }
     units = {symbol: registry.parse_units(text) for symbol, text in canonical.items()}
     return {unit.dimensionality: (symbol, unit) for symbol, unit in units.items()}
@@ -120,7 +125,7 @@ def unit_factor(unit: str) -> tuple[str, Rational] | None:
     Returns
     -------
     tuple of str and Fraction, or None
-        The SI symbol of its dimension (``s B B/s FLOP FLOP/s J W``; empty for another dimension) and how many of
+        The SI symbol of its dimension (``s B B/s FLOP FLOP/s J W Hz m``; empty for another dimension) and how many of
         these it is; None when there is no such unit.
     """
     found = _COMMON.get(unit)
@@ -175,7 +180,7 @@ class Quantity:
         symbol, factor = found
         if symbol != self.unit:
             raise _refuse(f"'{text}' is not {self.noun}: '{unit}' measures something else", mend)
-        if factor < Rational(1, 8) and self.unit != "s" and symbol not in ("J", "W"):
+        if factor < Rational(1, 8) and symbol not in ("s", "J", "W", "m"):
             # "50 mbit/s" says millibit; nobody means it, and it would be wrong by a factor of a billion.
             raise _refuse(
                 f"'{text}' counts thousandths ('m' is milli)",
@@ -235,6 +240,39 @@ class Quantity:
         }
 
 
+@dataclass(frozen=True, slots=True)
+class Level(Quantity):
+    """A level on a logarithmic scale: the float is the number of decibels, of either sign, and ``unit`` is fixed."""
+
+    def parse(self, text: str) -> float:
+        """Return the number of decibels that ``text`` gives."""
+        match = _QUANTITY.fullmatch(text.strip()) if len(text) <= 100 else None
+        if match is None or re.sub(r"\s", "", match[2]) != self.unit:
+            what = "has no unit" if _NUMBER.fullmatch(text.strip()) else f"is not {self.noun} in {self.unit}"
+            raise _refuse(f"'{text[:60]}' {what}", f"write for example '{self.examples[0]}'")
+        return self.check(float(match[1]), text)
+
+    def format(self, value: float) -> str:
+        """Return text that parses back to exactly ``value``."""
+        return f"{float(value)!r} {self.unit}".replace(".0 ", " ")
+
+    def check(self, value: float, text: str) -> float:
+        """Return ``value`` if it is finite."""
+        if not math.isfinite(value):
+            raise _refuse(f"'{text}' is not finite", f"write for example '{self.examples[0]}'")
+        return value
+
+    def __get_pydantic_json_schema__(
+        self, schema: core_schema.CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        return {
+            "type": "string",
+            "description": f"{self.noun}: a number and the unit {self.unit}",
+            "pattern": rf"^\s*[-+]?(\d+(\.\d*)?|\.\d+)([eE][-+]?\d{{1,3}})?\s*{self.unit}\s*$",
+            "examples": list(self.examples),
+        }
+
+
 @lru_cache(maxsize=4096)
 def _format(value: float, symbol: str) -> str:
     candidates = [f"{value!r} {symbol}".replace(".0 ", " ")]
@@ -284,6 +322,11 @@ NonNegativeFlop = Annotated[float, Quantity("an amount of computation", "FLOP", 
 FlopPerSecond = Annotated[float, Quantity("a computing rate", "FLOP/s", ("3.5 TFLOP/s", "80 GFLOP/s"))]
 Joules = Annotated[float, Quantity("an energy", "J", ("12 J", "3 kJ"))]
 Watts = Annotated[float, Quantity("a power", "W", ("15 W", "800 mW"))]
+Hertz = Annotated[float, Quantity("a frequency", "Hz", ("80 MHz", "5.25 GHz"))]
+Metres = Annotated[float, Quantity("a distance", "m", ("10 m", "1.5 km"))]
+Decibel = Annotated[float, Level("a ratio", "dB", ("7 dB", "46.8 dB"))]
+DecibelMilliwatt = Annotated[float, Level("a power level", "dBm", ("20 dBm", "-3 dBm"))]
+DecibelMilliwattPerHertz = Annotated[float, Level("a noise density", "dBm/Hz", ("-174 dBm/Hz",))]
 Fraction = Annotated[float, BeforeValidator(_fraction), Field(gt=0, le=1)]
 TimeUnit = Literal["ns", "us", "ms", "s"]
 

@@ -137,7 +137,7 @@ def test_cli_page_lists_every_option():
             assert usage, f"{' '.join(path)} is not on the page"
             for parameter in command.params:
                 if parameter.name != "help" and parameter.param_type_name == "option":
-                    yield " ".join(path), [*parameter.opts, *parameter.secondary_opts], usage[0]
+                    yield " ".join(path), [*parameter.opts, *parameter.secondary_opts], "\n".join(usage)
 
     missing = [
         (verb, names) for verb, names, usage in options(typer.main.get_command(app), ["edgeopt"])

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import library, measure, plans
+from edgeopt.cli import calibrate, library, link, measure, plans
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -29,9 +29,10 @@ app = typer.Typer(
 app.command()(plans.solve)
 app.command()(plans.verify)
 app.command()(plans.execute)
+app.command()(calibrate.calibrate)
 _profile = typer.Typer(help="Measure this machine into a profile.", no_args_is_help=True)
 _profile.command("device")(measure.profile_device)
-_profile.command("link")(measure.profile_link)
+_profile.command("link")(link.profile_link)
 _profile.command("model")(measure.profile_model)
 app.add_typer(_profile, name="profile")
 _profiles = typer.Typer(help="Look into the library of devices, models, networks and problems.", no_args_is_help=True)

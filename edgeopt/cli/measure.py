@@ -1,4 +1,4 @@
-"""The verbs that measure or derive: profile device, profile link, profile model."""
+"""The verbs that measure or derive: profile device, profile model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import typer
 
 from edgeopt.cli.common import Json, Output, duration, hand_over, progress_line, writable
 
-__all__ = ["profile_device", "profile_link", "profile_model"]
+__all__ = ["profile_device", "profile_model"]
 
 
 def profile_device(
@@ -17,6 +17,7 @@ def profile_device(
     output: Output = None,
     threads: Annotated[int | None, typer.Option(help="Threads the device may use; default: all cores.")] = None,
     dtype: Annotated[list[str] | None, typer.Option(help="Number format to rate; repeatable. Default float32.")] = None,
+    accelerator: Annotated[str, typer.Option(help="cpu, or cuda: this machine's first CUDA device.")] = "cpu",
     model: Annotated[list[str] | None, typer.Option(help="Model to time element by element; repeatable.")] = None,
     prompt_tokens: Annotated[int, typer.Option(help="For language models.")] = 64,
     new_tokens: Annotated[int, typer.Option(help="For language models.")] = 32,
@@ -43,48 +44,69 @@ def profile_device(
     ]  # fmt: skip
     with progress_line(json) as progress:
         device = measure(
-            name, threads=threads, dtypes=tuple(dtype or ["float32"]), models=models, workloads=loads, repeats=repeats,
+            name, threads=threads, dtypes=tuple(dtype or ["float32"]), accelerator=accelerator,
+            models=models, workloads=loads, repeats=repeats,
             processes=processes, timeout_s=timeout_s, command=context.obj, progress=progress,
         )  # fmt: skip
     hand_over(device, output, json)
 
 
-def profile_link(
-    context: typer.Context,
-    name: Annotated[str, typer.Argument(help="Name of the network profile.")],
-    output: Output = None,
-    repeats: Annotated[int, typer.Option(help="Messages timed of each size.")] = 40,
-    timeout: Annotated[str, typer.Option(metavar="DURATION", help="For the whole measurement.")] = "120 s",
-    json: Json = False,
-) -> None:
-    """Measure latency and rate between two processes of this machine; write a network in which every pair has them."""
-    from datetime import date
-
-    from edgeopt.profiler import profile_link as measure
-    from edgeopt.profiles.network import Network
-
-    writable(output)
-    timeout_s = duration("--timeout", timeout)
-    with progress_line(json) as progress:
-        link = measure(repeats=repeats, timeout_s=timeout_s, progress=progress)
-    source = (
-        f"measured on {date.today().isoformat()} by {context.obj} between two processes over the loopback interface"
-    )
-    hand_over(Network(name=name, source=source, default=link), output, json)
-
-
 def profile_model(
+    context: typer.Context,
     config: Annotated[str, typer.Argument(help="A published model's name, a config.json, or a pipeline's folder.")],
     output: Output = None,
     name: Annotated[str | None, typer.Option(help="Name of the profile; default: after the configuration.")] = None,
     source: Annotated[str | None, typer.Option(help="Where the configuration comes from.")] = None,
     dtype: Annotated[str | None, typer.Option(help="Number format of weights and activations.")] = None,
     weights: Annotated[str | None, typer.Option(help="int8 or int4: how the blocks' matrices are stored.")] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(metavar="DEVICE", help="Run it here as this device does; write the device with tables."),
+    ] = None,
+    prompt_tokens: Annotated[list[int] | None, typer.Option(help="With --on; repeatable. Default 64.")] = None,
+    new_tokens: Annotated[int, typer.Option(help="With --on, for language models.")] = 32,
+    batch: Annotated[list[int] | None, typer.Option(help="With --on: sequences or images; repeatable.")] = None,
+    steps: Annotated[int, typer.Option(help="With --on, for diffusion models.")] = 4,
+    guidance: Annotated[float, typer.Option(help="With --on; above 1 doubles a denoiser's batch.")] = 1.0,
+    repeats: Annotated[int, typer.Option(help="With --on: requests timed per process.")] = 3,
+    processes: Annotated[int, typer.Option(help="With --on: fresh processes to time in.")] = 2,
+    timeout: Annotated[str, typer.Option(metavar="DURATION", help="With --on, for each process.")] = "600 s",
     json: Json = False,
 ) -> None:
-    """Derive a model's FLOPs, bytes and cuts from its architecture, without weights."""
-    from edgeopt.profiler.architectures import derive_model
+    """Derive a model's FLOPs, bytes and cuts from its architecture, without weights; or, --on, time it here."""
+    from edgeopt.profiles import load_device, load_model
+    from edgeopt.profiles.library import is_path, known_names
+    from edgeopt.profiles.problem import ImageWorkload, TextWorkload
 
     writable(output)
-    model = derive_model(config, name=name, source=source, dtype=dtype, weights=weights)
-    hand_over(model, output, json)
+    if on is None:
+        from edgeopt.profiler.architectures import derive_model
+
+        hand_over(derive_model(config, name=name, source=source, dtype=dtype, weights=weights), output, json)
+        return
+    timeout_s, device = duration("--timeout", timeout), load_device(on)
+    profiled = config.endswith((".yaml", ".yml")) if is_path(config) else config in known_names("model")
+    if profiled and (name, source, dtype, weights) == (None, None, None, None):
+        model = load_model(config)
+    else:
+        from edgeopt.profiler.architectures import derive_model
+
+        model = derive_model(config, name=name, source=source, dtype=dtype, weights=weights)
+    batches = batch or [1]
+    loads: list[TextWorkload | ImageWorkload] = (
+        [
+            TextWorkload(prompt_tokens=prompt, new_tokens=new_tokens, batch=size)
+            for size in batches
+            for prompt in prompt_tokens or [64]
+        ]
+        if model.family == "causal_lm"
+        else [ImageWorkload(steps=steps, images=size, guidance=guidance) for size in batches]
+    )
+    from edgeopt.profiler import profile_model as measure
+
+    with progress_line(json) as progress:
+        timed = measure(
+            device, [model] * len(loads), loads, repeats=repeats, processes=processes, timeout_s=timeout_s,
+            command=context.obj, progress=progress,
+        )  # fmt: skip
+    hand_over(timed, output, json)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from json import dumps
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -18,6 +19,11 @@ from edgeopt.cli.common import (
     writable,
     write,
 )
+from edgeopt.files import write_whole
+
+if TYPE_CHECKING:
+    from edgeopt.plan import Plan
+    from edgeopt.report.data import Report
 
 __all__ = ["execute", "solve", "verify"]
 
@@ -75,9 +81,14 @@ def verify(plan: PlanFile, json: Json = False) -> None:
 
 def execute(
     plan: PlanFile,
-    on: Annotated[str, typer.Option(help="Where to run: local (one process per device on this machine).")] = "local",
+    on: Annotated[
+        str, typer.Option(help="local: a process per device; emulated: a network namespace per device.")
+    ] = "local",
     repeat: Annotated[int, typer.Option(help="Measured requests.")] = 5,
     warmup: Annotated[int, typer.Option(help="Requests before them, not measured.")] = 1,
+    in_flight: Annotated[
+        int | None, typer.Option(help="Requests under way at a time; default: 1, or stages + 1 for throughput plans.")
+    ] = None,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="Everything must be over by then.")] = "120 s",
     seed: Annotated[int, typer.Option(help="Of the request.")] = 0,
     check: Annotated[bool, typer.Option(help="Compare the result with a single-process run.")] = True,
@@ -88,7 +99,19 @@ def execute(
     enforce_memory: Annotated[
         bool, typer.Option("--enforce-memory", help="Hold each worker to its device's memory.")
     ] = False,
+    on_fault: Annotated[
+        str, typer.Option(help="A worker is lost: fail; retry with all devices; replan without it. Both go on.")
+    ] = "fail",
+    stall: Annotated[
+        str | None, typer.Option(metavar="DURATION", help="A worker that stands still for so long is lost.")
+    ] = None,
     output: Output = None,
+    trace: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write both timelines for Perfetto or chrome://tracing.")
+    ] = None,
+    picture: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Draw predicted above measured: .svg, .png or .pdf.")
+    ] = None,
     json: Json = False,
 ) -> None:
     """Run a plan and show what was predicted beside what was measured; exit 1 if the result is wrong."""
@@ -96,15 +119,18 @@ def execute(
     from edgeopt.profiles import load_plan
 
     timeout_s = duration("--timeout", timeout)
-    writable(output)
+    for target in (output, trace, picture):
+        writable(target)
     loaded = load_plan(existing(plan))
     with progress_line(json) as progress:
         report = run(
-            loaded, on=on, repeat=repeat, warmup=warmup, timeout_s=timeout_s, seed=seed, check=check, port=port,
-            hosts=hosts, enforce_memory=enforce_memory, progress=progress,
+            loaded, on=on, repeat=repeat, warmup=warmup, in_flight=in_flight, timeout_s=timeout_s, seed=seed,
+            check=check, port=port, hosts=hosts, enforce_memory=enforce_memory, on_fault=on_fault,
+            stall_s=duration("--stall", stall), progress=progress,
         )  # fmt: skip
     if output is not None:
         write(output, report)
+    _write_timelines(report.replanned or loaded, report, trace, picture)
     if json:
         print_json(report.model_dump(mode="json", by_alias=True))
     else:
@@ -115,3 +141,12 @@ def execute(
             print(f"report written to {output}")
     if report.output is not None and not (report.output.equal and report.output.repeats_equal):
         raise typer.Exit(1)
+
+
+def _write_timelines(plan: Plan, report: Report, trace: Path | None, picture: Path | None) -> None:
+    from edgeopt.report.timeline import draw_timeline, trace_document
+
+    if trace is not None:
+        write_whole(trace, dumps(trace_document(plan, report)) + "\n")
+    if picture is not None:
+        draw_timeline(plan, report, picture)

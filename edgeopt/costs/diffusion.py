@@ -12,8 +12,9 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.costs.roofline import roofline_s
-from edgeopt.costs.timings import matching, single_s
+from edgeopt.costs.roofline import Work, roofline
+from edgeopt.costs.terms import Terms
+from edgeopt.costs.timings import interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Component, Diffusion, Variant
 from edgeopt.profiles.problem import ImageWorkload
@@ -59,31 +60,46 @@ class DiffusionCosts:
         """Batch that a denoiser sees: classifier-free guidance evaluates every image twice."""
         return self.workload.images * (2 if self.workload.guidance > 1 else 1)
 
-    def _seconds(
-        self, device: Device, phase: str, part: Component | Variant, variant: str | None
-    ) -> tuple[float, bool]:
+    def _terms(self, device: Device, phase: str, part: Component | Variant, variant: str | None) -> tuple[Terms, bool]:
         batch = self.step_batch if phase == "step" else self.workload.images
-        measured = single_s(matching(device, self.model.name, phase, self.model.dtype, batch, variant))
+        measured = interpolate_s(matching(device, self.model.name, phase, self.model.dtype, variant), batch)
         if measured is not None:
-            return measured, True
-        traffic = part.weights + batch * part.activations
-        return float(roofline_s(device, self.model.dtype, batch * part.flop, traffic)), False
+            return Terms.from_table(measured[0, 0]), True
+        work = Work(
+            flop=batch * part.flop,
+            weights=part.weights,
+            activations=batch * (part.activations if part.traffic is None else part.traffic),
+            kernels=part.kernels or 1,
+        )
+        return roofline(device, self.model.dtype, work), False
+
+    def terms(self, device: Device) -> tuple[dict[str, Terms], bool]:
+        """Split what runs at all by what takes the time, and say whether all of it is measured.
+
+        Returns
+        -------
+        terms : dict
+            Of one call: ``text_encoder`` and ``decoder`` where the model has them, every denoiser by its name.
+        measured : bool
+        """
+        found = {
+            name: self._terms(device, name, part, None)
+            for name, part in (("text_encoder", self.model.text_encoder), ("decoder", self.model.decoder))
+            if part is not None
+        }
+        found |= {name: self._terms(device, "step", part, name) for name, part in self.model.variants.items()}
+        return {name: terms for name, (terms, _) in found.items()}, all(measured for _, measured in found.values())
 
     def compute_s(self, device: Device) -> tuple[Array, bool]:
         """Seconds per chain variant and element, shape (1 + V, L), and whether all of them are measured."""
         table = np.full((len(self.variants), len(self.names)), np.inf)
-        known = []
-        for element, phase, part in (
-            (0, "text_encoder", self.model.text_encoder),
-            (-1, "decoder", self.model.decoder),
-        ):
-            if part is not None:
-                table[0, element], measured = self._seconds(device, phase, part, None)
-                known.append(measured)
-        for row, (name, variant) in enumerate(self.model.variants.items(), start=1):
-            table[row, self.steps], measured = self._seconds(device, "step", variant, name)
-            known.append(measured)
-        return table, all(known)
+        terms, measured = self.terms(device)
+        for element, name in ((0, "text_encoder"), (-1, "decoder")):
+            if name in terms:
+                table[0, element] = terms[name].total
+        for row, name in enumerate(self.model.variants, start=1):
+            table[row, self.steps] = terms[name].total
+        return table, measured
 
     @property
     def resident_bytes(self) -> Array:

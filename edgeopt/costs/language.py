@@ -12,15 +12,21 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.costs.roofline import roofline_s
+from edgeopt.costs.roofline import Work, roofline
+from edgeopt.costs.terms import Terms
 from edgeopt.costs.timings import interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM, Layer
 from edgeopt.profiles.problem import TextWorkload
 
-__all__ = ["LanguageCosts"]
+__all__ = ["LanguageCosts", "distinct_experts"]
 
 Array = NDArray[np.float64]
+
+
+def distinct_experts(num_experts: int, num_active: int, num_tokens: float) -> float:
+    """Experts that at least one of ``num_tokens`` tokens is sent to, expected when each chooses evenly."""
+    return num_experts * (1 - (1 - num_active / num_experts) ** num_tokens)
 
 
 @dataclass(frozen=True)
@@ -58,43 +64,93 @@ class LanguageCosts:
         return self.workload.prompt_tokens + np.arange(self.num_decode_rounds)
 
     def prefill_s(self, device: Device) -> tuple[Array, bool]:
-        """Seconds of the prefill per element, shape (L,), and whether they are measured.
+        """Seconds of the prefill per element, shape (L,), and whether they are measured."""
+        terms, measured = self.prefill_terms(device)
+        return terms.total, measured
+
+    def decode_s(self, device: Device) -> tuple[Array, bool]:
+        """Seconds of each decode round per element, shape (N - 1, L), and whether they are measured."""
+        terms, measured = self.decode_terms(device)
+        return terms.total, measured
+
+    def prefill_terms(self, device: Device) -> tuple[Terms, bool]:
+        """Split the prefill by what takes the time, shape (L,).
 
         The roofline counts causal attention as the full square, as the FLOP counter of torch does; the last element
         (the head) sees only the last token, whose successor is sampled.
         """
-        tokens, batch = self.workload.prompt_tokens, self.workload.batch
-        timings = matching(device, self.model.name, "prefill", self.model.dtype, batch)
-        measured = interpolate_s(timings, "tokens", np.array([tokens]))
+        tokens = self.workload.prompt_tokens
+        timings = matching(device, self.model.name, "prefill", self.model.dtype)
+        measured = interpolate_s(timings, self.workload.batch, "tokens", np.array([tokens]))
         if measured is not None:
-            return measured[0], True
+            return Terms.from_table(measured[0]), True
         through = np.full(len(self.layers), float(tokens))
         through[-1] = 1.0
-        flop = batch * through * (self._figures("flop_per_token") + tokens * self._figures("flop_per_token_context"))
-        return roofline_s(device, self.model.dtype, flop, self._traffic(through, 0)), False
+        return self._roofline(device, through, np.zeros(len(self.layers))), False
 
-    def decode_s(self, device: Device) -> tuple[Array, bool]:
-        """Seconds of each decode round per element, shape (N - 1, L), and whether they are measured."""
-        batch, contexts = self.workload.batch, self.contexts
+    def decode_terms(self, device: Device) -> tuple[Terms, bool]:
+        """Split each decode round by what takes the time, shape (N - 1, L)."""
+        contexts = self.contexts
         if not contexts.size:
-            return np.zeros((0, len(self.layers))), True
-        timings = matching(device, self.model.name, "decode", self.model.dtype, batch)
-        measured = interpolate_s(timings, "context", contexts)
+            return Terms.from_table(np.zeros((0, len(self.layers)))), True
+        timings = matching(device, self.model.name, "decode", self.model.dtype)
+        measured = interpolate_s(timings, self.workload.batch, "context", contexts)
         if measured is not None:
-            return measured, True
-        attended = contexts[:, None] + 1
-        flop = batch * (self._figures("flop_per_token") + attended * self._figures("flop_per_token_context"))
-        return roofline_s(device, self.model.dtype, flop, self._traffic(1, contexts[:, None])), False
+            return Terms.from_table(measured), True
+        return self._roofline(device, np.ones(len(self.layers)), contexts[:, None].astype(float)), False
 
-    def _traffic(self, tokens: Array | int, context: NDArray[np.int64] | int) -> Array:
-        """Bytes moved by one call: weights once, the cache read and extended, activations in and out.
+    def _roofline(self, device: Device, tokens: Array, cached: Array) -> Terms:
+        """Terms of ``tokens`` new tokens on ``cached`` ones, for every sequence of the batch."""
+        batch, attended = self.workload.batch, cached + tokens
+        flop, weights = self._figures("flop_per_token"), self._figures("weights")
+        # An element without arithmetic is a lookup (the embedding): it reads the rows of its tokens, not the table.
+        weights = np.where(flop > 0, weights, 0.0)
+        routed_share, routed_weights, routed_rows = self._experts(batch * tokens)
+        nothing = np.zeros(np.broadcast_shapes(tokens.shape, cached.shape))
+        rest = Work(
+            flop=batch * tokens * flop * (1 - routed_share) + nothing,
+            weights=np.maximum(weights - self._all_experts, 0.0),
+            rows=batch * tokens,
+            activations=batch * tokens * self._either("traffic_per_token", 2 * self._figures("output_per_token")),
+            attention_flop=batch * tokens * attended * self._figures("flop_per_token_context"),
+            cache=batch * attended * self._either("traffic_per_cached_token", self._figures("kv_per_token")),
+            kernels=self._either("kernels", np.ones(len(self.layers))),
+        )
+        routed = Work(
+            flop=batch * tokens * flop * routed_share + nothing, weights=routed_weights, rows=routed_rows, kernels=0
+        )
+        return roofline(device, self.model.dtype, rest) + roofline(device, self.model.dtype, routed)
 
-        An element without arithmetic is a lookup (the embedding): it reads the rows of its tokens, not the table.
+    def _either(self, name: str, otherwise: Array) -> Array:
+        """Return a figure where the layer has it, else what is known at least."""
+        given = [getattr(layer, name) for layer in self.layers]
+        return np.array([b if a is None else a for a, b in zip(given, otherwise, strict=True)], float)
+
+    @property
+    def _all_experts(self) -> Array:
+        return np.array([e.num_experts * e.weights if (e := layer.experts) else 0.0 for layer in self.layers])
+
+    def _experts(self, num_tokens: Array) -> tuple[Array, Array, Array]:
+        """What routed experts do when every layer sees ``num_tokens`` tokens, shape (L,) each.
+
+        Returns
+        -------
+        share
+            Of the layer's FLOPs: as its active experts' share of the weights that work on a token.
+        weights
+            Bytes of the experts that any token is sent to, expected when each token chooses k of E evenly:
+            ``E (1 - (1 - k / E) ** tokens)`` experts.
+        rows
+            Tokens that each of these works on.
         """
-        cache = self._figures("kv_per_token") * (context + tokens)
-        activations = 2 * tokens * self._figures("output_per_token")
-        weights = np.where(self._figures("flop_per_token") > 0, self._figures("weights"), 0.0)
-        return weights + self.workload.batch * (cache + activations)
+        share, weights, rows = (np.zeros(len(self.layers)) for _ in range(3))
+        for i, (layer, tokens) in enumerate(zip(self.layers, num_tokens, strict=True)):
+            if (experts := layer.experts) is not None:
+                touched = distinct_experts(experts.num_experts, experts.num_active, tokens)
+                active = experts.num_active * experts.weights
+                share[i] = active / (layer.weights - experts.num_experts * experts.weights + active)
+                weights[i], rows[i] = touched * experts.weights, tokens * experts.num_active / touched
+        return share, weights, np.maximum(rows, 1.0)
 
     @property
     def resident_bytes(self) -> Array:

@@ -1,6 +1,9 @@
 """Measured tables: where a device was measured with a model, the measurement overrides the roofline.
 
-A table is used only inside the range it was measured in; between two measured points it is interpolated linearly.
+A table is used only inside the range it was measured in. Between two measured points it is interpolated linearly:
+first along tokens (prefill) or context (decode), then between the nearest batches below and above that cover the
+point. Linear is what a layer's cost is in each of them, up to attention's square (a chord lies above a convex curve)
+and up to libraries that switch kernels, which no interpolation can know: measure the batches that will be run.
 """
 
 from __future__ import annotations
@@ -12,41 +15,58 @@ from numpy.typing import NDArray
 
 from edgeopt.profiles.base import DType
 from edgeopt.profiles.device import Device, Timing
+from edgeopt.units import SECONDS_PER
 
-__all__ = ["interpolate_s", "matching", "single_s"]
+__all__ = ["interpolate_s", "matching"]
 
-_SECONDS = {"s": 1.0, "ms": 1e-3, "us": 1e-6, "ns": 1e-9}
+Array = NDArray[np.float64]
 
 
-def matching(
-    device: Device, model: str, phase: str, dtype: DType, batch: int, variant: str | None = None
-) -> list[Timing]:
-    """Return the device's timings of one model in one phase, dtype, batch and variant."""
+def matching(device: Device, model: str, phase: str, dtype: DType, variant: str | None = None) -> list[Timing]:
+    """Return the device's timings of one model in one phase, dtype and variant, at any batch."""
     return [
         timing
         for timing in device.timings
-        if (timing.model, timing.phase, timing.dtype, timing.batch, timing.variant)
-        == (model, phase, dtype, batch, variant)
+        if (timing.model, timing.phase, timing.dtype, timing.variant) == (model, phase, dtype, variant)
     ]
 
 
-def interpolate_s(timings: Sequence[Timing], axis: str, values: NDArray[np.int64]) -> NDArray[np.float64] | None:
-    """Seconds per element at each value of ``axis`` (``tokens`` or ``context``), or ``None`` outside the tables.
+def interpolate_s(
+    timings: Sequence[Timing], batch: int, axis: str | None = None, values: NDArray[np.int64] | None = None
+) -> Array | None:
+    """Seconds per element at a batch and at each value of ``axis`` (``tokens`` or ``context``).
+
+    Parameters
+    ----------
+    timings
+        Of one model, phase, dtype and variant. Of two rows for the same point the later one counts.
+    axis, values
+        ``None`` for phases that have one value (a denoising step, an encoder).
 
     Returns
     -------
     ndarray of shape (len(values), num_elements), or None
-        ``None`` when nothing was measured, or a value lies outside the measured range.
+        ``None`` when nothing was measured, or a value or the batch lies outside the measured range.
     """
-    points = {getattr(t, axis): np.asarray(t.elements) * _SECONDS[t.unit] for t in timings}
-    points.pop(None, None)
-    if not points or values.min() < min(points) or values.max() > max(points):
+    wanted = np.zeros(1, np.int64) if values is None else values
+    tables = {}
+    for size in {timing.batch for timing in timings}:
+        points = {getattr(t, axis) if axis else 0: _seconds(t) for t in timings if t.batch == size}
+        points.pop(None, None)
+        if points and min(points) <= wanted.min() and wanted.max() <= max(points):
+            tables[size] = _along(points, wanted)
+    below, above = [b for b in tables if b <= batch], [b for b in tables if b >= batch]
+    if not below or not above:
         return None
-    at = np.array(sorted(points))
-    table = np.stack([points[x] for x in at])
-    return np.stack([np.interp(values, at, column) for column in table.T], axis=1)
+    low, high = max(below), min(above)
+    share = (batch - low) / (high - low) if high > low else 0.0
+    return (1 - share) * tables[low] + share * tables[high]
 
 
-def single_s(timings: Sequence[Timing]) -> float | None:
-    """Seconds of a phase that has one value (a denoising step, an encoder), the last measured, or ``None``."""
-    return timings[-1].elements[0] * _SECONDS[timings[-1].unit] if timings else None
+def _seconds(timing: Timing) -> Array:
+    return np.asarray(timing.elements) * SECONDS_PER[timing.unit]
+
+
+def _along(points: dict[int, Array], values: NDArray[np.int64]) -> Array:
+    at = sorted(points)
+    return np.stack([np.interp(values, at, column) for column in np.stack([points[x] for x in at]).T], axis=1)

@@ -10,7 +10,7 @@ from pathlib import Path
 from edgeopt.executor.layout import usable_cores
 from edgeopt.report.data import Hardware
 
-__all__ = ["describe_hardware"]
+__all__ = ["describe_hardware", "machine_id"]
 
 _PACKAGES = ("edgeopt", "edgeopt-solvers", "torch", "transformers", "diffusers", "numpy")
 
@@ -29,6 +29,14 @@ def describe_hardware() -> Hardware:
         python=platform.python_version(),
         versions=dict(filter(None, map(_version, _PACKAGES))),
     )
+
+
+def machine_id() -> str:
+    """Name this machine since its last start: processes of equal names read one monotonic clock."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return platform.node()
 
 
 def _version(package: str) -> tuple[str, str] | None:

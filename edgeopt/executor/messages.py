@@ -13,11 +13,38 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgeopt.plan import Plan
 
-__all__ = ["Beat", "Checked", "Done", "Event", "Failed", "Go", "Job", "Ready", "Trace", "dump_job", "parse_event"]
+__all__ = [
+    "Beat",
+    "Checked",
+    "Done",
+    "Event",
+    "Failed",
+    "Go",
+    "Handoff",
+    "Job",
+    "Ready",
+    "Trace",
+    "dump_job",
+    "parse_event",
+]
 
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Handoff(_Message):
+    """What a stage was handed, kept by the driver so that the request can go on if a worker is lost.
+
+    ``data`` is the tensors as safetensors, in base64.
+    """
+
+    event: Literal["handoff"] = "handoff"
+    request: int
+    purpose: Literal["cut", "loop"]
+    cut: int
+    round: int
+    data: str
 
 
 class Job(_Message):
@@ -34,6 +61,7 @@ class Job(_Message):
     threads: int = Field(ge=1)
     repeat: int = Field(default=1, ge=1)
     warmup: int = Field(default=0, ge=0)
+    in_flight: int = Field(default=1, ge=1)
     seed: int = 0
     timeout_s: float = Field(gt=0)
     address: str = "127.0.0.1"
@@ -43,6 +71,8 @@ class Job(_Message):
     result_fd: int | None = None
     memory_bytes: float | None = None
     pace: float | None = Field(default=None, gt=0, le=1)
+    keep_handoffs: bool = False
+    resume: list[Handoff] = []
 
 
 class Go(_Message):
@@ -52,10 +82,17 @@ class Go(_Message):
 
 
 class Ready(_Message):
-    """Program built, peers connected."""
+    """Program built, peers connected.
+
+    ``machine`` tells hosts with a common clock from others; ``clock_offset_s`` and ``clock_error_s`` are those of
+    :func:`edgeopt.executor.clock.clock_offset`.
+    """
 
     event: Literal["ready"] = "ready"
     build_s: float
+    machine: str = ""
+    clock_offset_s: float = 0.0
+    clock_error_s: float = 0.0
 
 
 class Beat(_Message):
@@ -114,7 +151,7 @@ class Checked(_Message):
     tolerance: float | None = None
 
 
-Event = Annotated[Ready | Beat | Trace | Done | Failed | Checked, Field(discriminator="event")]
+Event = Annotated[Ready | Beat | Trace | Handoff | Done | Failed | Checked, Field(discriminator="event")]
 _EVENT: TypeAdapter[Any] = TypeAdapter(Event)
 
 

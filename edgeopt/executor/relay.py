@@ -1,8 +1,8 @@
 """Carry Ethernet frames between TAP devices, each after a fixed delay; one ``FROM:TO:SECONDS`` argument a direction.
 
-It does what netem does, for kernels without it. Frames wait in order, one queue per direction, and none is ever dropped here: the rate is
-the business of the token bucket in front of it. It runs as its own process so that no other Python holds it up, and
-ends with the driver.
+It does what netem does, for kernels without it. Frames wait in order, one queue per direction, and none is ever
+dropped here: the rate is the business of the token bucket in front of it. It runs as its own process so that no other
+Python holds it up, and ends with the driver.
 """
 
 from __future__ import annotations

@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import importlib.util
 import math
-import os
-import secrets
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 import edgeopt
 from edgeopt.errors import ExecutionError, Finding, InputError, MissingDependencyError
 from edgeopt.executor import launch
+from edgeopt.executor.attempt import Log, Options, run_reference
 from edgeopt.executor.hardware import describe_hardware
 from edgeopt.executor.launchers import LAUNCHERS, launcher_named
-from edgeopt.executor.launchers.base import Launcher, Settings
+from edgeopt.executor.launchers.base import Settings
 from edgeopt.executor.layout import Host, Layout
-from edgeopt.executor.memory import available_bytes
-from edgeopt.executor.messages import Checked, Done, Go, Job, Ready, Trace, dump_job
+from edgeopt.executor.messages import Trace
 from edgeopt.executor.quota import PERIOD_US
-from edgeopt.executor.supervise import Crew
+from edgeopt.executor.recovery import run_to_the_end
+from edgeopt.executor.supervise import MIN_STALL_S
 from edgeopt.executor.trace import (
     RequestTimes,
     compare_metrics,
     compare_stages,
+    compare_throughput,
     compare_transfers,
+    intervals_of,
+    shifted,
     split_error,
     times_of,
 )
@@ -39,40 +40,21 @@ from edgeopt.report.data import Comparison, DeviceReport, OutputCheck, Report, S
 __all__ = ["LAUNCHERS", "execute"]
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    repeat: int
-    warmup: int
-    timeout_s: float
-    seed: int
-    check: bool
-    port: int | None
-    enforce_memory: bool
-    progress: Callable[[str], None]
-    command: Sequence[str]
-
-
-@dataclass(slots=True)
-class _Log:
-    """What the run has said so far."""
-
-    traces: dict[int, dict[int, Trace]]
-    done: dict[int, Done]
-    checked: Checked | None = None
-
-
 def execute(
     plan: Plan,
     *,
     on: str = "local",
     repeat: int = 5,
     warmup: int = 1,
+    in_flight: int | None = None,
     timeout_s: float = 120.0,
     seed: int = 0,
     check: bool = True,
     port: int | None = None,
     hosts: Path | None = None,
     enforce_memory: bool = False,
+    on_fault: Literal["fail", "retry", "replan"] = "fail",
+    stall_s: float | None = None,
     progress: Callable[[str], None] | None = None,
     _command: Sequence[str] = launch.COMMAND,
 ) -> Report:
@@ -85,6 +67,9 @@ def execute(
         this machine, with its threads and CPU quota.
     repeat, warmup
         Requests that count, and requests before them that do not.
+    in_flight
+        Requests under way at a time; default: 1, and one more than there are stages for a plan whose objective is
+        throughput. As many requests more warm up.
     timeout_s
         Seconds within which everything, the check included, is over; a run that is not ends with an error.
     seed
@@ -97,6 +82,12 @@ def execute(
         Hosts file, for launchers that start workers on other machines.
     enforce_memory
         Hold every worker to its device's memory (libraries not counted) instead of to what the machine has left.
+    on_fault
+        What to do when a worker dies or stalls: end with an error; start all workers again; or plan again without the
+        device and go on. The request is resumed from its last hand-off. A source that is lost ends the run.
+    stall_s
+        Seconds without a sign of life from a worker, or without progress of any, after which it counts as lost; must
+        exceed the longest stage and transfer. ``None``: only ``timeout_s`` ends a run that hangs.
     progress
         Called with a line of text when something happens.
 
@@ -114,26 +105,48 @@ def execute(
         A worker died, was killed, ran out of memory or stalled; the port is taken. Names stage and device; no
         process is left.
     """
-    options = _Options(
-        repeat, warmup, timeout_s, seed, check, port, enforce_memory, progress or (lambda line: None), tuple(_command)
+    if in_flight is None:
+        in_flight = len(plan.stages) + 1 if plan.problem.objective == "throughput" else 1
+    if in_flight > 1:
+        warmup += in_flight  # the slots are full before anything counts
+    options = Options(
+        repeat,
+        warmup,
+        in_flight,
+        timeout_s,
+        seed,
+        check,
+        port,
+        enforce_memory,
+        progress or (lambda line: None),
+        tuple(_command),
+        on_fault,
+        stall_s,
     )
     _validate(options)
     start_on = launcher_named(on)
     layout = Layout.of(plan)
     _need_libraries(plan)
-    launcher = start_on(plan, layout, Settings(port, hosts, options.command))
+    settings = Settings(port, hosts, options.command)
     started_s, date = time.monotonic(), datetime.now(UTC)
-    log = _Log(traces={}, done={})
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
-        _run_workers(plan, launcher, options, log, result.fileno(), started_s)
+        first = start_on(plan, layout, settings)
+        ran = run_to_the_end(
+            first, lambda other: start_on(other, Layout.of(other), settings), options, result.fileno(), started_s
+        )
+        plan, launcher, log = ran.launcher.plan, ran.launcher, ran.log
+        layout = launcher.layout
         if check:
-            _run_reference(plan, launcher, options, log, result.fileno(), started_s)
+            run_reference(plan, launcher, options, log, result.fileno(), started_s)
     try:
-        requests = [times_of(layout, log.traces[i]) for i in range(warmup, warmup + repeat)]
+        traces = [_on_one_clock(log, log.traces[i]) for i in range(warmup + repeat)]
+        everything = [times_of(layout, request) for request in traces]
     except (KeyError, ValueError) as error:
         raise ExecutionError(f"the workers' traces do not fit together: {error}") from error
-    latency_s = Comparison.between(plan.latency_s, [request.latency_s for request in requests])
+    before, requests = everything[:warmup], everything[warmup:]
+    alone = in_flight == 1
+    latency_s = Comparison.between(plan.latency_s if alone else None, [request.latency_s for request in requests])
     return Report(
         edgeopt_version=edgeopt.__version__,
         date=date,
@@ -146,98 +159,40 @@ def execute(
         repeat=repeat,
         warmup=warmup,
         seed=seed,
+        in_flight=in_flight,
         elapsed_s=time.monotonic() - started_s,
         latency_s=latency_s,
-        metrics=compare_metrics(plan, layout, requests),
+        throughput_per_s=None if alone else compare_throughput(plan, before, requests),
+        metrics=compare_metrics(plan, layout, requests) if alone else {},
         stages=compare_stages(plan, requests),
         transfers=compare_transfers(plan, layout, requests),
-        devices=[_device_report(plan, host, log.done[host.rank], requests) for host in layout.hosts],
+        devices=[_device_report(plan, host, log, requests) for host in layout.hosts],
         error=split_error(plan, latency_s, requests),
         output=_output(log),
         hardware=describe_hardware(),
-        notes=[*launcher.notes(), *_notes(layout, requests)],
+        timeline=intervals_of(plan, layout, traces[warmup + _typical(requests)]),
+        recoveries=[r.model_copy(update={"equal": r.digest in _digests(log)}) for r in ran.recoveries],
+        replanned=plan if any(recovery.policy == "replan" for recovery in ran.recoveries) else None,
+        notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
     )
 
 
-def _run_workers(
-    plan: Plan, launcher: Launcher, options: _Options, log: _Log, result_fd: int, started_s: float
-) -> None:
-    total = options.warmup + options.repeat
-
-    def heard(host: Host | None, event: Any) -> None:
-        assert host is not None
-        if isinstance(event, Trace):
-            log.traces.setdefault(event.request, {})[host.rank] = event
-            if event.start is not None and event.stop is not None:
-                kind = "warm-up" if event.warmup else "request"
-                options.progress(f"{kind} {event.request + 1} of {total}: {event.stop - event.start:.4g} s")
-        elif isinstance(event, Done):
-            log.done[host.rank] = event
-
-    # The crew is entered last, so left first: the workers are gone before their machines are taken down.
-    with launcher, Crew(options.timeout_s, heard, started_s) as crew:
-        hosts = launcher.layout.hosts
-        options.progress(f"starting {len(hosts)} workers")
-        free, token = available_bytes(), secrets.token_hex(16)
-        for host in hosts:
-            job = Job(
-                role="worker",
-                plan=plan,
-                driver_pid=os.getpid(),
-                rank=host.rank,
-                threads=host.threads,
-                repeat=options.repeat,
-                warmup=options.warmup,
-                seed=options.seed,
-                timeout_s=options.timeout_s,
-                token=token,
-                result_fd=result_fd if host.rank == 0 else None,
-                memory_bytes=_memory_limit(host, options, free),
-            )
-            endpoint, job = launcher.start(host, job)
-            crew.add(host, endpoint, dump_job(job))
-        crew.wait_for(Ready)
-        for member, endpoint in crew.endpoints():
-            assert member is not None
-            launcher.ready(member, endpoint)
-        options.progress(f"workers ready after {time.monotonic() - started_s:.1f} s")
-        crew.send(Go().model_dump_json().encode() + b"\n")
-        crew.wait_for(Done)
+def _clock(log: Log, rank: int) -> tuple[float, float]:
+    """Offset and error of a host's clock; processes of one machine read the same."""
+    ready = log.ready[rank]
+    if ready.machine == log.ready[0].machine:
+        return 0.0, 0.0
+    return ready.clock_offset_s, ready.clock_error_s
 
 
-def _memory_limit(host: Host, options: _Options, free: float) -> float | None:
-    """Bytes that a worker may add; an accelerator's driver maps far more addresses than it uses, so none there."""
-    if host.accelerator != "cpu":
-        return None
-    return host.memory_bytes if options.enforce_memory else free
+def _on_one_clock(log: Log, traces: dict[int, Trace]) -> dict[int, Trace]:
+    return {rank: shifted(trace, _clock(log, rank)[0]) for rank, trace in traces.items()}
 
 
-def _run_reference(
-    plan: Plan, launcher: Launcher, options: _Options, log: _Log, result_fd: int, started_s: float
-) -> None:
-    def heard(host: Host | None, event: Any) -> None:
-        if isinstance(event, Checked):
-            log.checked = event
-
-    options.progress("checking against a single process")
-    with Crew(options.timeout_s, heard, started_s) as crew:
-        job = Job(
-            role="reference",
-            plan=plan,
-            driver_pid=os.getpid(),
-            threads=max(host.threads for host in launcher.layout.hosts),
-            seed=options.seed,
-            timeout_s=options.timeout_s,
-            result_fd=result_fd,
-            memory_bytes=available_bytes(),
-        )
-        crew.add(None, launcher.start_reference(job), dump_job(job))
-        crew.wait_for(Done)
-
-
-def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[RequestTimes]) -> DeviceReport:
+def _device_report(plan: Plan, host: Host, log: Log, requests: Sequence[RequestTimes]) -> DeviceReport:
     # Several stages on one device share weights, which each stage's figure counts: the largest is a lower bound.
     planned = [plan.stages[index].memory_bytes for index in host.stages]
+    offset_s, error_s = _clock(log, host.rank)
     return DeviceReport(
         device=host.device,
         stages=list(host.stages),
@@ -247,19 +202,34 @@ def _device_report(plan: Plan, host: Host, done: Done, requests: Sequence[Reques
         waiting_s=Samples.of([r.waiting_s[host.rank] for r in requests]),
         idle_s=Samples.of([r.latency_s - r.busy_s[host.rank] for r in requests]),
         predicted_memory_bytes=max(planned, default=0.0),
-        peak_memory_bytes=done.peak_memory_bytes,
+        peak_memory_bytes=log.done[host.rank].peak_memory_bytes,
+        clock_offset_s=offset_s,
+        clock_error_s=error_s,
     )
 
 
-def _output(log: _Log) -> OutputCheck | None:
+def _typical(requests: Sequence[RequestTimes]) -> int:
+    """Index of the request whose latency is nearest to the median."""
+    median = Samples.of([request.latency_s for request in requests]).median
+    return min(range(len(requests)), key=lambda i: abs(requests[i].latency_s - median))
+
+
+def _output(log: Log) -> OutputCheck | None:
     if log.checked is None:
         return None
-    digests = {trace.digest for traces in log.traces.values() for trace in traces.values() if trace.digest}
-    return OutputCheck(**log.checked.model_dump(exclude={"event"}), repeats_equal=len(digests) == 1)
+    return OutputCheck(**log.checked.model_dump(exclude={"event"}), repeats_equal=len(_digests(log)) == 1)
 
 
-def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
+def _digests(log: Log) -> set[str]:
+    return {trace.digest for traces in log.traces.values() for trace in traces.values() if trace.digest}
+
+
+def _notes(layout: Layout, in_flight: int, requests: Sequence[RequestTimes]) -> list[str]:
     notes = []
+    if in_flight > 1:
+        notes.append(
+            f"{in_flight} requests are in flight: latency holds the time they wait for each other and is not predicted"
+        )
     for host in layout.hosts:
         rounds = [seconds for request in requests for stage in host.stages for seconds in request.compute_s[stage]]
         if host.cpu_quota is not None and rounds and min(rounds) * 1e6 < PERIOD_US:
@@ -270,10 +240,20 @@ def _notes(layout: Layout, requests: Sequence[RequestTimes]) -> list[str]:
     return notes
 
 
-def _validate(options: _Options) -> None:
+def _validate(options: Options) -> None:
     findings = []
     if options.repeat < 1:
         findings.append(Finding("repeat", f"is {options.repeat}", "count at least 1 request"))
+    if options.in_flight < 1:
+        findings.append(Finding("in_flight", f"is {options.in_flight}", "keep at least 1 request under way"))
+    if options.stall_s is not None and not (math.isfinite(options.stall_s) and options.stall_s >= MIN_STALL_S):
+        findings.append(
+            Finding("stall_s", f"is {options.stall_s} s", f"allow at least {MIN_STALL_S:g} s, two signs of life")
+        )
+    if options.on_fault not in ("fail", "retry", "replan"):
+        findings.append(Finding("on_fault", f"is {options.on_fault!r}", "use fail, retry or replan"))
+    elif options.on_fault != "fail" and options.in_flight > 1:
+        findings.append(Finding("on_fault", "recovers one request at a time", "use in_flight 1, or on_fault fail"))
     if options.warmup < 0:
         findings.append(Finding("warmup", f"is {options.warmup}", "use 0 or more requests"))
     if not (math.isfinite(options.timeout_s) and options.timeout_s > 0):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,7 +14,7 @@ from edgeopt.executor.state import State
 from edgeopt.executor.transport import Pending, Transport
 from edgeopt.programs.base import Program
 
-__all__ = ["Spans", "digest", "serve"]
+__all__ = ["Spans", "arrivals", "digest", "serve"]
 
 
 @dataclass(slots=True)
@@ -36,6 +37,7 @@ def serve(
     state: State,
     request: list[torch.Tensor] | None,
     pace: float | None = None,
+    keep: Callable[[Boundary, int, list[torch.Tensor]], None] | None = None,
 ) -> Spans:
     """Run one request.
 
@@ -47,10 +49,12 @@ def serve(
         The input, on the source (rank 0); ``None`` elsewhere.
     pace
         Fraction of its speed to compute at, by resting after every stage; ``None``: all of it.
+    keep
+        Called with what a stage was handed where the program can resume from it.
     """
     spans = Spans()
     handed: dict[int, list[torch.Tensor]] = {}  # by boundary, from this worker to itself
-    due = _arrivals(layout, rank, program.rounds)
+    due = arrivals(layout, rank, program.rounds)
     posted: list[Pending] = []
 
     def post_next() -> None:
@@ -91,6 +95,8 @@ def serve(
         for stage in own:
             state.now("receive", stage, round_index)
             inputs = receive(layout.arriving(stage, round_index), round_index)
+            if keep is not None and layout.arriving(stage, round_index).purpose in program.resumes_from:
+                keep(layout.arriving(stage, round_index), round_index, inputs)
             state.now("compute", stage, round_index)
             started_s = time.monotonic()
             outputs = program.run(stage, round_index, inputs)
@@ -119,7 +125,7 @@ def digest(tensors: list[torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def _arrivals(layout: Layout, rank: int, rounds: int) -> list[tuple[Boundary, int]]:
+def arrivals(layout: Layout, rank: int, rounds: int) -> list[tuple[Boundary, int]]:
     """Messages that a worker receives from others in one request, in order."""
     order = [(layout.arriving(s, r), r) for r in range(rounds) for s in range(layout.num_stages)]
     order.append((layout.boundaries[layout.num_stages], rounds - 1))

@@ -21,7 +21,10 @@ from edgeopt.executor.layout import Host
 from edgeopt.executor.memory import oom_kills
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, parse_event
 
-__all__ = ["Crew", "Member"]
+__all__ = ["MIN_STALL_S", "Crew", "Member"]
+
+#: Shortest silence that may count as a stall: workers speak twice a second.
+MIN_STALL_S = 1.5
 
 _LINE_LIMIT = 64 << 20
 _SETTLE_S = 1.0
@@ -38,6 +41,7 @@ class Member:
         self.stderr: deque[str] = deque(maxlen=12)
         self.beat: Beat | None = None
         self.heard_s = time.monotonic()
+        self.moved_s = time.monotonic()
         self.ended_s: float | None = None
         self.failed: Failed | None = None
         self.seen: set[type] = set()
@@ -59,10 +63,18 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         Called with (host, event) for everything a worker says besides its signs of life.
     started_s
         When the run began, on the monotonic clock.
+    stall_s
+        Seconds of silence, or of standing still, that end the run; counted once everybody is ready.
     """
 
-    def __init__(self, timeout_s: float, on_event: Callable[[Host | None, Any], None], started_s: float) -> None:
-        self.timeout_s = timeout_s
+    def __init__(
+        self,
+        timeout_s: float,
+        on_event: Callable[[Host | None, Any], None],
+        started_s: float,
+        stall_s: float | None = None,
+    ) -> None:
+        self.timeout_s, self.stall_s = timeout_s, stall_s
         self.deadline = started_s + timeout_s
         self._on_event = on_event
         self._members: list[Member] = []
@@ -101,6 +113,8 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
                 raise self._blame(suspects)
             if time.monotonic() > self.deadline:
                 raise self._late()
+            if event is Done and self.stall_s is not None and (stalled := self._stalled(self.stall_s)):
+                raise stalled
 
     def __exit__(self, *exception: object) -> None:
         """End every process with its group, kindly if it is done and by force if it is not, and reap it."""
@@ -161,8 +175,11 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
                 raise self._error(member, f"said what no worker says: {line[:200]!r}") from error
             member.heard_s = time.monotonic()
             if isinstance(event, Beat):
+                if member.beat is None or _at(event) != _at(member.beat):
+                    member.moved_s = member.heard_s
                 member.beat = event
                 continue
+            member.moved_s = member.heard_s
             if isinstance(event, Failed):
                 member.failed = event
             member.seen.add(type(event))
@@ -232,6 +249,36 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         culprit = (busy or waiting)[0]
         return self._error(culprit, f"{limit}; if it is merely long, allow more time" + _doing(culprit))
 
+    def _stalled(self, limit_s: float) -> ExecutionError | None:
+        """Name who is lost: a worker that says nothing, one that computes for too long, one that nobody can reach."""
+        now = time.monotonic()
+        working = [m for m in self._members if Done not in m.seen]
+        silent = [m for m in working if now - m.heard_s > limit_s]
+        if silent:
+            stopped = silent[0].endpoint.pid is not None and _is_stopped(silent[0].endpoint.pid)
+            why = "its process is stopped (SIGSTOP), " if stopped else ""
+            return self._error(silent[0], f"{why}no sign of life for {limit_s:g} s" + _doing(silent[0]))
+        if not working or any(now - m.moved_s <= limit_s for m in working):
+            return None
+        computing = [m for m in working if m.beat and m.beat.doing == "compute"]
+        if computing:
+            return self._error(computing[0], f"no progress for {limit_s:g} s" + _doing(computing[0]))
+        waiting = [(m.beat.round or 0, m.beat.stage, m) for m in working if m.beat and m.beat.stage is not None]
+        if not waiting:
+            return self._error(working[0], f"no progress for {limit_s:g} s" + _doing(working[0]))
+        _, stage, receiver = min(waiting, key=lambda entry: entry[:2])
+        sender = self._host_of(stage - 1 if stage else None)
+        lost = receiver if sender is None or sender.host is None or sender.host.rank == 0 else sender
+        names = [m.host.device if m and m.host else "?" for m in (sender, receiver)]
+        return self._error(lost, f"nothing has come from '{names[0]}' to '{names[1]}' for {limit_s:g} s")
+
+    def _host_of(self, stage: int | None) -> Member | None:
+        """Worker of a stage; of the last one for ``None``."""
+        hosts = [(max(m.host.stages), m) for m in self._members if m.host and m.host.stages]
+        if stage is None:
+            return max(hosts, key=lambda entry: entry[0])[1] if hosts else None
+        return next((m for _, m in hosts if m.host and stage in m.host.stages), None)
+
     def _error(self, member: Member, reason: str) -> ExecutionError:
         host = member.host
         if host is None:
@@ -253,6 +300,11 @@ def _gravity(member: Member) -> int:
     if member.failed:
         return 3 if member.failed.kind == "peer" else 1
     return 2
+
+
+def _at(beat: Beat) -> tuple[object, ...]:
+    """Where a worker is, as far as progress goes."""
+    return beat.doing, beat.stage, beat.round, beat.request
 
 
 def _doing(member: Member) -> str:

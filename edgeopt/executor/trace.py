@@ -1,7 +1,8 @@
 """From what workers noted to what a request cost, term by term.
 
-All workers of one host read one monotonic clock, so a transfer is the receiver's end minus the sender's start. Rounds
-of a request are summed. What is neither compute nor transfer is overhead: barriers, scheduling, waking up.
+On one clock a transfer is the receiver's end minus the sender's start: workers of one machine share theirs, others are
+shifted by their measured offset first. Rounds of a request are summed. What is neither compute nor transfer is
+overhead: barriers, scheduling, waking up.
 """
 
 from __future__ import annotations
@@ -9,15 +10,31 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from edgeopt.executor.layout import Layout
 from edgeopt.executor.messages import Trace
-from edgeopt.plan import Plan
+from edgeopt.plan import Interval, Plan
 from edgeopt.plan import Transfer as PlannedTransfer
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.report.data import Comparison, ErrorSplit, Samples, StageReport, TransferReport
+from edgeopt.strategies.timeline import link_lane
 
-__all__ = ["Moved", "RequestTimes", "compare_metrics", "compare_stages", "compare_transfers", "split_error", "times_of"]
+__all__ = [
+    "Moved",
+    "RequestTimes",
+    "compare_metrics",
+    "compare_stages",
+    "compare_throughput",
+    "compare_transfers",
+    "intervals_of",
+    "shifted",
+    "split_error",
+    "times_of",
+]
+
+#: Parts that the results of a run with several requests in flight are split into, for a spread.
+_BLOCKS = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +51,7 @@ class RequestTimes:
     """One request: seconds by stage (a value for each round), by boundary, by rank."""
 
     latency_s: float
+    stop_s: float
     first_round_s: float
     compute_s: dict[int, list[float]]
     moved: dict[int, Moved]
@@ -81,6 +99,7 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
         moved[boundary] = Moved(sum(s for s, _ in parts), sum(q for _, q in parts), len(parts))
     return RequestTimes(
         latency_s=source.stop - source.start,
+        stop_s=source.stop,
         first_round_s=first_round_stop - source.start,
         compute_s=dict(sorted(computes.items())),
         moved=moved,
@@ -90,6 +109,39 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
             for rank, trace in traces.items()
         },
     )
+
+
+def shifted(trace: Trace, offset_s: float) -> Trace:
+    """Move all times of a trace to another clock."""
+    if offset_s == 0:
+        return trace
+    return trace.model_copy(
+        update={
+            "computes": [(k, r, a + offset_s, b + offset_s) for k, r, a, b in trace.computes],
+            "sends": [(b, r, q, a + offset_s) for b, r, q, a in trace.sends],
+            "receives": [(b, r, a + offset_s, c + offset_s) for b, r, a, c in trace.receives],
+        }
+    )
+
+
+def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> list[Interval]:
+    """Bars of one request on the lanes of devices and links, from its start; times on one clock."""
+    origin = traces[0].start or 0.0
+    bars = []
+    for rank, trace in traces.items():
+        for stage, round_index, start, stop in trace.computes:
+            label = plan.stages[stage].elements + (f", round {round_index}" if round_index else "")
+            bars.append((layout.hosts[rank].device, label, start, stop))
+    received = {(b, r): stop for trace in traces.values() for b, r, _, stop in trace.receives}
+    for trace in traces.values():
+        for index, round_index, _, start in trace.sends:
+            boundary = layout.boundaries[index]
+            lane = link_lane(layout.hosts[boundary.sender].device, layout.hosts[boundary.receiver].device)
+            bars.append((lane, boundary.purpose, start, received[index, round_index]))
+    return [
+        Interval(lane=lane, label=label, start_s=start - origin, stop_s=stop - origin)
+        for lane, label, start, stop in sorted(bars, key=lambda bar: (bar[2], bar[3]))
+    ]
 
 
 def compare_stages(plan: Plan, requests: Sequence[RequestTimes]) -> list[StageReport]:
@@ -144,6 +196,21 @@ def compare_metrics(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]
     else:
         measured["images_per_s"] = [workload.images / r.latency_s for r in requests]
     return {name: Comparison.between(plan.metrics.get(name), samples) for name, samples in measured.items()}
+
+
+def compare_throughput(plan: Plan, before: Sequence[RequestTimes], counted: Sequence[RequestTimes]) -> Comparison:
+    """Results per second, predicted and measured.
+
+    Parameters
+    ----------
+    before, counted
+        Requests that filled the slots (at least one), and those after them, in the order of their results.
+    """
+    stops = [max(request.stop_s for request in before), *sorted(request.stop_s for request in counted)]
+    blocks = min(_BLOCKS, len(counted))
+    ends = [round(i * len(counted) / blocks) for i in range(blocks + 1)]
+    rates = [(b - a) / (stops[b] - stops[a]) for a, b in pairwise(ends)]
+    return Comparison.between(plan.throughput_per_s, rates)
 
 
 def split_error(plan: Plan, latency_s: Comparison, requests: Sequence[RequestTimes]) -> ErrorSplit:

@@ -14,11 +14,12 @@ from datetime import timedelta
 import torch
 import torch.distributed as dist
 
+from edgeopt.executor.clock import clock_offset
 from edgeopt.executor.layout import Boundary, Layout
 from edgeopt.executor.messages import Job
 from edgeopt.programs.base import Program, TensorSpec
 
-__all__ = ["Pending", "Transport", "TransportError", "join", "open_store"]
+__all__ = ["Pending", "Transport", "TransportError", "agree_on_time", "join", "open_store"]
 
 _TENSORS_PER_MESSAGE = 1 << 8
 _GO = TensorSpec((1,), torch.uint8)
@@ -67,6 +68,14 @@ def join(job: Job, store: dist.Store, num_workers: int) -> None:
         raise TransportError(_first_line(error)) from error
 
 
+def agree_on_time(rank: int, num_workers: int) -> tuple[float, float]:
+    """Measure the clock's offset; see :func:`edgeopt.executor.clock.clock_offset`."""
+    try:
+        return clock_offset(rank, num_workers)
+    except RuntimeError as error:
+        raise TransportError(_first_line(error)) from error
+
+
 class Transport:
     """Messages of one worker.
 
@@ -77,11 +86,11 @@ class Transport:
         self._program, self._layout, self._rank = program, layout, rank
         self._sending: list[tuple[dist.Work, torch.Tensor]] = []
 
-    def post(self, boundary: Boundary, round_index: int) -> Pending:
-        """Start to receive a message."""
+    def post(self, boundary: Boundary, round_index: int, slot: int = 0) -> Pending:
+        """Start to receive a message; ``slot`` tells requests in flight apart."""
         specs = self.specs(boundary, round_index)
         tensors = [torch.empty(spec.shape, dtype=spec.dtype) for spec in specs or [_GO]]
-        tag = self._tag(boundary, round_index)
+        tag = self._tag(boundary, round_index, slot)
         try:
             works = [dist.irecv(_raw(tensor), boundary.sender, tag=tag + i) for i, tensor in enumerate(tensors)]
         except RuntimeError as error:
@@ -97,7 +106,9 @@ class Transport:
             raise TransportError(_first_line(error)) from error
         return [] if pending.empty else pending.tensors
 
-    def send(self, boundary: Boundary, round_index: int, tensors: list[torch.Tensor]) -> tuple[int, float]:
+    def send(
+        self, boundary: Boundary, round_index: int, tensors: list[torch.Tensor], slot: int = 0
+    ) -> tuple[int, float]:
         """Start to send a message; returns its bytes and when it started.
 
         Raises
@@ -107,7 +118,7 @@ class Transport:
         """
         _check(boundary, tensors, self.specs(boundary, round_index))
         tensors = [tensor.detach().contiguous() for tensor in tensors] or [torch.ones(1, dtype=torch.uint8)]
-        tag = self._tag(boundary, round_index)
+        tag = self._tag(boundary, round_index, slot)
         started_s = time.monotonic()
         try:
             for i, tensor in enumerate(tensors):
@@ -141,8 +152,9 @@ class Transport:
             raise ValueError(f"a message holds at most {_TENSORS_PER_MESSAGE} tensors, not {len(specs)}")
         return specs
 
-    def _tag(self, boundary: Boundary, round_index: int) -> int:
-        return (round_index * (self._layout.num_stages + 2) + boundary.index) * _TENSORS_PER_MESSAGE
+    def _tag(self, boundary: Boundary, round_index: int, slot: int) -> int:
+        message = slot * (self._program.rounds + 1) + round_index
+        return (message * (self._layout.num_stages + 2) + boundary.index) * _TENSORS_PER_MESSAGE
 
 
 def _raw(tensor: torch.Tensor) -> torch.Tensor:

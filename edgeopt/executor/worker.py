@@ -19,8 +19,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgeopt.errors import EdgeoptError, InputError
 from edgeopt.executor import memory
-from edgeopt.executor.layout import Layout
-from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Job, Ready, Trace
+from edgeopt.executor.hardware import machine_id
+from edgeopt.executor.layout import Boundary, Layout
+from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Handoff, Job, Ready, Trace
+from edgeopt.executor.packing import freeze, pack, thaw, unpack
 from edgeopt.executor.state import State
 from edgeopt.plan import Plan
 
@@ -86,7 +88,7 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     import torch
 
     from edgeopt.executor import transport as wire
-    from edgeopt.executor.serve import digest, serve
+    from edgeopt.executor.serve import digest
 
     _prepare(job)
     layout = Layout.of(job.plan)
@@ -103,16 +105,25 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
         state.now("connect")
         wire.join(job, store, len(layout.hosts))
         transport = wire.Transport(program, layout, job.rank)
-    channel.send(Ready(build_s=build_s))
+    offset_s, error_s = (0.0, 0.0) if alone else wire.agree_on_time(job.rank, len(layout.hosts))
+    channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
     state.now("wait")
     Go.model_validate_json(sys.stdin.buffer.readline())
     threading.Thread(target=_end_with_driver, daemon=True).start()
+    gc.freeze()  # libraries and model are never garbage: looking through them takes a tenth of a second
     with torch.inference_mode():
-        inputs = program.request(job.seed) if job.rank == 0 else None
-        for number in range(job.warmup + job.repeat):
-            state.request = number
-            gc.collect()  # between requests, so that it seldom falls into one
-            spans = serve(program, layout, job.rank, transport, state, inputs, job.pace)
+        handed = [unpack(handoff.data) for handoff in job.resume]
+        inputs = None
+        if job.rank == 0:
+            inputs = program.resume(job.seed, handed) if handed else program.request(job.seed)
+        keep = _keeper(channel, state) if job.keep_handoffs else None
+        if job.in_flight > 1:
+            served = _many(job, program, layout, transport, state, inputs)
+        else:
+            served = _one_by_one(job, program, layout, transport, state, inputs, keep)
+        for number, spans in enumerate(served):
+            if spans.result is not None and handed:
+                spans.result = program.join(handed, spans.result)
             result = digest(spans.result) if spans.result is not None else None
             channel.send(_trace(number, number < job.warmup, spans, result))
             if spans.result is not None and number == job.warmup + job.repeat - 1 and job.result_fd is not None:
@@ -120,6 +131,50 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     if transport is not None:
         state.now("wait")
         transport.barrier()  # nobody leaves while another still reads from it
+
+
+def _keeper(channel: _Channel, state: State) -> Callable[[Boundary, int, list[torch.Tensor]], None]:
+    """Return what gives a hand-off to the driver."""
+
+    def keep(boundary: Boundary, round_index: int, tensors: list[torch.Tensor]) -> None:
+        channel.send(
+            Handoff(
+                request=state.request or 0,
+                purpose="loop" if boundary.purpose == "loop" else "cut",
+                cut=boundary.cut,
+                round=round_index,
+                data=pack(tensors),
+            )
+        )
+
+    return keep
+
+
+def _one_by_one(
+    job: Job,
+    program: Program,
+    layout: Layout,
+    transport: Any,
+    state: State,
+    inputs: list[torch.Tensor] | None,
+    keep: Callable[[Boundary, int, list[torch.Tensor]], None] | None,
+) -> Iterator[Spans]:
+    from edgeopt.executor.serve import serve
+
+    for number in range(job.warmup + job.repeat):
+        state.request = number
+        gc.collect()  # between requests, so that it seldom falls into one
+        yield serve(program, layout, job.rank, transport, state, inputs, job.pace, keep)
+
+
+def _many(
+    job: Job, program: Program, layout: Layout, transport: Any, state: State, inputs: list[torch.Tensor] | None
+) -> Iterator[Spans]:
+    from edgeopt.executor.stream import stream
+
+    requests = None if inputs is None else [inputs]
+    count = job.warmup + job.repeat
+    yield from stream(program, layout, job.rank, transport, state, requests, count, job.in_flight, job.pace)
 
 
 def _run_reference(
@@ -164,10 +219,8 @@ def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace
 
 
 def _store_result(fd: int, tensors: list[torch.Tensor]) -> None:
-    """Write the result to the driver's unnamed file, as safetensors: no code in it, nothing left behind."""
-    from safetensors.torch import save
-
-    data = save({f"{i:06d}": tensor.contiguous().clone() for i, tensor in enumerate(tensors)})
+    """Write the result to the driver's unnamed file: nothing is left behind."""
+    data = freeze(tensors)
     with os.fdopen(os.dup(fd), "wb") as stream:
         stream.seek(0)
         stream.truncate()
@@ -175,12 +228,9 @@ def _store_result(fd: int, tensors: list[torch.Tensor]) -> None:
 
 
 def _load_result(fd: int) -> list[torch.Tensor]:
-    from safetensors.torch import load
-
     with os.fdopen(os.dup(fd), "rb") as stream:
         stream.seek(0)
-        tensors = load(stream.read())
-    return [tensors[name] for name in sorted(tensors)]
+        return thaw(stream.read())
 
 
 def _beating(channel: _Channel) -> State:

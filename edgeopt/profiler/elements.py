@@ -7,15 +7,16 @@ masks and positions count to the first block that needs them, sampling to the he
 from __future__ import annotations
 
 import gc
-import time
 from pathlib import Path
 
 import torch
 
 from edgeopt import programs
-from edgeopt.plan import Plan
+from edgeopt.plan import Plan, Stage
+from edgeopt.profiler.clocks import clock_for
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.programs.base import Program
+from edgeopt.programs.placing import stage_device
 
 __all__ = ["measure_elements"]
 
@@ -30,7 +31,7 @@ def _samples(plan: Plan, job: ElementJob) -> ElementSamples:
     requests, waited_s = [], []
     for _ in range(job.warmup + job.repeats):
         before_s = _waited_s()
-        requests.append(_request(program, job.seed))
+        requests.append(_request(program, job))
         waited_s.append(_waited_s() - before_s)
     requests = requests[job.warmup :]
     return ElementSamples(
@@ -38,27 +39,41 @@ def _samples(plan: Plan, job: ElementJob) -> ElementSamples:
     )
 
 
-def _request(program: Program, seed: int) -> list[list[float]]:
-    stages = program.plan.stages
-    message = program.request(seed)
-    rounds: list[list[float]] = []
+def _request(program: Program, job: ElementJob) -> list[list[float]]:
+    message = program.request(job.seed)
     gc.collect()  # as between requests of a run
     program.begin()
     with torch.inference_mode():
+        rounds = []
         for round_index in range(program.rounds):
-            elements = [0.0] * stages[-1].stop
-            for stage in stages:
-                marks: list[tuple[int, float]] = []
-                program.on_element = lambda element, marks=marks: marks.append((element, time.perf_counter()))
-                before = time.perf_counter()
-                message = program.run(stage.index, round_index, message)
-                marks[-1] = (marks[-1][0], time.perf_counter())
-                assert [element for element, _ in marks] == list(range(stage.start, stage.stop))
-                for element, moment in marks:
-                    elements[element] = moment - before
-                    before = moment
-            rounds.append(elements)
+            seconds: list[float] = []
+            for stage in program.plan.stages:
+                message, found = _stage(program, stage, round_index, message, whole=job.whole)
+                seconds += found
+            rounds.append([sum(seconds)] if job.whole else seconds)
     return rounds
+
+
+def _stage(
+    program: Program, stage: Stage, round_index: int, message: list[torch.Tensor], *, whole: bool
+) -> tuple[list[torch.Tensor], list[float]]:
+    """Run a stage in a round; seconds of each of its elements, or of all of it."""
+    clock = clock_for(stage_device(program.plan, stage.index))
+    done: list[int] = []
+    marks = [clock.mark()]
+
+    def on_element(element: int) -> None:
+        done.append(element)
+        marks.append(clock.mark())
+
+    program.on_element = None if whole else on_element
+    message = program.run(stage.index, round_index, message)
+    if whole:
+        marks.append(clock.mark())
+    else:
+        assert done == list(range(stage.start, stage.stop))
+        marks[-1] = clock.mark()  # handing over belongs to the last element
+    return message, clock.seconds(marks)
 
 
 def _waited_s() -> float:

@@ -10,7 +10,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.base import DType
 
 __all__ = [
-    "ElementAnswer", "ElementJob", "ElementSamples", "Failure", "LinkJob", "LinkSamples", "MachineFigures",
+    "ElementAnswer", "ElementJob", "ElementSamples", "Failure", "LinkJob", "LinkRun", "LinkSamples", "MachineFigures",
     "MachineJob", "parse_job",
 ]  # fmt: skip
 
@@ -25,21 +25,33 @@ class MachineJob(_Record):
     task: Literal["machine"] = "machine"
     threads: int
     dtypes: list[DType]
+    accelerator: Literal["cpu", "cuda"] = "cpu"
 
 
 class MachineFigures(_Record):
-    """What a :class:`MachineJob` found. Efficiencies are reached by a block of layers, relative to the peaks."""
+    """What a :class:`MachineJob` found. Efficiencies are those of kernels as layers use them, relative to the peaks.
+
+    ``total_bytes`` is the accelerator's memory, ``None`` where it computes in the host's.
+    """
 
     flop_per_s: dict[DType, float]
     memory_bytes_per_s: float
     launch_s: float
     compute_efficiency: float
+    rows: list[int]
+    compute_by_rows: list[float]
     memory_efficiency: float
+    total_bytes: int | None
+    workspace_bytes: int
+    fragmentation: float
     torch_version: str
 
 
 class ElementJob(_Record):
-    """Run all stages of each plan in one process and time every element of every round."""
+    """Run all stages of each plan in one process and time every element of every round.
+
+    ``whole``: nothing is timed inside a round, so that a round's time holds no measuring; its one value is the round.
+    """
 
     task: Literal["elements"] = "elements"
     threads: int
@@ -47,6 +59,7 @@ class ElementJob(_Record):
     warmup: int
     repeats: int
     seed: int = 0
+    whole: bool = False
 
 
 class ElementSamples(_Record):
@@ -64,22 +77,43 @@ class ElementAnswer(_Record):
 
 
 class LinkJob(_Record):
-    """One end of a link: rank 0 sends, rank 1 receives. ``store`` is a file both can reach."""
+    """One end of a link between ranks 0 and 1, which meet at ``address``; gloo listens on ``own_address`` alone.
+
+    ``listen_fd`` is the listening socket, given to the end that serves the meeting. ``pauses_s`` come before every
+    message, all of them in turn.
+    """
 
     task: Literal["link"] = "link"
     threads: int
     rank: Literal[0, 1]
-    store: str
+    own_address: str
+    address: str
+    port: int
+    listen_fd: int | None = None
+    token: str
     sizes_bytes: list[int]
     repeats: int
-    gap_s: float
+    pauses_s: list[float]
+    both_ways: bool
     timeout_s: float
 
 
-class LinkSamples(_Record):
-    """Monotonic clock readings by size and repeat: starts of sending at rank 0, ends of receiving at rank 1."""
+class LinkRun(_Record):
+    """Readings of one end's monotonic clock: ``moments_s[repeat][size]``, when it began to send or had received.
 
+    ``pings_s[repeat][ping]``: when rank 0 sent and had the answer; when rank 1 received and answered.
+    """
+
+    sender: Literal[0, 1]
+    pause_s: float
+    pings_s: list[list[tuple[float, float]]]
     moments_s: list[list[float]]
+
+
+class LinkSamples(_Record):
+    """What one end saw."""
+
+    runs: list[LinkRun]
 
 
 class Failure(_Record):

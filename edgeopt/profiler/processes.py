@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from edgeopt.errors import ExecutionError, InputError
-from edgeopt.executor.launch import start_process
+from edgeopt.executor.launch import loopback_interface, start_process
 from edgeopt.profiler.jobs import Failure
 
 __all__ = ["run_jobs"]
@@ -37,7 +37,9 @@ def run_jobs(jobs: Sequence[Any], answer: type[_Answer], timeout_s: float) -> li
     processes: list[subprocess.Popen[bytes]] = []
     try:
         for job in jobs:
-            processes.append(start_process(job.threads, _COMMAND))
+            fd = getattr(job, "listen_fd", None)
+            fds = () if fd is None else (fd,)
+            processes.append(start_process(job.threads, _COMMAND, fds, interface=loopback_interface()))
         return _collect(processes, jobs, answer, timeout_s)
     finally:
         for process in processes:

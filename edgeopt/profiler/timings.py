@@ -7,6 +7,7 @@ Numbers are medians over the undisturbed requests of all processes.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 import numpy as np
@@ -22,7 +23,7 @@ from edgeopt.profiles.model import CausalLM, Diffusion
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import ImageWorkload, Problem, TextWorkload
 
-__all__ = ["decode_knots", "profile_models", "whole_plan"]
+__all__ = ["Measuring", "decode_knots", "profile_models", "whole_plan"]
 
 Array = NDArray[np.float64]
 
@@ -36,11 +37,63 @@ _WAITED = 0.02
 _CALM = 0.1
 
 
+@dataclass
+class Measuring:
+    """One model under some workloads, and what was seen of it so far.
+
+    A job runs all the workloads in one process, one after the other.
+    """
+
+    model: CausalLM | Diffusion
+    workloads: Sequence[TextWorkload | ImageWorkload]
+    runtime: Runtime
+    samples: list[list[ElementSamples]] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """One plan for each workload and denoiser."""
+        self._plans = [(load, plan) for load in self.workloads for plan in _plans(self.model, load, self.runtime)]
+        self.samples = [[] for _ in self._plans]
+
+    def job(self, repeats: int, *, warmup: int = 1, whole: bool = False) -> ElementJob:
+        """Return the job of one process; ``whole``: rounds only, nothing timed inside them."""
+        plans = [plan for _, plan in self._plans]
+        threads = self.runtime.threads or 1
+        return ElementJob(threads=threads, plans=plans, warmup=warmup, repeats=repeats, whole=whole)
+
+    def add(self, answer: ElementAnswer) -> None:
+        """Take in what a process found."""
+        for old, new in zip(self.samples, answer.plans, strict=True):
+            old.append(new)
+
+    @property
+    def is_calm(self) -> bool:
+        """Whether what was found is hardly disturbed."""
+        return all(map(_is_calm, self.samples))
+
+    def rounds_s(self) -> list[Array]:
+        """Median seconds of every round, (rounds,), by plan: of each workload, and of each denoiser in it."""
+        return [np.median(_undisturbed(found)[0].sum(axis=2), axis=0) for found in self.samples]
+
+    def timings(self, source: str) -> list[Timing]:
+        """Tables of all workloads."""
+        rows: list[Timing] = []
+        for (load, plan), found in zip(self._plans, self.samples, strict=True):
+            text = isinstance(self.model, CausalLM)
+            tables = _language(self.model, load) if text else _diffusion(self.model, load, plan)
+            elements_s, waited = _undisturbed(found)
+            busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
+            new = tables(elements_s, source + (busy if waited > _WAITED else ""))
+            # Every plan of a diffusion model has the text encoder and the decoder; once is enough.
+            known = {(row.phase, row.batch) for row in rows if row.variant is None}
+            rows += [row for row in new if text or row.variant is not None or (row.phase, row.batch) not in known]
+        return rows
+
+
 def profile_models(
     models: Sequence[CausalLM | Diffusion],
     workloads: Sequence[TextWorkload | ImageWorkload],
     *,
-    threads: int,
+    runtime: Runtime,
     repeats: int,
     processes: int,
     timeout_s: float,
@@ -48,28 +101,27 @@ def profile_models(
     progress: Callable[[str], None],
 ) -> list[Timing]:
     """Time every model under its workload; see :func:`edgeopt.profiler.profile_device`."""
-    plans = [_plans(model, load, threads) for model, load in zip(models, workloads, strict=True)]
-    samples: list[list[list[ElementSamples]]] = [[[] for _ in group] for group in plans]
+    measurings = [Measuring(model, loads, runtime) for model, loads in _by_model(models, workloads)]
+    count = runtime.threads or 1
     for turn in range(2 * processes):
-        for model, group, found in zip(models, plans, samples, strict=True):
-            if turn >= processes and all(map(_is_calm, found)):
+        for each in measurings:
+            if turn >= processes and each.is_calm:
                 continue
             which = "once more, the machine is busy" if turn >= processes else f"process {turn + 1} of {processes}"
-            progress(f"{model.name}: {which}, {threads} thread{'s' * (threads > 1)}")
-            job = ElementJob(threads=threads, plans=group, warmup=1, repeats=repeats)
-            (answer,) = run_jobs([job], ElementAnswer, timeout_s)
-            for old, new in zip(found, answer.plans, strict=True):
-                old.append(new)
-    timings: list[Timing] = []
-    for model, load, group, found in zip(models, workloads, plans, samples, strict=True):
-        for index, (plan, of_plan) in enumerate(zip(group, found, strict=True)):
-            tables = _language(model, load) if isinstance(model, CausalLM) else _diffusion(model, load, plan)
-            elements_s, waited = _undisturbed(of_plan)
-            busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
-            rows = tables(elements_s, source + (busy if waited > _WAITED else ""))
-            # Every plan of a diffusion model has the text encoder and the decoder; once is enough.
-            timings += [row for row in rows if index == 0 or row.variant is not None]
-    return timings
+            progress(f"{each.model.name}: {which}, {count} thread{'s' * (count > 1)}")
+            (answer,) = run_jobs([each.job(repeats)], ElementAnswer, timeout_s)
+            each.add(answer)
+    return [row for each in measurings for row in each.timings(source)]
+
+
+def _by_model(
+    models: Sequence[CausalLM | Diffusion], workloads: Sequence[TextWorkload | ImageWorkload]
+) -> list[tuple[CausalLM | Diffusion, list[TextWorkload | ImageWorkload]]]:
+    """Workloads of each model together, models in order of their first."""
+    groups: dict[int, tuple[CausalLM | Diffusion, list[TextWorkload | ImageWorkload]]] = {}
+    for model, load in zip(models, workloads, strict=True):
+        groups.setdefault(id(model), (model, []))[1].append(load)
+    return list(groups.values())
 
 
 def _is_calm(found: Sequence[ElementSamples]) -> bool:
@@ -103,7 +155,7 @@ def _spread(totals_s: ArrayLike) -> float:
 def whole_plan(
     model: CausalLM | Diffusion,
     workload: TextWorkload | ImageWorkload,
-    threads: int | None,
+    runtime: Runtime,
     *,
     cuts: Sequence[int],
     variants: Sequence[str | None],
@@ -113,12 +165,12 @@ def whole_plan(
     device = Device(
         name="this",
         source="the machine being measured",
-        compute={"float32": 1.0},
+        compute={model.dtype: 1.0},
         memory=1.0,
         memory_bandwidth=1.0,
         launch_overhead=1.0,
         efficiency=Efficiency(compute=1.0, memory_bandwidth=1.0, basis="assumed"),
-        runtime=Runtime(threads=threads),
+        runtime=runtime,
     )
     network = Network(name="none", source="one device has no links")
     problem = Problem(name="measuring", model=model, workload=workload, devices=[device], network=network)
@@ -148,11 +200,11 @@ def whole_plan(
     )
 
 
-def _plans(model: CausalLM | Diffusion, load: TextWorkload | ImageWorkload, threads: int) -> list[Plan]:
+def _plans(model: CausalLM | Diffusion, load: TextWorkload | ImageWorkload, runtime: Runtime) -> list[Plan]:
     """One plan for a language model, one per denoiser for a diffusion model."""
     if isinstance(model, CausalLM):
         num_elements = sum(layer.count for layer in model.layers)
-        return [whole_plan(model, load, threads, cuts=[num_elements], variants=[None], strategy="pipeline")]
+        return [whole_plan(model, load, runtime, cuts=[num_elements], variants=[None], strategy="pipeline")]
     assert isinstance(load, ImageWorkload)
     load = load.model_copy(update={"steps": min(load.steps, _MEASURED_STEPS)})
     ends = [1] * (model.text_encoder is not None)
@@ -160,7 +212,7 @@ def _plans(model: CausalLM | Diffusion, load: TextWorkload | ImageWorkload, thre
     ends += [ends[-1] + 1] * (model.decoder is not None)
     before, after = [None] * (model.text_encoder is not None), [None] * (model.decoder is not None)
     return [
-        whole_plan(model, load, threads, cuts=ends, variants=[*before, name, *after], strategy="multi_stage")
+        whole_plan(model, load, runtime, cuts=ends, variants=[*before, name, *after], strategy="multi_stage")
         for name in model.variants
     ]
 

@@ -11,7 +11,7 @@ import signal
 import sys
 from typing import Any
 
-from edgeopt.errors import EdgeoptError, InputError
+from edgeopt.errors import EdgeoptError, Finding, InputError
 from edgeopt.profiler.jobs import ElementJob, Failure, LinkJob, MachineJob, parse_job
 
 __all__ = ["main"]
@@ -24,6 +24,8 @@ def _measure(job: MachineJob | ElementJob | LinkJob) -> Any:
 
     torch.set_num_threads(job.threads)
     if isinstance(job, MachineJob):
+        if job.accelerator == "cuda" and not torch.cuda.is_available():
+            raise InputError(Finding("accelerator", "torch sees no CUDA device on this machine", "use cpu"))
         from edgeopt.profiler.machine import measure_machine
 
         return measure_machine(job)

@@ -9,9 +9,9 @@ from itertools import pairwise
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.library import nearest
 from edgeopt.profiles.model import AdditiveQuality, CausalLM, Diffusion, TableQuality
-from edgeopt.profiles.network import Network
+from edgeopt.profiles.network import LinkQuality, Network
 from edgeopt.profiles.problem import Constraints, ImageWorkload, Problem, TextWorkload
-from edgeopt.profiles.reader import Flaw
+from edgeopt.profiles.reader import FieldPath, Flaw
 
 __all__ = [
     "check_constraints", "check_device", "check_fit", "check_links", "check_model", "check_names", "check_network",
@@ -22,7 +22,11 @@ _PHASES = {"causal_lm": ("prefill", "decode"), "diffusion": ("text_encoder", "st
 
 
 def check_device(device: Device) -> Iterator[Flaw]:
-    """A measured row says what it was measured with; seconds are positive and finite."""
+    """Efficiencies by rows fit together; a measured row says what it was measured with, in positive finite seconds."""
+    rows, shares = device.efficiency.rows, device.efficiency.compute_by_rows
+    if len(rows) != len(shares) or any(a >= b for a, b in pairwise([0, *rows])):
+        message = f"{len(rows)} increasing row counts need as many entries in compute_by_rows, which has {len(shares)}"
+        yield Flaw(("efficiency", "rows"), message, "list both from 1 row up, for example [1, 16, 256]")
     for i, timing in enumerate(device.timings):
         at = ("timings", i)
         needed = {"prefill": "tokens", "decode": "context"}.get(timing.phase)
@@ -93,7 +97,11 @@ def _known(name: str, known: Sequence[str]) -> str:
 
 
 def check_network(network: Network) -> Iterator[Flaw]:
-    """A link joins two different devices, says which in one of two ways, and each direction is given once."""
+    """A link has a rate of its own or by radio, joins two different devices, and each direction is given once."""
+    if network.default is not None:
+        yield from _check_rate(network, network.default, ("default",))
+    for i, link in enumerate(network.links):
+        yield from _check_rate(network, link, ("links", i))
     given: dict[tuple[str, str], int] = {}
     for i, link in enumerate(network.links):
         at = ("links", i)
@@ -123,6 +131,26 @@ def check_network(network: Network) -> Iterator[Flaw]:
                 yield Flaw(at, message, "keep one link per direction")
                 break
             given[pair] = i
+
+
+def _check_rate(network: Network, link: LinkQuality, at: FieldPath) -> Iterator[Flaw]:
+    """A link's medium exists; by radio it has a distance and no rate, and a rate otherwise."""
+    if link.medium is not None and link.medium not in network.media:
+        message = f"there is no medium '{link.medium}' in the network"
+        yield Flaw((*at, "medium"), message, _known(link.medium, list(network.media)))
+        return
+    if link.medium is not None and network.media[link.medium].radio is not None:
+        if link.distance is None:
+            yield Flaw((*at, "distance"), f"is missing, and medium '{link.medium}' is radio", "add `distance: 10 m`")
+        if link.rate is not None:
+            message = f"is given, and medium '{link.medium}' is radio, which computes it"
+            yield Flaw((*at, "rate"), message, "remove it, or the medium's `radio:`")
+        return
+    if link.rate is None:
+        yield Flaw((*at, "rate"), "is missing", "add `rate: 50 Mbit/s`, or a `medium:` with a `radio:`")
+    for key in ("distance", "transmit_power"):
+        if getattr(link, key) is not None:
+            yield Flaw((*at, key), "is given, and the link is not by radio", "remove it, or name a radio `medium:`")
 
 
 def check_names(names: Sequence[str]) -> Iterator[tuple[int, str, str]]:

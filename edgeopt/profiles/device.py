@@ -7,9 +7,10 @@ from typing import Literal
 from pydantic import Field
 
 from edgeopt.profiles.base import DType, Profile, Strict
-from edgeopt.units import Bytes, BytesPerSecond, FlopPerSecond, Fraction, Seconds, TimeUnit, Watts
+from edgeopt.profiles.calibration import Calibration
+from edgeopt.units import Bytes, BytesPerSecond, FlopPerSecond, Fraction, NonNegativeBytes, Seconds, TimeUnit, Watts
 
-__all__ = ["Device", "Efficiency", "Power", "Runtime", "Timing"]
+__all__ = ["Device", "Efficiency", "Margin", "Power", "Runtime", "Timing"]
 
 
 class Power(Strict):
@@ -22,10 +23,28 @@ class Power(Strict):
 
 
 class Efficiency(Strict):
-    """Fraction of the peaks that real layers reach; never hidden inside the peak."""
+    """Fraction of the peaks that real layers reach; never hidden inside the peak.
+
+    ``compute_by_rows`` is the fraction that matrix products reach with ``rows`` rows (tokens times batch), weights
+    read from memory: few rows reach little. Without it ``compute`` holds for any number.
+    """
 
     compute: Fraction
     memory_bandwidth: Fraction
+    rows: list[int] = []
+    compute_by_rows: list[Fraction] = []
+    basis: Literal["measured", "assumed"]
+
+
+class Margin(Strict):
+    """Memory that a plan may not count on, beside weights, caches and activations.
+
+    ``workspace`` is what the runtime itself and the kernels' scratch take, ``fragmentation`` the fraction of the rest
+    that the allocator cannot use. Where either comes from is said under the profile's ``sources`` as ``margin``.
+    """
+
+    workspace: NonNegativeBytes
+    fragmentation: Fraction
     basis: Literal["measured", "assumed"]
 
 
@@ -59,7 +78,11 @@ class Timing(Strict):
 
 
 class Device(Profile):
-    """One machine: peaks by dtype, memory, overhead, power, and timings measured on it."""
+    """One machine: peaks by dtype, memory, overhead, power, and timings measured on it.
+
+    ``launch_overhead`` is that of one operation (kernel), of which a layer has dozens. Without ``margin`` plans may
+    fill the memory to the last byte.
+    """
 
     kind: Literal["device"] = "device"
     compute: dict[DType, FlopPerSecond] = Field(min_length=1)
@@ -67,6 +90,8 @@ class Device(Profile):
     memory_bandwidth: BytesPerSecond
     launch_overhead: Seconds
     efficiency: Efficiency
+    margin: Margin | None = None
     power: Power | None = None
     runtime: Runtime = Runtime()
     timings: list[Timing] = []
+    calibration: Calibration | None = None

@@ -43,7 +43,9 @@ class Experts(Strict):
 class Layer(Strict):
     """``count`` equal elements of a language model's chain, all figures for one element and one sequence.
 
-    ``weights_by_dtype`` holds what ``weights`` would be with the layer's matrices stored in another format.
+    ``weights_by_dtype`` holds what ``weights`` would be with the layer's matrices stored in another format. T new
+    tokens on C cached ones launch ``kernels`` operations, which beside weights read and write
+    ``T traffic_per_token + (C + T) traffic_per_cached_token`` if every one is a kernel of its own (attention fused).
     """
 
     name: str
@@ -53,6 +55,9 @@ class Layer(Strict):
     flop_per_token_context: NonNegativeFlop
     kv_per_token: NonNegativeBytes
     output_per_token: Bytes
+    traffic_per_token: NonNegativeBytes | None = None
+    traffic_per_cached_token: NonNegativeBytes | None = None
+    kernels: int | None = Field(default=None, ge=1)
     weights_by_dtype: dict[DType, NonNegativeBytes] = {}
     experts: Experts | None = None
 

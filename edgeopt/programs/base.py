@@ -11,6 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
@@ -39,6 +40,9 @@ class Program(ABC):
         feeds and collects.
     """
 
+    #: Where a request can be resumed from what a stage was handed: ``cut``, ``loop``, both, or nowhere.
+    resumes_from: ClassVar[frozenset[str]] = frozenset()
+
     def __init__(self, plan: Plan, stages: Sequence[int]) -> None:
         self.plan = plan
         self.stages = tuple(stages)
@@ -54,6 +58,14 @@ class Program(ABC):
     def request(self, seed: int) -> list[torch.Tensor]:
         """Make the input that the source device sends to the first stage (prompt tokens, class labels)."""
 
+    def resume(self, seed: int, handoffs: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
+        """Make the input of a request that is under way: this program's plan begins where ``handoffs`` ended."""
+        raise NotImplementedError(f"{type(self).__name__} resumes nowhere")
+
+    def join(self, handoffs: Sequence[list[torch.Tensor]], result: list[torch.Tensor]) -> list[torch.Tensor]:
+        """Put together what was made before and after the interruption."""
+        return result
+
     @abstractmethod
     def specs(self, stage: int, round_index: int) -> list[TensorSpec]:
         """Tensors that stage ``stage`` receives in a round; ``stage = len(plan.stages)``: the result for the source.
@@ -64,6 +76,10 @@ class Program(ABC):
     @abstractmethod
     def begin(self) -> None:
         """Forget the previous request (caches, solver state)."""
+
+    @abstractmethod
+    def fork(self) -> Program:
+        """Return a program that shares this one's weights and nothing of a request's state."""
 
     @abstractmethod
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:

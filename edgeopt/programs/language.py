@@ -7,6 +7,7 @@ number of layers, so that layer and cache indices count from the part's first la
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -141,6 +142,12 @@ class LanguagePart:
         """Forget the cached keys and values."""
         self._cache = _library().DynamicCache(config=self.config)
         self._past = 0
+
+    def fork(self) -> LanguagePart:
+        """Share the modules; the cache is new."""
+        other = copy.copy(self)
+        other.reset()
+        return other
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         """Run the part.

@@ -8,8 +8,9 @@ are then prompt and conditioning at once; without decoder the latent is the resu
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import nn
@@ -32,6 +33,8 @@ _TOKEN_BYTES = torch.int64.itemsize
 
 class MultiStage(Program):
     """Stages of a denoising run. A denoiser that serves several stages of a process is held once."""
+
+    resumes_from: ClassVar[frozenset[str]] = frozenset({"cut"})
 
     def __init__(self, plan: Plan, stages: Sequence[int]) -> None:
         super().__init__(plan, stages)
@@ -71,6 +74,10 @@ class MultiStage(Program):
         """Draw one prompt (or label) per image. The noise is not part of it: it comes from the workload's seed."""
         return [_prompt(self._facts, self._labels, seed)]
 
+    def resume(self, seed: int, handoffs: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
+        """Hand the last latent over once more."""
+        return list(handoffs[-1])
+
     def specs(self, stage: int, round_index: int) -> list[TensorSpec]:
         """Return the tensors that cross the cut before a stage."""
         stages = self.plan.stages
@@ -79,6 +86,12 @@ class MultiStage(Program):
     def begin(self) -> None:
         """Set every hosted stage's schedule to its first step."""
         self._schedulers = {index: self._scheduler(index) for index in self.stages}
+
+    def fork(self) -> MultiStage:
+        """Share the denoisers; the schedules are new."""
+        other = copy.copy(self)
+        other._schedulers = {}
+        return other
 
     def _scheduler(self, index: int) -> Any:
         facts = self._facts

@@ -6,7 +6,9 @@ Decoding is greedy, so that the tokens can be compared with a run in one process
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
+from typing import ClassVar
 
 import torch
 
@@ -27,6 +29,8 @@ TOLERANCE: float | None = None
 
 class Pipeline(Program):
     """Stages of a decoder-only language model, each with the KV cache of its own layers."""
+
+    resumes_from: ClassVar[frozenset[str]] = frozenset({"loop"})
 
     def __init__(self, plan: Plan, stages: Sequence[int]) -> None:
         super().__init__(plan, stages)
@@ -60,6 +64,16 @@ class Pipeline(Program):
         """Draw a prompt, (batch, prompt_tokens) int64."""
         return [_prompt(self._load, self._config.vocab_size, seed)]
 
+    def resume(self, seed: int, handoffs: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
+        """Append the tokens made so far to the prompt, whose keys and values are computed anew."""
+        made = [token for (token,) in handoffs]
+        load = self._load.model_copy(update={"prompt_tokens": self._load.prompt_tokens - len(made)})
+        return [torch.cat([_prompt(load, self._config.vocab_size, seed), *made], dim=1)]
+
+    def join(self, handoffs: Sequence[list[torch.Tensor]], result: list[torch.Tensor]) -> list[torch.Tensor]:
+        """All tokens, those made before the interruption first."""
+        return [torch.cat([*(token for (token,) in handoffs), *result], dim=1)]
+
     def specs(self, stage: int, round_index: int) -> list[TensorSpec]:
         """Token ids into the first stage and back to the source, hidden states in between."""
         batch = self._load.batch
@@ -75,6 +89,13 @@ class Pipeline(Program):
         self._tokens.clear()
         for part in self._parts.values():
             part.reset()
+
+    def fork(self) -> Pipeline:
+        """Share the parts' modules; the caches are new."""
+        other = copy.copy(self)
+        other._parts = {index: part.fork() for index, part in self._parts.items()}
+        other._tokens = []
+        return other
 
     @torch.inference_mode()
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:

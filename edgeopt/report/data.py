@@ -7,6 +7,7 @@ floats throughout; it writes to JSON and YAML as it is.
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 from datetime import datetime
@@ -14,9 +15,11 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from edgeopt.plan import Interval, Plan
+
 __all__ = [
-    "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Report", "Samples", "StageReport",
-    "TransferReport",
+    "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Recovery", "Report", "Samples",
+    "StageReport", "TransferReport",
 ]  # fmt: skip
 
 FORMAT = "edgeopt-report/1"
@@ -59,6 +62,8 @@ class Comparison(Samples):
     def between(cls, predicted: float | None, samples: Sequence[float]) -> Comparison:
         """Put ``predicted`` beside ``samples`` (at least one)."""
         measured = Samples.of(samples)
+        if predicted is not None and not math.isfinite(predicted):
+            predicted = None  # a throughput without bound predicts nothing
         known = predicted is not None and measured.median > 0
         error = (predicted - measured.median) / measured.median if known else None
         return cls(**measured.model_dump(), predicted=predicted, relative_error=error)
@@ -100,6 +105,8 @@ class DeviceReport(_Record):
 
     ``waiting_s`` is spent for input to arrive (transfers included), ``idle_s`` is all that is not compute.
     ``peak_memory_bytes`` is the whole process with its libraries; ``predicted_memory_bytes`` is the plan's alone.
+    ``clock_offset_s`` was added to this host's times to get the source's, right to within ``clock_error_s``; both are
+    0 on the source's own machine.
     """
 
     device: str
@@ -111,6 +118,8 @@ class DeviceReport(_Record):
     idle_s: Samples
     predicted_memory_bytes: float
     peak_memory_bytes: float
+    clock_offset_s: float = 0.0
+    clock_error_s: float = 0.0
 
 
 class ErrorSplit(_Record):
@@ -125,6 +134,31 @@ class ErrorSplit(_Record):
     transfer_s: float
     overhead_s: float
     overhead_ratio: float
+
+
+class Recovery(_Record):
+    """A fault and how the request got over it, in seconds of the driver's clock.
+
+    ``served_before_s`` passed between the first request and the fault's detection; then ``planning_s``, ``restart_s``
+    until workers were ready again, and ``rest_s`` for what was left of the request. ``kept_bytes`` is what had been
+    kept of it. ``digest`` is that of its result; ``equal``: requests that nothing interrupted returned the same.
+    """
+
+    request: int
+    policy: Literal["retry", "replan"]
+    device: str | None
+    stage: int | None
+    reason: str
+    resumed_from: str
+    kept_bytes: int
+    served_before_s: float
+    planning_s: float
+    restart_s: float
+    rest_s: float
+    devices: list[str]
+    predicted_latency_s: float
+    digest: str | None
+    equal: bool | None = None
 
 
 class OutputCheck(_Record):
@@ -156,7 +190,13 @@ class Hardware(_Record):
 
 
 class Report(_Record):
-    """One execution of one plan."""
+    """One execution of one plan.
+
+    ``in_flight`` requests were under way at a time. ``throughput_per_s`` is results per second once all slots were
+    filled, one sample per block of consecutive results; with one request at a time it is 1/latency and is left out.
+    After a fault with ``on_fault: replan`` everything but ``recoveries`` is about the plan ``replanned``.
+    ``timeline`` is the request whose latency is nearest to the median, from its start.
+    """
 
     format: Literal["edgeopt-report/1"] = FORMAT
     edgeopt_version: str
@@ -170,8 +210,10 @@ class Report(_Record):
     repeat: int
     warmup: int
     seed: int
+    in_flight: int = 1
     elapsed_s: float
     latency_s: Comparison
+    throughput_per_s: Comparison | None = None
     metrics: dict[str, Comparison]
     stages: list[StageReport]
     transfers: list[TransferReport]
@@ -179,4 +221,7 @@ class Report(_Record):
     error: ErrorSplit
     output: OutputCheck | None
     hardware: Hardware
+    timeline: list[Interval] = []
+    recoveries: list[Recovery] = []
+    replanned: Plan | None = None
     notes: list[str] = []

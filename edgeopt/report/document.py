@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from edgeopt.costs.links import link_matrices
 from edgeopt.plan import Plan
 
 __all__ = ["plain", "plan_document"]
@@ -15,8 +14,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
     """Return what ``edgeopt solve --json`` prints: the decision, its cost by stage and its proof, in SI units.
 
     Technique-specific figures (for example ``ttft_s``) join at the top level. ``bandwidth`` lists the links that the
-    plan uses; links are time-shared, so whoever sends has all of one (share 1). ``alternatives`` is empty for a
-    single strategy.
+    plan uses: with the share that a transfer holds of a reserved medium and its rate at that share; elsewhere whoever
+    sends has all of a link (share 1). ``alternatives`` is empty for a single strategy.
     """
     stage_keys = ("device", "variant", "start", "stop", "compute_s", "transfer_s", "transfer_bytes", "memory_bytes")
     document = {
@@ -39,12 +38,11 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
 
 def _bandwidth(plan: Plan) -> list[dict[str, Any]]:
-    names = [device.name for device in plan.problem.devices]
-    rate, _ = link_matrices(plan.problem.network, names)
-    used = dict.fromkeys((transfer.source, transfer.destination) for transfer in plan.transfers)
+    """Return the links in use; one over which several transfers hold shares of their own is listed for each."""
+    used = dict.fromkeys((one.source, one.destination, one.share, one.rate_bytes_per_s) for one in plan.transfers)
     return [
-        {"link": f"{a} -> {b}", "share": 1.0, "rate_bytes_per_s": float(rate[names.index(a), names.index(b)])}
-        for a, b in used
+        {"link": f"{source} -> {destination}", "share": share, "rate_bytes_per_s": rate}
+        for source, destination, share, rate in used
     ]
 
 

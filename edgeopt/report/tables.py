@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, RenderableType
@@ -13,11 +13,12 @@ from rich.text import Text
 from edgeopt.plan import Plan
 
 if TYPE_CHECKING:
+    from edgeopt.profiles.calibration import Calibration
     from edgeopt.report.data import Comparison, Report
 
 __all__ = [
-    "format_bytes", "format_percent", "format_seconds", "library_view", "plan_view", "proof_line", "report_view",
-    "show",
+    "calibration_view", "format_bytes", "format_percent", "format_seconds", "library_view", "plan_view", "proof_line",
+    "report_view", "show",
 ]  # fmt: skip
 
 _OBJECTIVE_UNITS = {"latency": "s", "throughput": "s per request", "energy": "J", "quality": ""}
@@ -92,10 +93,23 @@ def plan_view(plan: Plan) -> Iterable[RenderableType]:
                 f"{transfer.purpose}: {transfer.source} → {transfer.destination}, {format_bytes(transfer.bytes)}, "
                 f"{format_seconds(transfer.seconds)}"
             )
+    yield from map(Text, _reservations(plan))
     yield Text(_figures(plan))
     yield Text(proof_line(plan), style="bold")
     for note in plan.notes:
         yield Text(f"note: {note}")
+
+
+def _reservations(plan: Plan) -> Iterator[str]:
+    """Yield a line for each medium whose air time the plan divides: who holds how much, and the rate it gives."""
+    held: dict[str, list[str]] = {}
+    for transfer in plan.transfers if plan.shares is not None else []:
+        if transfer.medium is not None and transfer.rate_bytes_per_s is not None:
+            rate = f"{format_bytes(transfer.rate_bytes_per_s)}/s"
+            text = f"{transfer.source} → {transfer.destination} {format_percent(transfer.share)} ({rate})"
+            held.setdefault(transfer.medium, []).append(text)
+    for medium, texts in held.items():
+        yield f"shares of {medium}: {', '.join(texts)}"
 
 
 def _figures(plan: Plan) -> str:
@@ -142,6 +156,8 @@ def report_view(report: Report) -> Iterable[RenderableType]:
         yield transfers
     figures = _table("", "figure", *columns)
     figures.add_row("latency", *_compared(report.latency_s), style="bold")
+    if report.throughput_per_s is not None:
+        figures.add_row("requests per second", *_compared(report.throughput_per_s, False), style="bold")
     for name, comparison in report.metrics.items():
         figures.add_row(_METRICS.get(name, name), *_compared(comparison, _is_duration(name)))
     yield figures
@@ -181,6 +197,19 @@ def _output_line(report: Report) -> str:
 
 def _is_duration(name: str) -> bool:
     return name.endswith("_s") and not name.endswith("_per_s")
+
+
+def calibration_view(name: str, calibration: Calibration) -> Iterable[RenderableType]:
+    """Yield what a calibration changed and how far predictions were off before and after."""
+    corrections = _table(name, "number", ">before", ">after")
+    for one in calibration.corrections:
+        corrections.add_row(one.field, f"{one.before:.4g}", f"{one.after:.4g}")
+    yield corrections
+    residuals = _table("", "fitted", ">measured", ">error before", ">error after")
+    for row in calibration.residuals:
+        errors = (f"{100 * error:+.1f} %" for error in (row.before, row.after))
+        residuals.add_row(row.what, format_seconds(row.measured_s), *errors)
+    yield residuals
 
 
 def library_view(entries: Sequence[Mapping[str, Any]]) -> Table:

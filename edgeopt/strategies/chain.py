@@ -10,7 +10,8 @@ import numpy as np
 
 import edgeopt
 from edgeopt.costs.energy import power_w
-from edgeopt.costs.links import link_matrices
+from edgeopt.costs.links import link_arrays, shannon_bytes_per_s
+from edgeopt.costs.memory import usable_bytes
 from edgeopt.costs.roofline import peak_flop_per_s
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan, Stage, Transfer
@@ -32,13 +33,11 @@ def source_index(problem: Problem) -> int:
 def shared_arguments(problem: Problem, elements: Sequence[str]) -> dict[str, Any]:
     """Chain arguments that do not depend on the technique: links, memory, source, power, objective, budgets, pins."""
     names = [device.name for device in problem.devices]
-    rate, latency = link_matrices(problem.network, names)
     limits = problem.constraints
     busy = power_w(problem.devices, "busy")
     return {
-        "rate_bytes_per_s": rate,
-        "latency_s": latency,
-        "memory_bytes": np.array([device.memory for device in problem.devices]),
+        **link_arrays(problem.network, names).arguments(),
+        "memory_bytes": np.array([usable_bytes(device) for device in problem.devices]),
         "source": source_index(problem),
         "objective": problem.objective,
         "power_w": busy,
@@ -107,7 +106,6 @@ def compute_table(problem: Problem, seconds: Callable[[Device], np.ndarray]) -> 
 
 def transfers_of(problem: Problem, chain: Chain, solution: Solution) -> list[Transfer]:
     """Every transfer of a solution between different devices, in order: input, cuts, loop, output."""
-    names = [device.name for device in problem.devices]
     bytes_, messages = np.asarray(chain.cut_bytes), np.asarray(chain.cut_messages)
     hops: list[tuple[str, int, int, int, float, float]] = []
     if chain.source is not None:
@@ -118,20 +116,30 @@ def transfers_of(problem: Problem, chain: Chain, solution: Solution) -> list[Tra
     hops.append(("loop", last, solution.devices[-1], solution.devices[0], chain.loop_bytes, chain.loop_messages))
     if chain.source is not None:
         hops.append(("output", last, solution.devices[-1], chain.source, bytes_[last], messages[last]))
-    rate, latency = np.asarray(chain.rate_bytes_per_s), np.asarray(chain.latency_s)
-    return [
-        Transfer(
-            purpose=purpose,
-            cut=cut,
-            source=names[i],
-            destination=names[j],
-            bytes=float(q),
-            messages=float(m),
-            seconds=float(m * latency[i, j] + (q / rate[i, j] if q else 0.0)),
-        )
-        for purpose, cut, i, j, q, m in hops
-        if i != j and (q or m)
-    ]
+    moves = [hop for hop in hops if hop[2] != hop[3] and (hop[4] or hop[5])]
+    shares = solution.shares or (1.0,) * len(moves)
+    return [_transfer(problem, chain, hop, share) for hop, share in zip(moves, shares, strict=True)]
+
+
+def _transfer(problem: Problem, chain: Chain, hop: tuple[str, int, int, int, float, float], share: float) -> Transfer:
+    purpose, cut, i, j, num_bytes, messages = hop
+    medium = int(chain.medium[i, j])
+    if chain.is_radio[i, j]:
+        rate = shannon_bytes_per_s(float(chain.band_hz[medium]), float(chain.snr[i, j]), share)
+    else:
+        rate = share * float(chain.rate_bytes_per_s[i, j])
+    return Transfer(
+        purpose=purpose,
+        cut=cut,
+        source=problem.devices[i].name,
+        destination=problem.devices[j].name,
+        bytes=float(num_bytes),
+        messages=float(messages),
+        seconds=float(messages * chain.latency_s[i, j] + (num_bytes / rate if num_bytes else 0.0)),
+        medium=list(problem.network.media)[medium] if medium >= 0 else None,
+        share=share,
+        rate_bytes_per_s=rate,
+    )
 
 
 def chain_plan(
@@ -175,17 +183,22 @@ def chain_plan(
         cuts=list(solution.cuts),
         devices=list(solution.devices),
         variants=list(solution.variants),
+        shares=None if solution.shares is None else list(solution.shares),
         stages=stages,
         transfers=transfers,
         timeline=lay_out(bars if bars is not None else single_pass(stages, transfers)),
-        notes=[*notes, *_usage_notes(problem, chain, solution)],
+        notes=[*notes, *_usage_notes(problem, chain, solution, result.status.reason == "optimal")],
     )
 
 
-def _usage_notes(problem: Problem, chain: Chain, solution: Solution) -> list[str]:
-    """Say which devices the plan leaves out, and what the energy does not count."""
-    idle = [d.name for i, d in enumerate(problem.devices) if i not in solution.devices]
-    notes = [f"hosts no stage: {', '.join(idle)}"] if idle else []
+def _usage_notes(problem: Problem, chain: Chain, solution: Solution, proven: bool) -> list[str]:
+    """Say which devices the plan leaves out and why, and what the energy does not count."""
+    able = able_devices(problem)
+    idle = [d.name for i, d in enumerate(problem.devices) if able[i] and i not in solution.devices]
+    why = "no plan that gives it a stage is better" if len(idle) == 1 else "no plan that gives them a stage is better"
+    notes = [f"hosts no stage{f', since {why}' if proven else ''}: {', '.join(idle)}"] if idle else []
+    if problem.constraints.forbid:
+        notes.append(f"forbidden by the problem: {', '.join(problem.constraints.forbid)}")
     unable = [d.name for d in problem.devices if problem.model.dtype not in d.compute and not d.timings]
     if unable:
         notes.append(f"no {problem.model.dtype} rate in the profile, so no compute there: {', '.join(unable)}")

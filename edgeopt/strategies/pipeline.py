@@ -86,30 +86,33 @@ def _request_s(costs: LanguageCosts, device: Device) -> np.ndarray:
 
 def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solution) -> list[list[Bar]]:
     """Bars of the prefill and of the first decode round (if any), each with the transfers inside it."""
-    latency_s, rate = np.asarray(chain.latency_s), np.asarray(chain.rate_bytes_per_s)
+    rate = {(t.purpose, t.cut): t.rate_bytes_per_s for t in transfers_of(problem, chain, solution)}
     names = [device.name for device in problem.devices]
     segments = list(zip(solution.devices, solution.starts, solution.cuts, strict=True))
 
-    def hop(label: str, i: int, j: int, payload: float) -> list[Bar]:
-        return [] if i == j else [Bar(link_lane(names[i], names[j]), label, latency_s[i, j] + payload / rate[i, j])]
+    def hop(label: str, cut: int, i: int, j: int, payload: float) -> list[Bar]:
+        if i == j:
+            return []
+        seconds = float(chain.latency_s[i, j]) + (payload / rate[label, cut] if payload else 0.0)
+        return [Bar(link_lane(names[i], names[j]), label, seconds)]
 
     def compute(table: dict[int, np.ndarray], label: str, payload: Callable[[int], float]) -> list[Bar]:
         bars = []
         for k, (d, start, stop) in enumerate(segments):
             if k:
-                bars += hop("cut", segments[k - 1][0], d, payload(start))
+                bars += hop("cut", start, segments[k - 1][0], d, payload(start))
             bars.append(
                 Bar(names[d], f"{label} {costs.names[start]} … {costs.names[stop - 1]}", table[d][start:stop].sum())
             )
         return bars
 
     first, last = solution.devices[0], solution.devices[-1]
-    prompt = [] if chain.source is None else hop("input", chain.source, first, costs.prefill_cut_bytes(0))
+    prompt = [] if chain.source is None else hop("input", 0, chain.source, first, costs.prefill_cut_bytes(0))
     prefill = {d: costs.prefill_s(problem.devices[d])[0] for d in solution.devices}
     rounds = [prompt + compute(prefill, "prefill", costs.prefill_cut_bytes)]
     if costs.num_decode_rounds:
         decode = {d: costs.decode_s(problem.devices[d])[0][0] for d in solution.devices}
-        loop = hop("loop", last, first, costs.loop_bytes / costs.num_decode_rounds)
+        loop = hop("loop", solution.cuts[-1], last, first, costs.loop_bytes / costs.num_decode_rounds)
         rounds.append(
             loop + compute(decode, "decode", lambda cut: costs.prefill_cut_bytes(cut) / costs.workload.prompt_tokens)
         )

@@ -106,7 +106,9 @@ def main() -> None:
         print(line, flush=True)
     cold = statistics.median(cold_call_s() for _ in seeds)
     print(f"cold first call, Python start included: {1e3 * cold:.0f} ms")
-    print(json.dumps({"benchmark": "bandwidth", "seeds": len(seeds), "cold_call_s": cold, "rows": rows}))
+    print(
+        json.dumps({"benchmark": "bandwidth", "seeds": len(seeds), "cold_call_s": cold, "rows": rows}, allow_nan=False)
+    )
 
 
 if __name__ == "__main__":

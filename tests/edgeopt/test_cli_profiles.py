@@ -41,6 +41,7 @@ def measured(monkeypatch):
         ([], "threads", None),
         (["--dtype", "bfloat16", "--dtype", "float32"], "dtypes", ("bfloat16", "float32")),
         ([], "dtypes", ("float32",)),
+        (["--accelerator", "cuda"], "accelerator", "cuda"),
         (["--repeats", "9"], "repeats", 9),
         (["--processes", "4"], "processes", 4),
         (["--timeout", "3 min"], "timeout_s", 180.0),
@@ -51,6 +52,54 @@ def test_every_flag_reaches_the_measurement_of_a_device(measured, words, option,
     assert main(["profile", "device", "mine", *words]) == 0
     assert measured["name"] == "mine"
     assert measured[option] == value
+
+
+@pytest.fixture
+def timed(monkeypatch):
+    """Replace the timing of models on a device by a function that notes its options."""
+    seen = {}
+
+    def profile_model(device, models, workloads, **options):
+        seen.update(options, device=device, models=models, workloads=workloads)
+        options["progress"]("a line of progress")
+        return device
+
+    monkeypatch.setattr(profiler, "profile_model", profile_model)
+    return seen
+
+
+def test_profile_model_on_a_device_passes_every_flag_on(timed, tmp_path):
+    target = tmp_path / "here.yaml"
+    words = ["--prompt-tokens", "10", "--prompt-tokens", "20", "--new-tokens", "5", "--batch", "2", "--batch", "4"]
+    words += ["--repeats", "7", "--processes", "3", "--timeout", "9 s", "-o", str(target)]
+    assert main(["profile", "model", "demo-llm", "--on", "laptop-cpu", *words]) == 0
+    assert load_device(str(target)).name == timed["device"].name == "laptop-cpu"
+    assert [model.name for model in timed["models"]] == ["demo-llm"] * 4
+    asked = [(load.batch, load.prompt_tokens, load.new_tokens) for load in timed["workloads"]]
+    assert asked == [(2, 10, 5), (2, 20, 5), (4, 10, 5), (4, 20, 5)]
+    assert (timed["repeats"], timed["processes"], timed["timeout_s"]) == (7, 3, 9.0)
+    assert "profile model demo-llm --on laptop-cpu" in timed["command"]
+    words = ["--steps", "7", "--guidance", "2.5", "--batch", "3"]
+    assert main(["profile", "model", "demo-diffusion", "--on", "laptop-cpu", *words]) == 0
+    (load,) = timed["workloads"]
+    assert (load.steps, load.guidance, load.images) == (7, 2.5, 3)
+
+
+def test_profile_model_on_a_device_derives_configurations(timed, tmp_path):
+    config = tmp_path / "tiny" / "config.json"
+    config.parent.mkdir()
+    config.write_text(
+        json.dumps(
+            {
+                "architectures": ["LlamaForCausalLM"], "model_type": "llama", "hidden_size": 64, "vocab_size": 256,
+                "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            }
+        ),
+        encoding="utf-8",
+    )  # fmt: skip
+    assert main(["profile", "model", str(config), "--on", "laptop-cpu", "--dtype", "float32", "--name", "mine"]) == 0
+    (model,) = timed["models"]
+    assert (model.name, model.dtype, sum(layer.count for layer in model.layers)) == ("mine", "float32", 4)
 
 
 def test_models_come_with_their_workloads(measured):
@@ -77,11 +126,15 @@ def test_without_a_file_the_profile_goes_to_standard_output(measured, tmp_path, 
 
 def test_a_link_becomes_a_network_with_its_source(measured, tmp_path):
     target = tmp_path / "net.yaml"
-    assert main(["profile", "link", "net", "-o", str(target), "--repeats", "3", "--timeout", "9s"]) == 0
+    assert (
+        main(["profile", "link", "loopback", "--name", "net", "-o", str(target), "--repeats", "3", "--timeout", "9s"])
+        == 0
+    )
     network = load_network(str(target))
     assert network.default == LinkQuality(rate=1e9, latency=1e-4)
-    assert "edgeopt profile link net" in network.source
-    assert (measured["repeats"], measured["timeout_s"]) == (3, 9.0)
+    assert "edgeopt profile link loopback" in network.source
+    assert network.name == "net"
+    assert (measured["repeats"], measured["timeout_s"], measured["pause_s"]) == (3, 9.0, 0.02)
 
 
 @pytest.mark.parametrize(
@@ -91,7 +144,7 @@ def test_a_link_becomes_a_network_with_its_source(measured, tmp_path):
         ["device", "mine", "--timeout", "3"],
         ["device", "mine", "--model", "demo-llm", "--prompt-tokens", "0"],
         ["device"],
-        ["link", "net", "-o", "no/such/folder/net.yaml"],
+        ["link", "loopback", "-o", "no/such/folder/net.yaml"],
     ],
 )
 def test_bad_options_are_refused_before_anything_is_measured(measured, words, capsys):

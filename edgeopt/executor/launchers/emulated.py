@@ -58,7 +58,7 @@ class Emulated(Launcher):
                 self._listener = stack.enter_context(self.lab.listen(first.device, self.settings.port))
             except (OSError, OverflowError) as error:
                 raise ExecutionError(
-                    f"cannot listen on port {self.settings.port}: {error}. Leave the port out and let the system choose",
+                    f"cannot listen on port {self.settings.port}: {error}. Leave it out and let the system choose",
                     stage=first.stages[0] if first.stages else None,
                     device=first.device,
                 ) from error

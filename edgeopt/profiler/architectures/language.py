@@ -45,6 +45,8 @@ class _Counts:
     weights_bytes: dict[str, int]
     output_bytes: int
     cache_bytes: int
+    traffic_bytes: int
+    kernels: int
 
 
 def causal_lm(
@@ -75,6 +77,8 @@ def causal_lm(
     figures = [_figures([point[i] for point in counts], i) for i in range(num_run + 2)]
     for index, layer in enumerate(decoder.layers, start=1):
         figures[index]["experts"] = _experts(whole, layer)
+        if figures[index]["experts"] is not None:  # it was run with copies of the experts' weights for every token
+            figures[index]["traffic_per_token"] = None
     blocks = _blocks([figures[1 + first[kind]] for kind in kinds])
     embed, head = (Layer(name=label, **figures[i]) for label, i in (("embed", 0), ("head", -1)))
     embed = embed.model_copy(update={"weights_by_dtype": {}})
@@ -161,7 +165,7 @@ def _run(model: Any, decoder: nn.Module, tokens: int, cache: Any) -> list[_Count
     grown = [_cache_bytes(layer) - (before[i] if before else 0) for i, layer in enumerate(cache.layers)]
     cached = [0, *grown, *[0] * (len(trace.parts) - 1 - len(grown))]
     return [
-        _Counts(part.flop, _weights(trace, part.weights), output, kept)
+        _Counts(part.flop, _weights(trace, part.weights), output, kept, part.traffic_bytes, part.num_kernels)
         for part, output, kept in zip(trace.parts, outputs, cached, strict=True)
     ]
 
@@ -189,12 +193,19 @@ def _figures(points: list[_Counts], index: int) -> dict[str, Any]:
         message = f"part {index} does {decode.flop} FLOP for one token after {long}, its prefills say {expected:g}"
         raise InputError(Finding("config", message, "FLOPs of this model are no function of tokens and context here"))
     sizes = second.weights_bytes
+    # T new tokens on C cached ones move T a + (C + T) b bytes; the prefills give a + b, the decode step b.
+    grown = (second.traffic_bytes - first.traffic_bytes) / (long - short)
+    rest = second.traffic_bytes - grown * long
+    cached = max(0.0, (decode.traffic_bytes - rest - grown) / long)
     return {
         "weights": float(sizes[""]),
         "flop_per_token": per_token,
         "flop_per_token_context": per_context,
         "kv_per_token": second.cache_bytes / long,
         "output_per_token": second.output_bytes / long or float(_TOKEN_BYTES),
+        "traffic_per_token": max(0.0, grown - cached),
+        "traffic_per_cached_token": cached,
+        "kernels": decode.kernels,
         "weights_by_dtype": {dtype: float(size) for dtype, size in sizes.items() if dtype},
     }
 

@@ -48,6 +48,8 @@ class Part:
     flop: int = 0
     weights: set[str] = field(default_factory=set)
     cut_bytes: int = 0
+    traffic_bytes: int = 0
+    num_kernels: int = 0
 
 
 class Trace(TorchDispatchMode):
@@ -66,7 +68,6 @@ class Trace(TorchDispatchMode):
         super().__init__()
         self._name = type(module).__name__
         self.parts = [Part("input")]
-        self.traffic_bytes = self.num_kernels = 0
         self._step = 0
         self._alive: dict[int, _Storage] = {}
         self._keep: list[Any] = []  # storages are told apart by address, so none may be freed
@@ -146,9 +147,10 @@ class Trace(TorchDispatchMode):
 
     def count_kernel(self, inputs: Iterable[torch.Tensor], outputs: Iterable[torch.Tensor]) -> None:
         """Count one launch and what it moves; weights apart, which are known by name."""
-        self.num_kernels += 1
+        part = self.parts[-1]
+        part.num_kernels += 1
         moved = {id(tensor): tensor.nbytes for tensor in (*inputs, *outputs) if _address(tensor) not in self._weights}
-        self.traffic_bytes += sum(moved.values())
+        part.traffic_bytes += sum(moved.values())
 
     def cut_bytes(self) -> list[int]:
         """Bytes that cross a cut after each part but the last."""
@@ -181,6 +183,16 @@ class Trace(TorchDispatchMode):
     def weights(self) -> set[str]:
         """Names of all weights that were read."""
         return set().union(*(part.weights for part in self.parts))
+
+    @property
+    def traffic_bytes(self) -> int:
+        """Bytes that all kernels read and write, weights apart."""
+        return sum(part.traffic_bytes for part in self.parts)
+
+    @property
+    def num_kernels(self) -> int:
+        """Launches of all parts."""
+        return sum(part.num_kernels for part in self.parts)
 
     @property
     def flop(self) -> int:

@@ -18,4 +18,5 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "exact": FEATURES - {"reserved_conflict"},
     "pulp": FEATURES - {"reserved_conflict", "reserved_period"},
     "ortools": FEATURES - {"reserved", "reserved_conflict", "reserved_period"},
+    "cvxpy": FEATURES - {"reserved_conflict", "reserved_period"},  # Clarabel for cones, HiGHS for integers
 }

@@ -17,7 +17,7 @@ import pulp
 from edgeopt_solvers.errors import BackendError
 from edgeopt_solvers.result import Reason
 
-__all__ = ["CBC_STATUS", "HIGHS_STATUS", "Answer", "run"]
+__all__ = ["CBC_STATUS", "HIGHS_STATUS", "HIGHS_TURN", "Answer", "run"]
 
 #: HiGHS model status → why it stopped. Everything else is a failure of the backend. ``gap_reached`` is told from
 #: ``optimal`` by the bound.
@@ -41,7 +41,7 @@ CBC_STATUS: dict[int, Reason] = {
 READING = 0.1
 
 #: HiGHS has one scheduler per process: solves from several threads take turns.
-_HIGHS_TURN = threading.Lock()
+HIGHS_TURN = threading.Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +80,9 @@ def _run_highs(problem: Any, deadline: float, gap: float, seed: int, start: dict
     started = math.inf
 
     def call(problem: Any) -> None:
+        loaded = problem.solverModel.getNumCol(), problem.solverModel.getNumRow()
+        if loaded != (len(problem.variables()), problem.numConstraints()):
+            raise BackendError("HiGHS refused rows or columns: numbers too far apart for it; try backend='exact'")
         if deadline < math.inf:
             now = time.perf_counter()
             left = deadline - now - READING * (now - started)
@@ -93,7 +96,7 @@ def _run_highs(problem: Any, deadline: float, gap: float, seed: int, start: dict
         problem.solverModel.run()
 
     solver.callSolver = call
-    if not _HIGHS_TURN.acquire(timeout=max(0.0, min(deadline - time.perf_counter(), threading.TIMEOUT_MAX))):
+    if not HIGHS_TURN.acquire(timeout=max(0.0, min(deadline - time.perf_counter(), threading.TIMEOUT_MAX))):
         return Answer("time_limit", -math.inf, False)
     try:
         started = time.perf_counter()
@@ -101,7 +104,7 @@ def _run_highs(problem: Any, deadline: float, gap: float, seed: int, start: dict
         status = problem.solverModel.getModelStatus().name
         info = problem.solverModel.getInfo()
     finally:
-        _HIGHS_TURN.release()
+        HIGHS_TURN.release()
     if status == "kNotset" and time.perf_counter() + READING * (time.perf_counter() - started) >= deadline:
         return Answer("time_limit", -math.inf, False)
     if status not in HIGHS_STATUS:

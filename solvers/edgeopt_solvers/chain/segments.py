@@ -191,8 +191,11 @@ class Segments:
 
 
 def unit_of(values: list[float]) -> float:
-    """Return a power of ten near the mean of the positive finite values: solvers want numbers near 1."""
+    """Return a power of ten near the geometric mean of the positive finite values: solvers want numbers near 1.
+
+    Not near their mean: a few transfers over links that are nearly dead would make all others vanish in tolerances.
+    """
     positive = [value for value in values if 0 < value < math.inf]
     if not positive:
         return 1.0
-    return float(10.0 ** round(math.log10(sum(positive) / len(positive))))
+    return float(10.0 ** round(math.fsum(map(math.log10, positive)) / len(positive)))

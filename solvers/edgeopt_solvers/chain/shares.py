@@ -43,8 +43,13 @@ def second_weights(chain: Chain) -> Array:
     return np.maximum(weight, FREE * largest) if largest > 0 else np.ones_like(weight)
 
 
-def with_shares(chain: Chain, solution: Solution) -> Solution:
+def with_shares(chain: Chain, solution: Solution, *, cones: bool = False) -> Solution:
     """Return ``solution`` with the best shares for its stages; unchanged where it reserves nothing.
+
+    Parameters
+    ----------
+    cones
+        Whether a cone solver divides the media (the reference), and not the closed form or the dual bisection.
 
     Raises
     ------
@@ -66,22 +71,27 @@ def with_shares(chain: Chain, solution: Solution) -> Solution:
     shares = np.where(reserved, 0.0, 1.0)
     if sent.any():
         delay = np.array([move[4] for move in transfers]) * chain.latency_s[sender, receiver]
-        shares[sent] = _divide(chain, sender[sent], receiver[sent], size[sent], delay[sent])
+        shares[sent] = _divide(chain, sender[sent], receiver[sent], size[sent], delay[sent], cones)
     return replace(solution, shares=tuple(shares.tolist()))
 
 
-def _divide(chain: Chain, sender: NDArray[np.intp], receiver: NDArray[np.intp], size: Array, delay: Array) -> Array:
+def _divide(
+    chain: Chain, sender: NDArray[np.intp], receiver: NDArray[np.intp], size: Array, delay: Array, cones: bool
+) -> Array:
     """Divide every medium among what is sent over it."""
     medium = chain.medium[sender, receiver]
     period = chain.share_goals() == {"period"}
     weight = second_weights(chain)[sender, receiver]
     rate = chain.rate_bytes_per_s[sender, receiver]
-    if not period and not chain.is_radio[sender, receiver].any():
+    if not cones and not period and not chain.is_radio[sender, receiver].any():
         root = np.sqrt(size) / np.sqrt(rate) * np.sqrt(weight)
         total = np.bincount(medium, root, minlength=len(chain.media))[medium]
         return np.divide(root, total, out=np.zeros_like(root), where=total > 0)
-    from edgeopt_solvers.bandwidth import Bandwidth  # not needed by most instances
-    from edgeopt_solvers.bandwidth.exact import solve
+    from edgeopt_solvers.bandwidth import (
+        Bandwidth,  # not needed by most instances
+        convex,
+        exact,
+    )
     from edgeopt_solvers.solve import Options
 
     ones, nothing = np.ones(len(size)), np.zeros(len(size))
@@ -90,6 +100,6 @@ def _divide(chain: Chain, sender: NDArray[np.intp], receiver: NDArray[np.intp], 
         objective="max" if period else "sum", weight=ones if period else weight, fixed_s=delay if period else nothing,
         budget=np.ones(len(chain.media)),
     )  # fmt: skip
-    result = solve(flows, Options())
+    result = (convex if cones else exact).solve(flows, Options())
     assert result.solution is not None, "flows without limits always have an allocation"
     return np.asarray(result.solution.shares)

@@ -10,10 +10,12 @@ import numpy as np
 from edgeopt_solvers.errors import InstanceError
 from edgeopt_solvers.fleet.instance import REFUSED, Array, Fleet, Solution
 
-__all__ = ["Evaluation", "diagnose", "evaluate"]
+__all__ = ["Evaluation", "evaluate"]
 
 #: Relative excess over a deadline, and absolute excess of a sum of shares, that is put down to rounding.
 TOLERANCE = 1e-7
+#: Relative excess over a server's memory that is put down to rounding.
+MEMORY_TOLERANCE = 1e-9
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -23,18 +25,21 @@ class Evaluation:
     Attributes
     ----------
     objective
-        Weighted latency of the served users plus the refusal cost of the others; ``inf`` for an impossible plan.
+        Of the costs of all users (weighted latency when served, else refusal cost) the sum or, for the objective
+        ``"max"``, the largest; for ``"admitted"`` the refusal costs alone; ``inf`` for an impossible plan.
     metrics
-        ``weighted_latency_s``, ``mean_latency_s``, ``max_latency_s``, ``refusal_cost``, and the counts
-        ``num_served``, ``num_refused``, ``num_alone``.
+        ``weighted_latency_s``, ``mean_latency_s``, ``max_latency_s``, ``max_weighted_latency_s``, ``refusal_cost``,
+        ``resident_bytes``, and the counts ``num_served``, ``num_refused``, ``num_alone``.
     violations
         One sentence per broken limit; empty for a feasible plan.
     terms
-        Parts of the objective: ``local``, ``network``, ``spectrum``, ``compute``, ``refusal``.
+        Parts of the sum of costs: ``local``, ``network``, ``spectrum``, ``compute``, ``refusal``.
     latency_s : (U,)
         Latency of each user, ``nan`` when refused.
     cell_load, server_load : (G,), (E,)
         Sums of the shares in use.
+    server_bytes : (E,)
+        Bytes resident on each server.
     """
 
     objective: float
@@ -44,6 +49,7 @@ class Evaluation:
     latency_s: Array
     cell_load: Array
     server_load: Array
+    server_bytes: Array
 
 
 def evaluate(fleet: Fleet, solution: Solution) -> Evaluation:
@@ -63,10 +69,14 @@ def evaluate(fleet: Fleet, solution: Solution) -> Evaluation:
     cell, weight = np.asarray(fleet.cell), np.asarray(fleet.weight)
     deadline = np.full(users, math.inf) if fleet.deadline_s is None else np.asarray(fleet.deadline_s)
     refusal = np.full(users, math.inf) if fleet.refusal_cost is None else np.asarray(fleet.refusal_cost)
+    resident = np.zeros_like(work) if fleet.resident_bytes is None else np.asarray(fleet.resident_bytes)
+    memory = np.full(fleet.num_servers, math.inf) if fleet.memory_bytes is None else np.asarray(fleet.memory_bytes)
     violations: list[str] = []
     parts: dict[str, list[float]] = {name: [] for name in ("local", "network", "spectrum", "compute", "refusal")}
     latency_s = np.full(users, math.nan)
     cell_load, server_load = np.zeros(fleet.num_cells), np.zeros(fleet.num_servers)
+    on_server: list[list[float]] = [[] for _ in range(fleet.num_servers)]
+    costs: list[float] = []
     num_alone = 0
     for user in range(users):
         cut, server = solution.cuts[user], solution.servers[user]
@@ -76,6 +86,7 @@ def evaluate(fleet: Fleet, solution: Solution) -> Evaluation:
             continue
         if cut == REFUSED:
             parts["refusal"].append(float(refusal[user]))
+            costs.append(float(refusal[user]))
             if math.isinf(refusal[user]):
                 violations.append(f"user {user} must be served but is refused")
             continue
@@ -93,12 +104,14 @@ def evaluate(fleet: Fleet, solution: Solution) -> Evaluation:
             seconds["compute"] = _seconds(remote, compute * float(speed[server]))
             cell_load[cell[user]] += spectrum
             server_load[server] += compute
+            on_server[server].append(float(resident[user, cut]))
         else:
             num_alone += 1
             if server != -1:
                 violations.append(f"user {user}: cut {cut} leaves nothing for server {server}; say -1")
         total = math.fsum(seconds.values())
         latency_s[user] = total
+        costs.append(float(weight[user]) * total)
         for name, value in seconds.items():
             parts[name].append(float(weight[user]) * value)
         if math.isinf(total):
@@ -108,56 +121,32 @@ def evaluate(fleet: Fleet, solution: Solution) -> Evaluation:
     for what, load in (("cell", cell_load), ("server", server_load)):
         for index in np.flatnonzero(load > 1 + TOLERANCE):
             violations.append(f"{what} {index}: shares sum to {load[index]:.9g}, at most 1")
+    server_bytes = np.array([math.fsum(amounts) for amounts in on_server])
+    for index in np.flatnonzero(server_bytes > memory * (1 + MEMORY_TOLERANCE)):
+        violations.append(
+            f"server {index}: {server_bytes[index]:.9g} bytes resident, memory_bytes {memory[index]:.9g}: "
+            f"{server_bytes[index] - memory[index]:.6g} bytes too many"
+        )
     terms = {name: math.fsum(values) for name, values in parts.items()}
     served = latency_s[~np.isnan(latency_s)]
+    objective = {"max": max(costs, default=0.0), "admitted": terms["refusal"], "sum": math.fsum(terms.values())}
     metrics = {
         "weighted_latency_s": math.fsum(terms[name] for name in ("local", "network", "spectrum", "compute")),
         "mean_latency_s": math.fsum(served) / len(served) if len(served) else 0.0,
         "max_latency_s": float(served.max()) if len(served) else 0.0,
+        "max_weighted_latency_s": float(np.nanmax(weight * latency_s)) if len(served) else 0.0,
         "refusal_cost": terms["refusal"],
+        "resident_bytes": math.fsum(server_bytes.tolist()),
         "num_served": float(len(served)),
         "num_refused": float(sum(cut == REFUSED for cut in solution.cuts)),
         "num_alone": float(num_alone),
     }
-    return Evaluation(math.fsum(terms.values()), metrics, tuple(violations), terms, latency_s, cell_load, server_load)
+    return Evaluation(
+        objective[fleet.objective], metrics, tuple(violations), terms, latency_s, cell_load, server_load, server_bytes
+    )
 
 
 def _seconds(amount: float, per_second: float) -> float:
     if amount == 0:
         return 0.0
     return amount / per_second if per_second > 0 else math.inf
-
-
-def diagnose(fleet: Fleet) -> str:
-    """Say why no plan exists: the first user that no option serves even with cell and server to itself."""
-    speed = np.asarray(fleet.speed)
-    for user in range(fleet.num_users):
-        if fleet.refusal_cost is not None and math.isfinite(np.asarray(fleet.refusal_cost)[user]):
-            continue
-        limit = math.inf if fleet.deadline_s is None else float(np.asarray(fleet.deadline_s)[user])
-        best = _fastest(fleet, user, speed)
-        if math.isinf(best):
-            return f"user {user} has no option at all: neither its own device nor a reachable server can run it"
-        if best > limit:
-            return (
-                f"user {user} needs {best:.6g} s even alone in its cell and on its server, {best - limit:.6g} s over "
-                f"its deadline of {limit:.6g} s: extend deadline_s or give it a finite refusal_cost"
-            )
-    return (
-        "every user alone meets its deadline, but not all together: spectrum or compute runs out; extend deadline_s, "
-        "add capacity, or give users a finite refusal_cost"
-    )
-
-
-def _fastest(fleet: Fleet, user: int, speed: Array) -> float:
-    """Seconds of the fastest option of one user with every share at 1."""
-    sent, remote = np.asarray(fleet.upload_bytes)[user], np.asarray(fleet.work)[user]
-    alone = (sent == 0) & (remote == 0)
-    local_s = np.asarray(fleet.local_s)[user]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        radio = np.where(sent > 0, sent / float(np.asarray(fleet.rate_bytes_per_s)[user]), 0.0)
-        away = (local_s + radio)[:, None] + np.where(remote[:, None] > 0, remote[:, None] / speed, 0.0)
-    away = away + np.asarray(fleet.latency_s)[user]
-    away[alone] = math.inf
-    away[:, speed == 0] = math.inf
-    return float(min(local_s[alone].min(initial=math.inf), away.min(initial=math.inf)))

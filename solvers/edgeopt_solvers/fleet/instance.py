@@ -6,23 +6,27 @@ Arrays in SI units, validated once, immutable afterwards. ``work`` and ``speed``
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
 
-__all__ = ["FEATURES", "REFUSED", "Fleet", "Solution"]
+__all__ = ["FEATURES", "OBJECTIVES", "REFUSED", "Fleet", "Solution"]
 
 Array = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
 #: Optional features; backends state which of them they can express.
-FEATURES = frozenset({"cells", "weights", "deadlines", "refusal"})
+FEATURES = frozenset({"cells", "weights", "deadlines", "refusal", "memory", "max", "admitted", "choice"})
+
+OBJECTIVES = ("sum", "max", "admitted")
+
+#: A server may be filled beyond its memory by this fraction, so that "exactly full" survives rounding.
+MEMORY_SLIP = 1e-12
 
 #: ``Solution.cuts`` entry of a user that is not served.
 REFUSED = -1
@@ -45,8 +49,8 @@ class Solution:
     user_ids
         Names of the users for a later re-solve in which users come and go; empty: by position.
     prices
-        Square roots of the prices of a whole cell (first) and a whole server when the plan was found; only a warm
-        start reads them. Empty: unknown.
+        Square roots of the prices of a whole cell (first) and a whole server when the plan was found, then (with
+        memory caps) the prices of all memory of a server; only a warm start reads them. Empty: unknown.
     """
 
     cuts: tuple[int, ...]
@@ -64,13 +68,14 @@ class Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class Fleet:
+class Fleet(JsonInstance):
     """Give every user a cut, a server and shares of what it uses, at the least weighted latency.
 
     U users, C cuts, E servers. A user's latency is ``local_s[u, c]``, and, unless the cut needs neither bytes nor
     work, plus ``latency_s[u, e] + upload_bytes[u, c] / (x_u * rate[u]) + work[u, c] / (y_u * speed[e])`` with
     spectrum share ``x_u`` of the user's cell and compute share ``y_u`` of server e; the shares of a cell, and of a
-    server, sum to at most 1. A cut without bytes and without work runs on the user's own device (server ``-1``).
+    server, sum to at most 1, and what is resident on a server fits into its memory. A cut without bytes and without
+    work runs on the user's own device (server ``-1``).
 
     Parameters
     ----------
@@ -95,8 +100,18 @@ class Fleet:
     refusal_cost : (U,), optional
         Price of not serving a user, in weighted seconds; ``inf``: must be served. Default: all must be served. A
         value above ``sum(weight * deadline_s)`` for everyone admits as many users as possible, then minimises latency.
+        With the objective ``"admitted"`` the default is 1 for everyone.
     user_ids : (U,) of int, optional
         Distinct names of the users; lets a warm start follow users that come and go.
+    resident_bytes : (U, C), optional
+        Bytes that the cut occupies on its server while the user is served (weights of its layers, KV cache); a cut
+        that runs alone occupies none. Default 0.
+    memory_bytes : (E,), optional
+        Memory of each server; ``inf``: no limit. Default: no limits.
+    objective : {"sum", "max", "admitted"}
+        A served user costs ``weight * latency``, a refused one its ``refusal_cost``: minimise the ``sum`` of these or
+        the largest of them (``max``). ``admitted``: minimise the refusal costs alone, so that as many users as
+        possible are served within their deadlines; every user needs a finite one.
 
     Raises
     ------
@@ -117,8 +132,13 @@ class Fleet:
     deadline_s: ArrayLike | None = None
     refusal_cost: ArrayLike | None = None
     user_ids: ArrayLike | None = None
+    resident_bytes: ArrayLike | None = None
+    memory_bytes: ArrayLike | None = None
+    objective: str = "sum"
 
     def __post_init__(self) -> None:
+        if self.objective not in OBJECTIVES:
+            raise InstanceError(f"objective is {self.objective!r}; choose one of {', '.join(OBJECTIVES)}")
         local_s = _floats("local_s", self.local_s, ndim=2, infinite=True)
         num_users, num_cuts = local_s.shape
         if not num_users or not num_cuts:
@@ -145,6 +165,13 @@ class Fleet:
             if len(np.unique(ids)) != num_users:
                 raise InstanceError("user_ids holds a name twice: give every user its own")
             values["user_ids"] = ids
+        if self.resident_bytes is not None:
+            values["resident_bytes"] = _floats("resident_bytes", self.resident_bytes, (num_users, num_cuts))
+        if self.memory_bytes is not None:
+            values["memory_bytes"] = _floats("memory_bytes", self.memory_bytes, (num_servers,), infinite=True)
+        if self.objective == "admitted":
+            values.setdefault("refusal_cost", np.ones(num_users))
+            _need_deadlines(values.get("deadline_s"))
         for name, value in values.items():
             value.setflags(write=False)
             object.__setattr__(self, name, value)
@@ -171,57 +198,27 @@ class Fleet:
 
     def features(self) -> frozenset[str]:
         """Return the optional features that matter in this instance."""
-        used = set()
-        if self.num_cells > 1:
-            used.add("cells")
-        if np.any(np.asarray(self.weight) != 1):
-            used.add("weights")
-        if self.deadline_s is not None and np.any(np.isfinite(np.asarray(self.deadline_s))):
-            used.add("deadlines")
-        if self.refusal_cost is not None and np.any(np.isfinite(np.asarray(self.refusal_cost))):
-            used.add("refusal")
-        return frozenset(used)
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document (infinities as the string ``"inf"``)."""
-        data: dict[str, Any] = {"family": self.family}
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if value is not None:
-                data[field.name] = _plain(np.asarray(value).tolist())
-        return json.dumps(data)
+        refusal = self.refusal_cost is not None and bool(np.isfinite(np.asarray(self.refusal_cost)).any())
+        resident = self.resident_bytes is not None and bool(np.asarray(self.resident_bytes).any())
+        memory = self.memory_bytes is not None and bool(np.isfinite(np.asarray(self.memory_bytes)).any())
+        used = {
+            "cells": self.num_cells > 1,
+            "weights": bool((np.asarray(self.weight) != 1).any()),
+            "deadlines": self.deadline_s is not None and bool(np.isfinite(np.asarray(self.deadline_s)).any()),
+            "refusal": refusal,
+            "memory": resident and memory,
+            "max": self.objective == "max",
+            "admitted": self.objective == "admitted",
+            "choice": refusal or self.num_cuts > 1 or self.num_servers > 1,
+        }
+        return frozenset(name for name, present in used.items() if present)
 
     @classmethod
-    def from_json(cls, text: str) -> Fleet:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not JSON, another family, an unknown or a missing field, or values that make no fleet.
-        """
-        try:
-            data = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InstanceError(f"not a JSON document: {error}") from error
-        if not isinstance(data, Mapping) or data.get("family") != cls.family:
-            raise InstanceError(f"family must be {cls.family!r}: this is no fleet instance")
-        names = {field.name for field in fields(cls)}
-        if unknown := sorted(set(data) - names - {"family"}):
-            raise InstanceError(f"unknown field {unknown[0]!r}: known are {', '.join(sorted(names))}")
-        required = ("local_s", "upload_bytes", "work", "rate_bytes_per_s", "speed", "latency_s")
-        if missing := [name for name in required if name not in data]:
-            raise InstanceError(f"{missing[0]} is missing: a fleet needs {', '.join(required)}")
-        values = {name: data[name] for name in names & set(data)}
-        if not values["speed"]:
-            values["latency_s"] = np.zeros((len(values["local_s"]), 0))
-        return cls(**values)
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, list):
-        return [_plain(item) for item in value]
-    return "inf" if value == float("inf") else value
+    def _decoded(cls, content: dict[str, Any]) -> dict[str, Any]:
+        """Rows without entries: a fleet without servers has a (U, 0) matrix of latencies, not a (U,) vector."""
+        if content.get("speed") == [] and isinstance(content["local_s"], list):
+            content["latency_s"] = np.zeros((len(content["local_s"]), 0))
+        return content
 
 
 def _floats(
@@ -266,3 +263,14 @@ def _indices(name: str, value: ArrayLike | None, num_users: int, low: int | None
     if low is not None and given.max() > 10 * num_users + 1000:
         raise InstanceError(f"{name} holds {int(given.max())}: number the cells from 0 without large holes")
     return given.astype(np.int64)
+
+
+def _need_deadlines(deadline_s: Array | None) -> None:
+    """Refuse users without a deadline: serving one late enough would always be possible, and mean nothing."""
+    late = np.array([True]) if deadline_s is None else ~np.isfinite(deadline_s)
+    if late.any():
+        what = "missing" if deadline_s is None else "inf"
+        raise InstanceError(
+            f"deadline_s[{int(np.argmax(late))}] is {what}, and the objective 'admitted' counts who is served in time: "
+            "give every user finite seconds"
+        )

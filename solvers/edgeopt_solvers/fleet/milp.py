@@ -17,8 +17,11 @@ With deadlines the value of fixed choices is the dual over share prices, which i
     \theta \ge \sum_{up} (charge_{up}(\mu) - lin_{up}) x_{up} - \sum_r \mu_r^2, \qquad
     \sum_{up} \frac{h_{up}(\mu)^2}{slack_{up}} x_{up} \le \sum_r \mu_r^2,
 
-the second for choices that no shares can save (``h`` and ``charge`` as in ``model.py``). Costs are scaled by the mean
-cost of a user, because HiGHS works with absolute tolerances.
+the second for choices that no shares can save (``h`` and ``charge`` as in ``model.py``). What is held of a server's
+memory adds up to at most 1. Costs are scaled by the mean cost of a user, because HiGHS works with absolute tolerances.
+
+For the objective ``admitted`` only refusals cost, :math:`\theta = 0`, and the second family of cuts does the rest. For
+``max`` the question is put again and again whether nobody need be refused just below the level of the best plan.
 
 Status: PuLP's ``sol_status`` 1 is proven, 2 feasible; -1 infeasible; anything else has no plan. ``status`` alone says
 "Optimal" after a time limit and is not used.
@@ -28,18 +31,22 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from edgeopt_solvers.errors import BackendError
-from edgeopt_solvers.fleet.instance import Array, Fleet, Ints
+from edgeopt_solvers.fleet.admission import as_sum, refusals
+from edgeopt_solvers.fleet.even import evened, largest_cost
+from edgeopt_solvers.fleet.instance import MEMORY_SLIP, REFUSED, Array, Fleet, Ints
+from edgeopt_solvers.fleet.levels import at_level
 from edgeopt_solvers.fleet.model import Columns, Model, build, charge, columns, price
 from edgeopt_solvers.fleet.shares import allocate, solution
-from edgeopt_solvers.result import Reason, Result, Status
+from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
-__all__ = ["solve"]
+__all__ = ["Program", "solve"]
 
 #: A relative gap of at most this counts as proven optimal.
 OPTIMAL = 1e-6
@@ -50,11 +57,44 @@ _RELAXED_ROUNDS = 12
 def solve(fleet: Fleet, options: Options) -> Result:
     """Solve by tangents: relaxed rounds first, then integer rounds until the tangents touch the incumbent."""
     stop_at = math.inf if options.time_limit_s is None else time.perf_counter() + options.time_limit_s - 0.02
-    model = build(fleet)
-    _, keys, least, _ = price(model, np.zeros(model.num_resources), math.inf, 10**9)
+    return _levels(fleet, options, stop_at) if fleet.objective == "max" else _tangents(fleet, options, stop_at)
+
+
+def _levels(fleet: Fleet, options: Options, stop_at: float) -> Result:
+    """Ask for plans below the level of the best one until there are none."""
+    found = _tangents(replace(fleet, objective="sum"), replace(options, gap=0.05), stop_at)
+    if found.solution is None:
+        return found
+    plan = evened(fleet, found.solution)
+    high, low = largest_cost(fleet, plan), max(0.0, found.bound / fleet.num_users)
+    goal = max(options.gap, 0.5 * OPTIMAL)
+    rounds = found.statistics["rounds"]
+    while relative_gap(high, low) > goal and time.perf_counter() < stop_at:
+        level = high * (1 - 0.9 * goal)
+        probe = _tangents(at_level(fleet, level), replace(options, gap=0.0), stop_at)
+        rounds += probe.statistics.get("rounds", 0.0)
+        if probe.bound > 0.5:
+            low = level
+        elif probe.solution is not None and probe.objective == 0:
+            better = evened(fleet, probe.solution)
+            if not largest_cost(fleet, better) < high:
+                break
+            plan, high = better, largest_cost(fleet, better)
+        else:
+            break
+    gap = relative_gap(high, low)
+    reason: Reason = "optimal" if gap <= OPTIMAL else "gap_reached" if gap <= options.gap else "time_limit"
+    return Result(Status(reason, True), high, min(low, high), plan, "pulp", 0.0, statistics={"rounds": rounds})
+
+
+def _tangents(fleet: Fleet, options: Options, stop_at: float) -> Result:
+    """Minimise the sum of costs, or of refusal costs."""
+    counting = fleet.objective == "admitted"
+    model = build(as_sum(fleet)[0] if counting else fleet)
+    _, keys, least, _ = price(model, np.zeros(model.num_prices), math.inf, 10**9)
     if np.isinf(least).any():
         return Result(Status("infeasible", False), math.inf, math.inf, None, "pulp", 0.0)
-    program = _Program(model, columns(model, np.unique(keys)))
+    program = Program(model, columns(model, np.unique(keys)), counting)
     for _ in range(_RELAXED_ROUNDS):
         weight = program.run(stop_at, 0.0, relax=True)
         if weight is None or not program.cut_relaxed(weight):
@@ -66,15 +106,21 @@ def solve(fleet: Fleet, options: Options) -> Result:
         rounds += 1
         if program.infeasible:
             reason = "infeasible" if plan is None else "optimal"
+            bound = bound if plan is None else best
             break
         bound = max(bound, program.bound)
         if weight is None:
             break
         picked = program.pick(weight)
+        if program.cut_overfull(picked):
+            continue
         chosen = program.cols.take(picked)
         allocation = allocate(model, chosen)
-        if allocation.value < best:
-            best, plan = allocation.value, solution(fleet, model, chosen, allocation)
+        if math.isfinite(allocation.value):
+            candidate = solution(fleet, model, chosen, allocation)
+            value = refusals(fleet, candidate) if counting else allocation.value
+            if value < best:
+                best, plan = value, candidate
         if math.isfinite(best) and best - bound <= target * abs(best):
             reason = "optimal" if best - bound <= OPTIMAL * abs(best) else "gap_reached"
             break
@@ -86,16 +132,19 @@ def solve(fleet: Fleet, options: Options) -> Result:
     return Result(Status(why, plan is not None), best, min(bound, best), plan, "pulp", 0.0, statistics=statistics)
 
 
-class _Program:
-    """The PuLP model, its cuts, and one run of it."""
+class Program:
+    """The PuLP model, its cuts, and one run of it; ``counting``: only refusals cost."""
 
-    def __init__(self, model: Model, cols: Columns) -> None:
+    def __init__(self, model: Model, cols: Columns, counting: bool = False) -> None:
         import pulp
 
-        self.pulp, self.model, self.cols = pulp, model, cols
+        self.pulp, self.model, self.cols, self.counting = pulp, model, cols, counting
         usable = np.ones(len(cols.user), dtype=bool) if cols.slack is None else cols.slack > 0
-        cheapest = np.minimum.reduceat(np.where(usable, cols.lin, math.inf), cols.first)
-        self.scale = float(np.abs(cheapest).mean()) or 1.0
+        cost = cols.lin
+        if counting:
+            cost = np.where((cols.key < 0) & (model.solo_cut[cols.user] == REFUSED), cols.lin, 0.0)
+        cheapest = np.minimum.reduceat(np.where(usable, cost, math.inf), cols.first)
+        self.scale = 1.0 if counting else float(np.abs(cheapest).mean()) or 1.0
         self.root = math.sqrt(self.scale)
         self.bound, self.infeasible, self.num_cuts = -math.inf, False, 0
         self.program = pulp.LpProblem("fleet", pulp.LpMinimize)
@@ -104,7 +153,7 @@ class _Program:
         self.load = [pulp.LpVariable(f"load_{r}", 0) for r in range(size)]
         self.paid = [pulp.LpVariable(f"paid_{r}", 0) for r in range(size)]
         self.shared = pulp.LpVariable("shared", 0)
-        self.program += pulp.lpSum([cols.lin[i] / self.scale * x for i, x in enumerate(self.x)] + [self.shared])
+        self.program += pulp.lpSum([cost[i] / self.scale * x for i, x in enumerate(self.x)] + [self.shared])
         self.program += self.shared >= pulp.lpSum(self.paid), "shared"
         ends = np.append(cols.first[1:], len(cols.user))
         for user, (low, high) in enumerate(zip(cols.first.tolist(), ends.tolist(), strict=True)):
@@ -117,6 +166,12 @@ class _Program:
                 parts[cols.resource[i]].append(cols.b[i] / self.root * self.x[i])
         for r in range(size):
             self.program += self.load[r] == pulp.lpSum(parts[r]), f"load_{r}"
+        if cols.held is not None:
+            for e in range(model.num_servers):
+                on = np.flatnonzero((cols.resource == model.num_cells + e) & (cols.held > 0)).tolist()
+                if on:
+                    held = pulp.lpSum([cols.held[i] * self.x[i] for i in on])
+                    self.program += held <= 1, f"memory_{e}"
 
     def run(self, stop_at: float, gap: float, relax: bool = False) -> Array | None:
         """Solve the program as it stands; return the values of x, or ``None`` without a solution."""
@@ -147,9 +202,22 @@ class _Program:
         chosen[self.cols.user[top]] = top
         return chosen
 
+    def cut_overfull(self, picked: Ints) -> bool:
+        """Exclude what fits only within the tolerance of the solver; return whether there was any."""
+        if self.cols.held is None:
+            return False
+        over = np.flatnonzero(self.cols.memory(picked) > 1 + MEMORY_SLIP)
+        for resource in over.tolist():
+            there = [int(i) for i in picked if self.cols.resource[i] == resource and self.cols.held[i] > 0]
+            self.program += self.pulp.lpSum([self.x[i] for i in there]) <= len(there) - 1, f"full_{self.num_cuts}"
+            self.num_cuts += 1
+        return len(over) > 0
+
     def cut_relaxed(self, weight: Array) -> bool:
         """Add tangents at the loads of a fractional plan; return whether any was missing by more than 0.1%."""
         added = False
+        if self.counting:
+            return False
         for r, (load, paid) in enumerate(zip(self.load, self.paid, strict=True)):
             at = load.value() or 0.0
             if at > 0 and at * at - (paid.value() or 0.0) > 1e-3 * at * at:
@@ -164,7 +232,7 @@ class _Program:
         size = self.model.num_resources + 1
         loads = np.bincount(chosen.cell, chosen.a, size) + np.bincount(chosen.resource, chosen.b, size)
         for r in range(size - 1):
-            if loads[r] > 0:
+            if loads[r] > 0 and not self.counting:
                 self._tangent(r, loads[r] / self.root)
         if cols.slack is None:
             return
@@ -172,7 +240,7 @@ class _Program:
         use = cols.a * extended[cols.cell] + cols.b * extended[cols.resource]
         usable = np.flatnonzero((cols.slack > 0) & (use > 0))
         total = float((prices**2).sum())
-        if feasible:
+        if feasible and not self.counting:
             more = (charge(cols.lin, use, cols.slack) - cols.lin)[usable] / self.scale
             terms = [c * self.x[i] for i, c in zip(usable.tolist(), more.tolist(), strict=True)]
             self.program += self.shared >= pulp.lpSum(terms) - total / self.scale, f"deadline_{self.num_cuts}"

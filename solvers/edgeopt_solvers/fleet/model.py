@@ -9,6 +9,9 @@ With weights :math:`\omega_u`, an option of user u costs ``lin`` weighted second
 
 A *pair* is a user with one of its cuts; (pair, server) is an option, numbered ``pair * E + server``. Running alone and
 being refused use no shared resource, so only the cheaper of the two can matter: the user's *solo* option.
+
+Prices are one vector: square roots :math:`\mu` of the prices of whole cells and servers, then, where memory is limited,
+the prices :math:`\nu` of all memory of each server; an option that holds a fraction m of it pays :math:`\nu m` more.
 """
 
 from __future__ import annotations
@@ -18,9 +21,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeopt_solvers.fleet.instance import REFUSED, Array, Fleet, Ints
+from edgeopt_solvers.fleet.instance import MEMORY_SLIP, REFUSED, Array, Fleet, Ints
 
-__all__ = ["Columns", "Model", "build", "charge", "columns", "price", "slack_left", "subset"]
+__all__ = ["Columns", "Model", "build", "charge", "columns", "price", "slack_left", "subset", "worth"]
 
 #: Options priced at once: small enough to stay in cache.
 _BLOCK = 150_000
@@ -28,7 +31,7 @@ _BLOCK = 150_000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model:
-    """Weighted arrays of a fleet; see the module docstring."""
+    """Weighted arrays of a fleet; ``pair_bytes`` and ``inverse_memory`` are ``None`` where memory is not limited."""
 
     cell: Ints
     num_cells: int
@@ -43,6 +46,8 @@ class Model:
     limit: Array | None
     solo_lin: Array
     solo_cut: Ints
+    pair_bytes: Array | None = None
+    inverse_memory: Array | None = None
 
     @property
     def num_users(self) -> int:
@@ -59,13 +64,26 @@ class Model:
         """Cells first, then servers."""
         return self.num_cells + self.num_servers
 
+    @property
+    def num_prices(self) -> int:
+        """One per resource, and one per server's memory where it is limited."""
+        return self.num_resources + (0 if self.inverse_memory is None else self.num_servers)
+
+    def memory_share(self, pair: Ints | slice, server: Ints | slice = slice(None)) -> Array:
+        """Fraction of the memory of servers that pairs hold; the shapes broadcast, for slices (pairs, servers)."""
+        assert self.pair_bytes is not None
+        assert self.inverse_memory is not None
+        held = self.pair_bytes[pair, None] if isinstance(pair, slice) else self.pair_bytes[pair]
+        return np.asarray(held * self.inverse_memory[server])
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Columns:
     """A list of options, sorted by user; every user has at least one.
 
     ``resource`` is the server's index among all resources, or ``R`` (a dummy that is always empty) for solo options;
-    ``slack`` the weighted seconds left for transfer and remote work before the deadline; ``key`` is -1 for solo.
+    ``slack`` the weighted seconds left for transfer and remote work before the deadline; ``key`` is -1 for solo;
+    ``held`` the fraction of the server's memory, ``None`` where memory is not limited.
     """
 
     user: Ints
@@ -77,6 +95,13 @@ class Columns:
     slack: Array | None
     key: Ints
     first: Ints
+    num_resources: int
+    held: Array | None = None
+
+    def memory(self, choice: Ints | slice = slice(None)) -> Array:
+        """Fraction of memory in use by resource (0 for cells) if the columns ``choice`` are taken; dummy at the end."""
+        assert self.held is not None
+        return np.asarray(np.bincount(self.resource[choice], self.held[choice], self.num_resources + 1), np.float64)
 
     def take(self, index: Ints) -> Columns:
         """Return the columns at ``index`` (increasing, at least one per user)."""
@@ -85,7 +110,7 @@ class Columns:
         first = np.searchsorted(user, np.arange(len(self.first) + 1))[:-1]
         return Columns(
             user, self.cell[index], self.resource[index], self.lin[index], self.a[index], self.b[index],
-            slack, self.key[index], first,
+            slack, self.key[index], first, self.num_resources, None if self.held is None else self.held[index],
         )  # fmt: skip
 
 
@@ -119,9 +144,15 @@ def build(fleet: Fleet) -> Model:
     useful = ~alone & np.isfinite(a) & np.isfinite(b) & ((lin + nearest[:, None]) < ceiling[:, None])
     user, cut = np.nonzero(useful)
     first_pair = np.searchsorted(user, np.arange(len(weight) + 1))
+    pair_bytes = inverse_memory = None
+    if "memory" in fleet.features():
+        memory = np.asarray(fleet.memory_bytes)
+        pair_bytes = np.asarray(fleet.resident_bytes)[user, cut]
+        # No memory at all: any byte is too much, none is not.
+        inverse_memory = np.where(memory > 0, 1 / np.where(memory > 0, memory, 1.0), 1e290)
     return Model(
         np.asarray(fleet.cell), fleet.num_cells, first_pair, user, cut, lin[user, cut], a[user, cut], b[user, cut],
-        inverse_root_speed, delay, limit, solo_lin, solo_cut,
+        inverse_root_speed, delay, limit, solo_lin, solo_cut, pair_bytes, inverse_memory,
     )  # fmt: skip
 
 
@@ -136,7 +167,8 @@ def subset(model: Model, users: Ints) -> Model:
         model.cell[users], model.num_cells, np.searchsorted(user, np.arange(len(users) + 1)), user,
         model.pair_cut[pairs], model.pair_lin[pairs], model.pair_a[pairs], model.pair_b[pairs],
         model.inverse_root_speed, model.delay[users], None if model.limit is None else model.limit[users],
-        model.solo_lin[users], model.solo_cut[users],
+        model.solo_lin[users], model.solo_cut[users], None if model.pair_bytes is None else model.pair_bytes[pairs],
+        model.inverse_memory,
     )  # fmt: skip
 
 
@@ -163,17 +195,22 @@ def slack_left(limit: Array, lin: Array, least_time: Array) -> Array:
     return np.where(least_time <= slack * (1 + 1e-9), slack, -1.0)
 
 
+def worth(prices: Array, num_resources: int) -> float:
+    """Return what all spectrum, compute and memory cost at ``prices``."""
+    return float((prices[:num_resources] ** 2).sum() + prices[num_resources:].sum())
+
+
 def price(
     model: Model, prices: Array, reach: float | None = None, most: int = 400_000
 ) -> tuple[float, Ints, Array, float]:
     r"""Price every option; return the dual value, the attractive options, each user's minimum, and the reach kept.
 
-    The dual value :math:`g(\mu) = \sum_u \min_p charge_{up}(\mu) - \sum_r \mu_r^2` is a lower bound on every plan,
-    whatever the prices :math:`\mu \ge 0` (:math:`\mu^2` is the price of a share). With ``reach``, the keys of options
+    The dual value :math:`g(\mu, \nu) = \sum_u \min_p (charge_{up}(\mu) + \nu m_{up}) - \sum_r \mu_r^2 - \sum_e \nu_e`
+    is a lower bound on every plan, whatever the prices :math:`\mu, \nu \ge 0`. With ``reach``, the keys of options
     within ``reach`` of their user's minimum are returned; at most about ``most`` of them, by shrinking the reach.
     """
     num_users, num_servers, num_cells = model.num_users, model.num_servers, model.num_cells
-    per_server = prices[num_cells:] * model.inverse_root_speed
+    per_server = prices[num_cells : model.num_resources] * model.inverse_root_speed
     cell_use = prices[model.cell[model.pair_user]] * model.pair_a
     least = model.solo_lin.copy()
     found: list[Ints] = []
@@ -198,6 +235,10 @@ def price(
             lin = model.pair_lin[i:j, None] + model.delay[user]
             least_time = model.pair_a[i:j, None] ** 2 + (model.pair_b[i:j, None] * model.inverse_root_speed) ** 2
             cost = charge(lin, use, slack_left(limit, lin, least_time))
+        if model.inverse_memory is not None:
+            held = model.memory_share(slice(i, j))
+            cost += held * prices[model.num_resources :]
+            cost[held > 1 + MEMORY_SLIP] = math.inf
         row = cost.min(axis=1)
         np.minimum.at(least, user, row)
         if reach is None:
@@ -214,7 +255,7 @@ def price(
     if reach is not None and num_found > most:
         reach = _shrink(model, found, reduced, most, reach)
     keys = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-    return float(least.sum() - (prices**2).sum()), keys, least, math.inf if reach is None else reach
+    return float(least.sum() - worth(prices, model.num_resources)), keys, least, math.inf if reach is None else reach
 
 
 def _shrink(model: Model, found: list[Ints], reduced: list[Array], most: int, reach: float) -> float:
@@ -247,4 +288,7 @@ def columns(model: Model, keys: Ints) -> Columns:
         slack = slack_left(model.limit[user], lin, a * a + b * b)
         slack[key < 0] = math.inf
     first = np.searchsorted(user, np.arange(num_users))
-    return Columns(user, model.cell[user], resource, lin, a, b, slack, key, first)
+    held = None
+    if model.inverse_memory is not None:
+        held = np.concatenate([none, model.memory_share(pair, server)])[order]
+    return Columns(user, model.cell[user], resource, lin, a, b, slack, key, first, model.num_resources, held)

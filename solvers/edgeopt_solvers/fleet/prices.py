@@ -23,10 +23,20 @@ from itertools import pairwise
 
 import numpy as np
 
-from edgeopt_solvers.fleet.instance import Array, Ints
-from edgeopt_solvers.fleet.model import Columns, Model, charge, columns, price, slack_left, subset
+from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Ints
+from edgeopt_solvers.fleet.model import Columns, Model, charge, columns, price, slack_left, subset, worth
 
-__all__ = ["Dual", "ascend", "charges", "maximise", "soft"]
+__all__ = [
+    "Dual",
+    "add_products",
+    "ascend",
+    "charges",
+    "conjugate_gradients",
+    "maximise",
+    "positive",
+    "soft",
+    "with_memory",
+]
 
 #: Users in the first, coarse dual of a large fleet.
 _COARSE = 400
@@ -44,8 +54,14 @@ class Dual:
 
 def charges(cols: Columns, prices: Array) -> Array:
     """Return what every column pays at ``prices``."""
-    extended = np.append(prices, 0.0)
-    return charge(cols.lin, cols.a * extended[cols.cell] + cols.b * extended[cols.resource], cols.slack)
+    size = cols.num_resources
+    extended = np.append(prices[:size], 0.0)
+    paid = charge(cols.lin, cols.a * extended[cols.cell] + cols.b * extended[cols.resource], cols.slack)
+    if cols.held is not None:
+        memory = np.zeros(size + 1)
+        memory[2 * size - len(prices) : size] = prices[size:]
+        paid = paid + cols.held * memory[cols.resource]
+    return paid
 
 
 def soft(cols: Columns, paid: Array, temperature: float) -> tuple[Array, Array]:
@@ -72,10 +88,10 @@ def ascend(
     """
     paid = charges(cols, prices)
     value, probability = soft(cols, paid, temperature)
-    objective = _objective(value, prices, copies)
+    objective = _objective(value, prices, cols.num_resources, copies)
     for step in range(steps):
         gradient, hessian = _derivatives(cols, prices, probability, temperature, num_cells, copies)
-        direction = _conjugate_gradients(-hessian, gradient)
+        direction = conjugate_gradients(-hessian, gradient)
         rise = float((gradient * direction).sum())
         # Not finite: the dual is unbounded (no plan meets the deadlines) and the prices have run away.
         if not 0.1 * temperature < rise < math.inf or out_of_time():
@@ -85,7 +101,7 @@ def ascend(
             # Prices stay positive: at most nine tenths of the way to zero.
             trial = np.maximum(prices + length * direction, 0.1 * prices)
             trial_value, trial_probability = soft(cols, charges(cols, trial), temperature)
-            trial_objective = _objective(trial_value, trial, copies)
+            trial_objective = _objective(trial_value, trial, cols.num_resources, copies)
             if trial_objective >= objective + 0.1 * length * rise:
                 break
             length *= 0.4
@@ -95,56 +111,90 @@ def ascend(
     return prices, steps
 
 
-def _objective(value: Array, prices: Array, copies: Array | None) -> float:
-    return float((value if copies is None else value * copies).sum() - (prices * prices).sum())
+def _objective(value: Array, prices: Array, num_resources: int, copies: Array | None) -> float:
+    return float((value if copies is None else value * copies).sum()) - worth(prices, num_resources)
 
 
 def _derivatives(
     cols: Columns, prices: Array, probability: Array, temperature: float, num_cells: int, copies: Array | None
 ) -> tuple[Array, Array]:
     """Gradient and Hessian of the soft dual; with deadlines, in the metric of share prices, where it is concave."""
-    num_users, num_resources = len(cols.first), len(prices)
+    num_users, num_resources = len(cols.first), cols.num_resources
     a, b = cols.a, cols.b
     mass = probability if copies is None else probability * copies[cols.user]
-    curvature = np.zeros((num_resources + 1, num_resources + 1))
+    # Resources, the dummy of solo options, memories.
+    size = len(prices) + 1
+    curvature = np.zeros((size, size))
     bound_by_deadline = False
     if cols.slack is not None:
-        extended = np.append(prices, 0.0)
+        extended = np.append(prices[:num_resources], 0.0)
         use = a * extended[cols.cell] + b * extended[cols.resource]
         late = use > cols.slack
         if late.any():
             bound_by_deadline = True
             slack = np.where(late & (cols.slack > 0), cols.slack, np.inf)
-            _add_products(curvature, cols, a, b, mass * 2 / slack)
+            add_products(curvature, cols, a, b, mass * 2 / slack)
             stretch = np.where(late, use / np.where(cols.slack > 0, cols.slack, 1.0), 1.0)
             a, b = a * stretch, b * stretch
-    slopes = np.zeros((num_resources + 1, num_resources + 1))
-    _add_products(slopes, cols, a, b, mass)
+    slopes = np.zeros((size, size))
+    add_products(slopes, cols, a, b, mass)
+    memory, half = _memory(cols, size)
+    if half is not None:
+        _add_memory(slopes, cols, a, b, memory, half, mass)
     # Mean use of every user: one cell, few servers; in blocks of users so that memory stays small.
     mean_a = np.add.reduceat(probability * a, cols.first)
     ones = np.ones(num_users) if copies is None else copies
-    total = np.zeros(num_resources + 1)
+    total = np.zeros(size)
     np.add.at(total, cols.cell[cols.first], mean_a * ones)
-    total += np.bincount(cols.resource, mass * b, num_resources + 1)
-    block = max(1, 2_000_000 // (num_resources + 1))
+    total += np.bincount(cols.resource, mass * b, size)
+    if half is not None:
+        total += np.bincount(memory, mass * half, size)
+    block = max(1, 2_000_000 // size)
     for low in range(0, num_users, block):
         high = min(num_users, low + block)
         i, j = cols.first[low], len(cols.user) if high == num_users else cols.first[high]
-        flat = (cols.user[i:j] - low) * (num_resources + 1) + cols.resource[i:j]
-        mean: Array = np.bincount(flat, probability[i:j] * b[i:j], (high - low) * (num_resources + 1))  # type: ignore[assignment]
-        mean = mean.reshape(high - low, num_resources + 1)
+        row = (cols.user[i:j] - low) * size
+        mean: Array = np.bincount(row + cols.resource[i:j], probability[i:j] * b[i:j], (high - low) * size)  # type: ignore[assignment]
+        if half is not None:
+            mean += np.bincount(row + memory[i:j], probability[i:j] * half[i:j], (high - low) * size)
+        mean = mean.reshape(high - low, size)
         mean[np.arange(high - low), cols.cell[cols.first[low:high]]] += mean_a[low:high]
         _add_gram(slopes, mean, -ones[low:high])
-    gradient = 2 * (total[:-1] - prices)
-    hessian = (curvature - slopes * (4 / temperature))[:-1, :-1]
+    real = np.delete(np.arange(size), num_resources)
+    gradient = 2 * total[real]
+    gradient[:num_resources] -= 2 * prices[:num_resources]
+    gradient[num_resources:] -= 1
+    hessian = (curvature - slopes * (4 / temperature))[np.ix_(real, real)]
     diagonal = np.arange(num_resources)
     hessian[diagonal, diagonal] -= 2
+    relative = gradient / np.maximum(prices, 1e-300)
     if bound_by_deadline:
-        hessian[diagonal, diagonal] -= gradient / np.maximum(prices, 1e-300)
+        hessian[diagonal, diagonal] -= relative[:num_resources]
+    # The price of memory has no curvature of its own: a step takes it at most to about zero, or to the tenfold.
+    diagonal = np.arange(num_resources, len(prices))
+    hessian[diagonal, diagonal] -= np.where(relative < 0, -relative, 0.1 * relative)[num_resources:]
     return gradient, hessian
 
 
-def _add_products(matrix: Array, cols: Columns, a: Array, b: Array, mass: Array) -> None:
+def _memory(cols: Columns, size: int) -> tuple[Ints, Array | None]:
+    """Row of each column's memory, and half the fraction held: charges rise by twice what is returned, as with use."""
+    if cols.held is None:
+        return cols.resource, None
+    num_servers = size - 1 - cols.num_resources
+    return np.where(cols.key < 0, cols.resource, cols.resource + 1 + num_servers), cols.held / 2
+
+
+def _add_memory(matrix: Array, cols: Columns, a: Array, b: Array, memory: Ints, half: Array, mass: Array) -> None:
+    """Add what :func:`add_products` leaves out: products of memory with use, and with itself."""
+    size = len(matrix)
+    for other, use in ((cols.cell, a), (cols.resource, b)):
+        cross = np.bincount(other * size + memory, mass * use * half, size * size).reshape(size, size)
+        matrix += cross
+        matrix += cross.T
+    matrix[np.arange(size), np.arange(size)] += np.bincount(memory, mass * half * half, size)
+
+
+def add_products(matrix: Array, cols: Columns, a: Array, b: Array, mass: Array) -> None:
     """Add the sum over columns of mass * (a e_cell + b e_server)(a e_cell + b e_server)'."""
     size = len(matrix)
     cross = np.bincount(cols.cell * size + cols.resource, mass * a * b, size * size).reshape(size, size)
@@ -166,7 +216,7 @@ def _add_gram(matrix: Array, rows: Array, weight: Array) -> None:
         matrix += (part * weight[low : low + step, None]).T @ part
 
 
-def _conjugate_gradients(matrix: Array, right: Array) -> Array:
+def conjugate_gradients(matrix: Array, right: Array) -> Array:
     """Solve a positive definite system, also nearly singular ones: any early stop still is an ascent direction."""
     diagonal = matrix.diagonal()
     inverse = 1 / np.where(diagonal > 0, diagonal, 1.0)
@@ -239,7 +289,7 @@ def _price(
 ) -> tuple[float, Ints, Array, float]:
     value, keys, least, kept = price(model, prices, reach, 2000 + 20 * model.num_users)
     if copies is not None:
-        value = float((least * copies).sum() - (prices**2).sum())
+        value = float((least * copies).sum()) - worth(prices, model.num_resources)
     return value, keys, least, kept
 
 
@@ -252,13 +302,28 @@ def _start(model: Model, out_of_time: Callable[[], bool], coarsest: float) -> tu
     rank[order] = np.arange(model.num_users) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.flatnonzero(rank < per_cell)
     if 2 * len(chosen) > model.num_users:
-        return _greedy(model, out_of_time), coarsest
+        return with_memory(model, _greedy(model, out_of_time)), coarsest
     taken = np.bincount(model.cell[chosen], minlength=model.num_cells)
     copies = (counts / np.maximum(taken, 1))[model.cell[chosen]]
     sample = subset(model, chosen)
-    first = _greedy(sample, out_of_time, copies)
+    first = with_memory(sample, _greedy(sample, out_of_time, copies))
     dual = maximise(sample, out_of_time, first, copies, coarsest, 2e-3)
     return dual.prices, 0.1 * coarsest
+
+
+def positive(prices: Array, num_resources: int) -> Array:
+    """Lift prices of (nearly) zero: a step of the dual multiplies them."""
+    lifted = prices.copy()
+    for part in (slice(0, num_resources), slice(num_resources, None)):
+        lifted[part] = np.maximum(prices[part], max(1e-6 * float(prices[part].max(initial=0.0)), 1e-300))
+    return lifted
+
+
+def with_memory(model: Model, prices: Array) -> Array:
+    """Append first prices of memory: a hundredth of what all compute of a server costs on average."""
+    if model.inverse_memory is None:
+        return prices
+    return np.append(prices, np.full(model.num_servers, 0.01 * float((prices**2).mean())))
 
 
 def _greedy(model: Model, out_of_time: Callable[[], bool], copies: Array | None = None) -> Array:
@@ -294,6 +359,8 @@ def _respond(model: Model, low: int, high: int, load: Array, copies: Array) -> A
     limit = None if model.limit is None else model.limit[user][:, None]
     slack = None if limit is None else slack_left(limit, lin, a[:, None] ** 2 + b**2)
     cost = charge(lin, use, slack)
+    if model.inverse_memory is not None:
+        cost[model.memory_share(slice(i, j)) > 1 + MEMORY_SLIP] = math.inf
     server = cost.argmin(axis=1)
     best = cost[np.arange(j - i), server]
     order = np.lexsort((best, user))

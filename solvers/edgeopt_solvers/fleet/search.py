@@ -4,7 +4,7 @@ A user that moves from use :math:`(a, b)` to :math:`(a', b')` changes the cost b
 ``lin + 2 (S a + a^2 / 2)``-like terms, with S the use of the others. All columns are rated in one pass; a pair of moves
 interacts only through the product of their changes of use, so all pairs among the best few hundred moves are one
 matrix product. With deadlines the rating is an estimate (the others keep their stretch), and every batch of moves is
-verified by new shares before it is kept.
+verified by new shares before it is kept. Memory is a hard limit of every move: what does not fit is not tried.
 """
 
 from __future__ import annotations
@@ -13,8 +13,9 @@ import math
 from collections.abc import Callable
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgeopt_solvers.fleet.instance import Array, Ints
+from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Ints
 from edgeopt_solvers.fleet.model import Columns, Model, charge
 from edgeopt_solvers.fleet.shares import Allocation, allocate
 
@@ -46,6 +47,54 @@ class Search:
         self.allocation: Allocation = allocate(self.model, self.cols.take(self.choice))
         self.value = self.allocation.value
         self._load = np.append(self.allocation.prices, 0.0)
+        self._full = None if self.cols.held is None else self.cols.memory(self.choice)
+        if self.overfull():
+            self.value = math.inf
+
+    def overfull(self) -> bool:
+        """Whether some server's memory does not hold what is on it."""
+        return self._full is not None and bool((self._full > 1 + MEMORY_SLIP).any())
+
+    def fits(self) -> NDArray[np.bool_]:
+        """Return for each column whether its server has memory for it, the user's present share of it set free."""
+        cols = self.cols
+        if self._full is None or cols.held is None:
+            return np.ones(len(cols.user), dtype=bool)
+        now = self.choice[cols.user]
+        own = np.where(cols.resource == cols.resource[now], cols.held[now], 0.0)
+        return np.asarray((cols.held <= own) | (self._full[cols.resource] - own + cols.held <= 1 + MEMORY_SLIP))
+
+    def _fits(self, target: int) -> bool:
+        held, full = self.cols.held, self._full
+        if held is None or full is None:
+            return True
+        now, server = self.choice[self.cols.user[target]], self.cols.resource[target]
+        own = held[now] if self.cols.resource[now] == server else 0.0
+        return bool(held[target] <= own or full[server] - own + held[target] <= 1 + MEMORY_SLIP)
+
+    def unload(self, out_of_time: Callable[[], bool]) -> None:
+        """While memory is overfull, move users off, first those that lose least for the memory they set free."""
+        cols = self.cols
+        if not self.overfull() or cols.held is None or self._full is None:
+            return
+        moved = True
+        while moved and self.overfull() and not out_of_time():
+            moved = False
+            now = self.choice[cols.user]
+            excess = np.maximum(self._full - 1, 0.0)[cols.resource[now]]
+            away = (excess > MEMORY_SLIP) & ((cols.resource != cols.resource[now]) | (cols.held < cols.held[now]))
+            candidates = np.flatnonzero(away & self.fits())
+            set_free = cols.held[now] - np.where(cols.resource == cols.resource[now], cols.held, 0.0)
+            freed = np.maximum(np.minimum(set_free, excess)[candidates], 1e-300)
+            rate = self.ratings()[candidates] / freed
+            for target in candidates[np.argsort(rate, kind="stable")].tolist():
+                user = cols.user[target]
+                present = self.choice[user]
+                unmoved = present == now[cols.first[user]]
+                if unmoved and self._full[cols.resource[present]] > 1 + MEMORY_SLIP and self._fits(target):
+                    self._apply(target, 0.0)
+                    moved = True
+        self.settle()
 
     def ratings(self) -> Array:
         """Return the change of cost if the user of each column moved to it (an estimate with deadlines)."""
@@ -72,6 +121,8 @@ class Search:
             if out_of_time():
                 return
             change = self.ratings()
+            if self._full is not None:
+                change[~self.fits()] = math.inf
             best = np.minimum.reduceat(change, self.cols.first)
             users = np.flatnonzero(best < -1e-10 * abs(self.value) / len(best))
             if not len(users):
@@ -89,6 +140,8 @@ class Search:
             for target, promise in zip(targets.tolist(), promised.tolist(), strict=True):
                 change = self._change(target)
                 # A promise that other moves have spoiled is rated anew in the next round.
+                if not self._fits(target):
+                    continue
                 if change < 0.3 * promise:
                     self._apply(target, change)
                     moved = True
@@ -107,14 +160,36 @@ class Search:
     def _try(self, targets: Ints) -> bool:
         """Move the users of ``targets`` together; keep it only if the true value falls."""
         choice = self.choice.copy()
+        full = self._full
+        if full is not None and self.cols.held is not None:
+            full = full.copy()
+            targets = self._together(targets)
+            leaving = self.choice[self.cols.user[targets]]
+            np.add.at(full, self.cols.resource[leaving], -self.cols.held[leaving])
+            np.add.at(full, self.cols.resource[targets], self.cols.held[targets])
         choice[self.cols.user[targets]] = targets
         allocation = allocate(self.model, self.cols.take(choice), self.allocation.prices)
         if not allocation.value < self.value - 1e-12 * abs(self.value):
             return False
         self.choice, self.allocation, self.value = choice, allocation, allocation.value
-        self._load = np.append(allocation.prices, 0.0)
+        self._load, self._full = np.append(allocation.prices, 0.0), full
         self.num_moves += len(targets)
         return True
+
+    def _together(self, targets: Ints) -> Ints:
+        """Return those of the moves ``targets`` that fit into memory when made one after the other."""
+        held, full = self.cols.held, self._full
+        assert held is not None
+        assert full is not None
+        full, kept = full.copy(), []
+        for target in targets.tolist():
+            now, server = self.choice[self.cols.user[target]], self.cols.resource[target]
+            free = held[now] if self.cols.resource[now] == server else 0.0
+            if held[target] <= free or full[server] - free + held[target] <= 1 + MEMORY_SLIP:
+                full[self.cols.resource[now]] -= held[now]
+                full[server] += held[target]
+                kept.append(target)
+        return np.array(kept, dtype=np.int64)
 
     def _change(self, target: int) -> float:
         """Exact change of cost when one user moves, without deadlines."""
@@ -136,6 +211,9 @@ class Search:
         self._load[cols.cell[target]] += cols.a[target] - cols.a[now]
         self._load[cols.resource[now]] -= cols.b[now]
         self._load[cols.resource[target]] += cols.b[target]
+        if self._full is not None and cols.held is not None:
+            self._full[cols.resource[now]] -= cols.held[now]
+            self._full[cols.resource[target]] += cols.held[target]
         self.choice[user] = target
         self.value += change
         self.num_moves += 1
@@ -184,9 +262,11 @@ class Search:
             more = self._change(second)
             if gain + more < 0.3 * best[i]:
                 self._apply(second, more)
-                moved = True
-            else:
-                self._apply(int(now[i]), -gain)
+                if not self.overfull():
+                    moved = True
+                    continue
+                self._apply(int(now[partner[i]]), -more)
+            self._apply(int(now[i]), -gain)
         return moved
 
     def repair(self, out_of_time: Callable[[], bool]) -> None:
@@ -215,6 +295,7 @@ class Search:
         """Move a few random users to random columns of theirs and descend; keep the result if it is better."""
         cols = self.cols
         choice, allocation, value, load = self.choice.copy(), self.allocation, self.value, self._load.copy()
+        full = None if self._full is None else self._full.copy()
         counts = np.diff(np.append(cols.first, len(cols.user)))
         free = np.flatnonzero(counts > 1)
         if not len(free):
@@ -222,16 +303,16 @@ class Search:
         size = min(len(free), int(rng.integers(1, 4 + len(free) // 50)))
         for user in rng.choice(free, size, replace=False):
             target = int(cols.first[user] + rng.integers(counts[user]))
-            if target != self.choice[user]:
+            if target != self.choice[user] and self._fits(target):
                 if cols.slack is None:
                     self._apply(target, self._change(target))
                 else:
-                    self.choice[user] = target
+                    self._apply(target, 0.0)
         if cols.slack is not None:
             self.settle()
         if math.isfinite(self.value):
             self.descend(out_of_time)
         if self.value < value - 1e-12 * abs(value):
             return True
-        self.choice, self.allocation, self.value, self._load = choice, allocation, value, load
+        self.choice, self.allocation, self.value, self._load, self._full = choice, allocation, value, load, full
         return False

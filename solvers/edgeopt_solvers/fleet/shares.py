@@ -9,13 +9,14 @@ concave dual with one option per user.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from edgeopt_solvers.fleet.instance import Array, Fleet, Ints, Solution
 from edgeopt_solvers.fleet.model import Columns, Model
-from edgeopt_solvers.fleet.prices import ascend
+from edgeopt_solvers.fleet.prices import add_products, ascend, conjugate_gradients
 
 __all__ = ["Allocation", "allocate", "solution"]
 
@@ -25,7 +26,11 @@ _SLIP = 1e-8
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Allocation:
-    """Value and prices of fixed choices (``inf`` if no shares meet the deadlines), and each user's stretch."""
+    """Value and prices of fixed choices, and each user's stretch.
+
+    If no shares meet the deadlines, the value is ``inf`` and the prices are those at which the least that the users
+    need exceeds what there is by the largest factor.
+    """
 
     value: float
     prices: Array
@@ -45,9 +50,10 @@ def allocate(model: Model, chosen: Columns, start: Array | None = None) -> Alloc
             return Allocation(np.inf, prices[:-1], stretch, stretch, stretch)
         if (need > chosen.slack).any():
             begin = prices[:-1] if start is None else np.maximum(start, 0.5 * prices[:-1])
-            scale = float(np.abs(chosen.lin).sum() + (prices**2).sum())
-            found, _ = ascend(chosen, begin, 1e-14 * max(scale, 1e-300), model.num_cells, steps=60)
-            prices = np.append(found, 0.0)
+            # What users pay anyway would only take digits from the value that the steps compare.
+            plain = replace(chosen, held=None, lin=np.zeros(len(chosen.lin)))
+            found, _ = ascend(plain, begin, 1e-14 * max(float((prices**2).sum()), 1e-300), model.num_cells, steps=60)
+            prices = np.append(_settled(chosen, found), 0.0)
             need = chosen.a * prices[chosen.cell] + chosen.b * prices[chosen.resource]
             stretch = np.maximum(1.0, need / chosen.slack)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
@@ -61,8 +67,49 @@ def allocate(model: Model, chosen: Columns, start: Array | None = None) -> Alloc
     if chosen.slack is not None:
         limit = chosen.lin + chosen.slack
         if (chosen.lin + seconds > limit * (1 + _SLIP)).any():
-            value = np.inf
+            return Allocation(np.inf, _strained(chosen, num_resources), stretch, spectrum, compute)
     return Allocation(value, prices[:-1], stretch, spectrum, compute)
+
+
+@np.errstate(over="ignore", invalid="ignore", divide="ignore")
+def _settled(chosen: Columns, prices: Array) -> Array:
+    """Solve for the prices themselves: where the value is flat, it leaves them half of their digits."""
+    assert chosen.slack is not None
+    size = len(prices)
+    best = math.inf
+    after = prices
+    for _ in range(8):
+        extended = np.append(after, 0.0)
+        need = chosen.a * extended[chosen.cell] + chosen.b * extended[chosen.resource]
+        stretch = np.maximum(1.0, need / chosen.slack)
+        residual = _use(chosen, stretch, size)[:-1] - after
+        error = float(np.abs(residual / np.maximum(after, 1e-300)).max())
+        if not error < best:
+            break
+        best, prices = error, after
+        if error < 1e-14:
+            break
+        form = np.zeros((size + 1, size + 1))
+        add_products(form, chosen, chosen.a, chosen.b, np.where(need > chosen.slack, 1 / chosen.slack, 0.0))
+        after = after + conjugate_gradients(np.eye(size) - form[:-1, :-1], residual)
+        if not (after > 0).all():
+            break
+    return prices
+
+
+def _strained(chosen: Columns, size: int) -> Array:
+    """Return the prices (root of) at which meeting the deadlines is dearest: the leading vector of a quadratic form."""
+    assert chosen.slack is not None
+    with np.errstate(divide="ignore"):
+        per_slack = np.where(chosen.slack > 0, 1 / chosen.slack, 0.0)
+    form = np.zeros((size + 1, size + 1))
+    add_products(form, chosen, chosen.a, chosen.b, per_slack)
+    form /= max(float(form.max()), 1e-300)
+    vector = np.ones(size + 1)
+    for _ in range(100):
+        image = np.einsum("ij,j->i", form, vector)
+        vector = image / max(float(image.max()), 1e-300)
+    return np.asarray(vector[:-1])
 
 
 def _use(chosen: Columns, stretch: Array, num_resources: int) -> Array:

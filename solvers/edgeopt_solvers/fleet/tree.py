@@ -15,8 +15,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from edgeopt_solvers.fleet.instance import Array, Ints
-from edgeopt_solvers.fleet.model import Columns, Model
+from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Ints
+from edgeopt_solvers.fleet.model import Columns, Model, worth
 from edgeopt_solvers.fleet.prices import ascend, charges, soft
 from edgeopt_solvers.fleet.search import Search
 
@@ -34,6 +34,8 @@ class Tail:
     value: float
     bound: float
     num_nodes: int = 0
+    #: Least bound of fixed choices that no shares were found for, without a proof that there are none.
+    doubtful: float = math.inf
 
 
 def finish(
@@ -68,7 +70,7 @@ def finish(
             if node is not None and node[0] < tail.value * (1 - CLOSED):
                 counter += 1
                 heapq.heappush(heap, (max(low, node[0]), counter, node[1], node[2]))
-    tail.bound = min(closed, tail.value)
+    tail.bound = min(closed, tail.value, tail.doubtful)
     return tail
 
 
@@ -76,13 +78,17 @@ def _bound(
     model: Model, cols: Columns, index: Ints, prices: Array, value: float, tail: Tail
 ) -> tuple[float, Ints, Array] | None:
     """Bound of a node, the columns that survive, and its prices; ``None`` when it cannot beat ``value``."""
+    if cols.held is not None:
+        index = _fitting(cols, index)
+        if not len(index):
+            return None
     part = cols.take(index)
     num_users = len(part.first)
     best = _dual(part, prices)
-    if part.slack is not None and _too_many(part, prices):
+    if _too_many(part, prices):
         return None
     spread = value - best if math.isfinite(value) else abs(best)
-    if spread <= CLOSED * abs(value):
+    if math.isfinite(value) and spread <= CLOSED * abs(value):
         return None
     for share in (0.3, 0.02):
         temperature = max(share * spread / max(4, min(num_users, model.num_resources)), 1e-13 * abs(best))
@@ -94,7 +100,7 @@ def _bound(
             break
         if best >= value * (1 - CLOSED):
             return None
-    if part.slack is not None and _too_many(part, prices):
+    if _too_many(part, prices):
         return None
     paid = charges(part, prices)
     excess = paid - np.minimum.reduceat(paid, part.first)[part.user]
@@ -107,22 +113,57 @@ def _bound(
 
 
 def _too_many(part: Columns, prices: Array) -> bool:
-    """Whether ``prices`` prove that no choice meets all deadlines: even the least demands exceed what there is.
+    """Whether ``prices`` prove that not all fit or meet their deadlines: even the least demands exceed what there is.
 
-    Meeting a deadline within ``slack`` takes shares worth at least ``use**2 / slack``, and all shares together are
-    worth the sum of the squared prices.
+    Meeting a deadline within ``slack`` takes shares worth at least ``use**2 / slack``, and the memory held is worth its
+    fraction of the memory's price; all there is, is worth the sum of the squared prices and of those of memory.
     """
-    extended = np.append(prices, 0.0)
-    use = part.a * extended[part.cell] + part.b * extended[part.resource]
-    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
-        worth = np.where(use > 0, use * (use / part.slack), 0.0)
-    worth[part.slack <= 0] = math.inf  # type: ignore[operator]
-    least = float(np.minimum.reduceat(worth, part.first).sum())
-    return least > float((prices**2).sum()) * (1 + 1e-9)
+    if part.slack is None and part.held is None:
+        return False
+    size = part.num_resources
+    needed = np.zeros(len(part.user))
+    if part.slack is not None:
+        extended = np.append(prices[:size], 0.0)
+        use = part.a * extended[part.cell] + part.b * extended[part.resource]
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            needed = np.where(use > 0, use * (use / part.slack), 0.0)
+        needed[part.slack <= 0] = math.inf
+    if part.held is not None:
+        memory = np.zeros(size + 1)
+        memory[2 * size - len(prices) : size] = prices[size:]
+        needed += part.held * memory[part.resource]
+    least = float(np.minimum.reduceat(needed, part.first).sum())
+    there_is = worth(prices, size) if part.slack is not None else float(prices[size:].sum())
+    return least > there_is * (1 + 1e-9)
+
+
+def _refuted(part: Columns, search: Search, num_prices: int) -> bool:
+    """Whether the deadlines of fixed choices are proven too much for the shares."""
+    prices = np.zeros(num_prices)
+    prices[: part.num_resources] = search.allocation.prices
+    return part.slack is not None and (bool((part.slack <= 0).any()) or _too_many(part, prices))
+
+
+def _fitting(cols: Columns, index: Ints) -> Ints:
+    """Drop options that do not fit beside the users who have only one option left; empty if someone is left without."""
+    assert cols.held is not None
+    while True:
+        user = cols.user[index]
+        counts = np.bincount(user, minlength=len(cols.first))
+        if (counts == 0).any():
+            return index[:0]
+        fixed = counts[user] == 1
+        full = cols.memory(index[fixed])
+        if (full > 1 + MEMORY_SLIP).any():
+            return index[:0]
+        fits = fixed | (full[cols.resource[index]] + cols.held[index] <= 1 + MEMORY_SLIP)
+        if fits.all():
+            return index
+        index = index[fits]
 
 
 def _dual(part: Columns, prices: Array) -> float:
-    return float(np.minimum.reduceat(charges(part, prices), part.first).sum() - (prices**2).sum())
+    return float(np.minimum.reduceat(charges(part, prices), part.first).sum() - worth(prices, part.num_resources))
 
 
 def _branch(
@@ -139,10 +180,13 @@ def _branch(
     favourite = np.flatnonzero(probability >= peak[part.user])
     pick = np.zeros(len(part.first), dtype=np.int64)
     pick[part.user[favourite]] = favourite
-    if dive or (counts == 1).all():
-        _offer(model, cols, part, index, pick, tail, out_of_time)
-    if (counts == 1).all():
-        return []
+    decided = bool((counts == 1).all())
+    if dive or decided:
+        search = _offer(model, cols, part, index, pick, tail, out_of_time)
+        if decided:
+            if math.isinf(search.value) and not search.overfull() and not _refuted(part, search, len(prices)):
+                tail.doubtful = min(tail.doubtful, _dual(part, prices))
+            return []
     # Undecided between servers counts fully, between cuts of one server half.
     on_favourite = part.resource == part.resource[pick][part.user]
     server_mass = np.add.reduceat(np.where(on_favourite, probability, 0.0), part.first)
@@ -159,10 +203,12 @@ def _branch(
 
 def _offer(
     model: Model, cols: Columns, part: Columns, index: Ints, pick: Ints, tail: Tail, out_of_time: Callable[[], bool]
-) -> None:
+) -> Search:
     search = Search(model, part, pick)
+    search.unload(out_of_time)
     if math.isfinite(search.value):
         search.descend(out_of_time, rounds=20)
         search.settle()
     if search.value < tail.value:
         tail.value, tail.choice = search.value, index[search.choice]
+    return search

@@ -7,6 +7,7 @@ Run as a script it is a worker; what it should do wrong stands in the problem's 
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import sys
@@ -78,6 +79,9 @@ class Toy(Program):
         for elements in self.elements.values():
             for element in elements:
                 element.begin()
+
+    def fork(self) -> Toy:
+        return copy.deepcopy(self)
 
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         self.misbehave(stage, round_index)

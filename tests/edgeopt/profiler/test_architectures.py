@@ -100,6 +100,10 @@ def _figures(model):
     for part in filter(None, parts):
         for key in ("activations", "traffic", "kernels"):
             assert part.pop(key)
+    for layer in data.get("layers", []):
+        assert layer.pop("kernels")
+        for key in ("traffic_per_token", "traffic_per_cached_token"):
+            layer.pop(key)
     return data
 
 

@@ -73,3 +73,11 @@ def test_bk_sdm_variants_are_ordered_as_published(name):
     assert costs.variants[1:] == ["sd15", "bk-base", "bk-small", "bk-tiny"]
     assert list(steps) == sorted(steps, reverse=True)
     assert len(set(steps)) == 4
+
+
+def test_decoding_an_image_takes_three_denoising_calls_of_sd15():
+    """KL-f8 at 512 x 512 is 2.515 TFLOP, one call of the U-Net 0.803: the decoder is a stage worth placing."""
+    model = load_model("sd15-bksdm")
+    assert model.decoder.flop == pytest.approx(2.515e12, rel=0.01)
+    assert model.variants["sd15"].flop == pytest.approx(0.803e12, rel=0.01)
+    assert model.decoder.flop / model.variants["sd15"].flop == pytest.approx(3.1, abs=0.05)

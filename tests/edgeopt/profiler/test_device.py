@@ -16,6 +16,7 @@ from edgeopt.profiler.device import available_memory_bytes
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiler.timings import _undisturbed, decode_knots, whole_plan
+from edgeopt.profiles.device import Runtime
 from edgeopt.profiles.problem import ImageWorkload, TextWorkload
 
 psutil = pytest.importorskip("psutil")
@@ -65,7 +66,7 @@ def test_profile_with_models(language_model, diffusion_model):
 
 
 def test_elements_add_up_to_the_request(language_model):
-    plan = whole_plan(language_model, TEXT, 1, cuts=[2, 5], variants=[None, None], strategy="pipeline")
+    plan = whole_plan(language_model, TEXT, Runtime(threads=1), cuts=[2, 5], variants=[None, None], strategy="pipeline")
     job = ElementJob(threads=1, plans=[plan], warmup=1, repeats=3)
     started = time.perf_counter()
     (answer,) = run_jobs([job], ElementAnswer, 120)
@@ -132,13 +133,13 @@ def test_a_model_that_cannot_be_built_is_the_users_error(language_model):
     broken = language_model.model_copy(
         update={"architecture": language_model.architecture.model_copy(update={"class_name": "GPT2LMHeadModel"})}
     )
-    plan = whole_plan(broken, TEXT, 1, cuts=[5], variants=[None], strategy="pipeline")
+    plan = whole_plan(broken, TEXT, Runtime(threads=1), cuts=[5], variants=[None], strategy="pipeline")
     with pytest.raises(InputError, match="GPT2LMHeadModel"):
         run_jobs([ElementJob(threads=1, plans=[plan], warmup=0, repeats=1)], ElementAnswer, 60)
 
 
 def test_too_little_time_ends_the_process(language_model):
-    plan = whole_plan(language_model, TEXT, 1, cuts=[5], variants=[None], strategy="pipeline")
+    plan = whole_plan(language_model, TEXT, Runtime(threads=1), cuts=[5], variants=[None], strategy="pipeline")
     started = time.monotonic()
     with pytest.raises(ExecutionError, match="not done after"):
         run_jobs([ElementJob(threads=1, plans=[plan], warmup=0, repeats=10**6)], ElementAnswer, 1.0)

@@ -29,8 +29,69 @@ def options(fleet: Fleet, user: int) -> list[tuple[int, int]]:
     return found
 
 
+def fits(fleet: Fleet, choice: tuple[tuple[int, int], ...]) -> bool:
+    """Whether everything that is resident fits into the memory of its server."""
+    if fleet.memory_bytes is None or fleet.resident_bytes is None:
+        return True
+    held = [0.0] * fleet.num_servers
+    for user, (cut, server) in enumerate(choice):
+        if server >= 0:
+            held[server] += fleet.resident_bytes[user, cut]
+    return all(amount <= most for amount, most in zip(held, fleet.memory_bytes, strict=True))
+
+
+def least_level(fleet: Fleet, choice: tuple[tuple[int, int], ...]) -> float:
+    """Least largest cost of fixed choices, by bisection on levels; the deadlines alone where only they matter."""
+    floor = max((fleet.refusal_cost[u] for u, (cut, _) in enumerate(choice) if cut < 0), default=0.0)
+    lines, fixed = [], []
+    deadline = np.full(fleet.num_users, math.inf) if fleet.deadline_s is None else fleet.deadline_s
+    for user, (cut, server) in enumerate(choice):
+        if cut < 0:
+            continue
+        seconds = fleet.local_s[user, cut]
+        if server < 0:
+            if seconds > deadline[user]:
+                return math.inf
+            floor = max(floor, fleet.weight[user] * seconds)
+            continue
+        line = np.zeros(fleet.num_cells + fleet.num_servers)
+        if fleet.upload_bytes[user, cut]:
+            line[fleet.cell[user]] = math.sqrt(fleet.upload_bytes[user, cut] / fleet.rate_bytes_per_s[user])
+        line[fleet.num_cells + server] = math.sqrt(fleet.work[user, cut] / fleet.speed[server])
+        lines.append(line)
+        fixed.append((seconds + fleet.latency_s[user, server], fleet.weight[user], deadline[user]))
+    if not lines:
+        return floor
+
+    def reachable(level: float) -> bool:
+        left = np.array([min(level / weight, late) - seconds for seconds, weight, late in fixed])
+        if (left <= 0).any():
+            return False
+        scaled = np.array(lines) / np.sqrt(left)[:, None]
+        return bool(np.linalg.norm(scaled, 2) <= 1 + 1e-12)
+
+    low, high = floor, max(floor, 1.0)
+    while not reachable(high):
+        low, high = high, 2 * high
+        if high > 1e9:
+            return math.inf
+    if reachable(max(low, 1e-300)):
+        return low
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if reachable(middle) else (middle, high)
+    return high
+
+
 def value(fleet: Fleet, choice: tuple[tuple[int, int], ...]) -> float:
-    """Least cost of fixed choices: closed form, or the cone program where a deadline could bind."""
+    """Least objective of fixed choices: closed form or bisection, or the cone program where a deadline could bind."""
+    if not fits(fleet, choice):
+        return math.inf
+    if fleet.objective != "sum":
+        level = least_level(fleet, choice)
+        if fleet.objective == "max" or math.isinf(level):
+            return level
+        return math.fsum(fleet.refusal_cost[user] for user, (cut, _) in enumerate(choice) if cut < 0)
     cost, cells, servers, fixed, late = 0.0, {}, {}, {}, False
     deadline = np.full(fleet.num_users, math.inf) if fleet.deadline_s is None else fleet.deadline_s
     for user, (cut, server) in enumerate(choice):

@@ -7,7 +7,15 @@ import numpy as np
 from edgeopt_solvers.fleet import Fleet
 
 
-def small(seed: int, *, deadlines: bool = False, refusal: bool = False, most_users: int = 4) -> Fleet:
+def small(
+    seed: int,
+    *,
+    deadlines: bool = False,
+    refusal: bool = False,
+    memory: bool = False,
+    objective: str = "sum",
+    most_users: int = 4,
+) -> Fleet:
     """Draw up to ``most_users`` users, 3 cuts, 2 servers and 2 cells; some options missing, some ties."""
     rng = np.random.default_rng(seed)
     num_users, num_cuts = int(rng.integers(1, most_users + 1)), int(rng.integers(1, 4))
@@ -23,12 +31,21 @@ def small(seed: int, *, deadlines: bool = False, refusal: bool = False, most_use
     local_s[rng.random(local_s.shape) < 0.1] = np.inf
     latency_s = rng.uniform(0, 0.5, (num_users, num_servers))
     latency_s[rng.random(latency_s.shape) < 0.1] = np.inf
+    rate, speed = rng.lognormal(1.5, 0.5, num_users), rng.lognormal(1.5, 0.5, num_servers)
+    cell, weight = rng.integers(0, 2, num_users), rng.uniform(0.5, 2, num_users)
+    sooner = np.where(rng.random(num_users) < 0.8, rng.uniform(0.8, 4, num_users), np.inf) if deadlines else None
+    cost = np.where(rng.random(num_users) < 0.8, rng.uniform(0.5, 8, num_users), np.inf) if refusal else None
+    extra = {}
+    if memory:
+        # Whole numbers, so that servers are often filled to the last byte.
+        extra["resident_bytes"] = rng.integers(0, 5, (num_users, num_cuts)) * 1e9
+        extra["memory_bytes"] = np.where(rng.random(num_servers) < 0.8, rng.integers(0, 9, num_servers) * 1e9, np.inf)
+    if objective == "admitted":
+        sooner = rng.uniform(0.5, 2.5, num_users)
+        cost = rng.integers(1, 4, num_users) * 2.0 if rng.random() < 0.5 else cost
     return Fleet(
-        local_s, sent, work, rng.lognormal(1.5, 0.5, num_users), rng.lognormal(1.5, 0.5, num_servers), latency_s,
-        cell=rng.integers(0, 2, num_users),
-        weight=rng.uniform(0.5, 2, num_users),
-        deadline_s=np.where(rng.random(num_users) < 0.8, rng.uniform(0.8, 4, num_users), np.inf) if deadlines else None,
-        refusal_cost=np.where(rng.random(num_users) < 0.8, rng.uniform(0.5, 8, num_users), np.inf) if refusal else None,
+        local_s, sent, work, rate, speed, latency_s, cell=cell, weight=weight, deadline_s=sooner, refusal_cost=cost,
+        objective=objective, **extra,
     )  # fmt: skip
 
 

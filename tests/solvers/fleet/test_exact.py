@@ -133,6 +133,14 @@ def test_a_refusal_dearer_than_everything_admits_most():
     assert result.metrics["num_refused"] == math.floor(optimum(dear) / 1e3)
 
 
+def test_no_upper_limit_on_costs_is_no_proof_of_infeasibility():
+    """Without a deadline for everyone no cost is too high; the tree used to close its root for that."""
+    fleet = small(145591, deadlines=True, refusal=True, most_users=6)
+    result = solve(fleet)
+    assert result.status.reason == "optimal"
+    assert result.objective == pytest.approx(14.3323153, rel=1e-6)
+
+
 def test_same_seed_same_answer_and_threads():
     fleets = [population(16, 3, 1, seed) for seed in range(4)]
 

@@ -8,7 +8,7 @@ import pytest
 
 import edgeopt_solvers.fleet as family
 from edgeopt_solvers import InstanceError
-from edgeopt_solvers.fleet import Fleet, Solution, diagnose, evaluate
+from edgeopt_solvers.fleet import Fleet, Solution, changes, diagnose, evaluate
 from tests.solvers.fleet.draws import small
 
 
@@ -37,6 +37,11 @@ def _two_users(**changes):
         ({"deadline_s": [1.0, 0.0]}, "deadline_s"),
         ({"refusal_cost": [1.0, -2.0]}, "refusal_cost"),
         ({"user_ids": [7, 7]}, "twice"),
+        ({"resident_bytes": [[1.0, -1.0], [0, 0]]}, r"resident_bytes\[0, 1\] is -1"),
+        ({"memory_bytes": [1.0, 2.0]}, "memory_bytes has shape"),
+        ({"objective": "least"}, "choose one of sum, max, admitted"),
+        ({"objective": "admitted"}, r"deadline_s\[0\] is missing"),
+        ({"objective": "admitted", "deadline_s": [1.0, np.inf]}, r"deadline_s\[1\] is inf"),
         ({"speed": [["a"]]}, "speed is not"),
     ],
 )
@@ -53,8 +58,11 @@ def test_immutable():
 
 @pytest.mark.parametrize("seed", range(20))
 def test_json_round_trip(seed):
-    fleet = small(seed, deadlines=seed % 2 == 0, refusal=seed % 3 == 0)
+    objective = ("sum", "max", "admitted")[seed % 3]
+    fleet = small(seed, deadlines=seed % 2 == 0, refusal=seed % 3 == 0, memory=seed % 5 > 1, objective=objective)
     again = Fleet.from_json(fleet.to_json())
+    assert again == fleet
+    assert hash(again) == hash(fleet)
     for field in fields(fleet):
         before, after = getattr(fleet, field.name), getattr(again, field.name)
         assert (before is None and after is None) or np.array_equal(before, after)
@@ -70,10 +78,16 @@ def test_bad_json(text):
 
 
 def test_features():
-    assert _two_users().features() == frozenset()
-    full = _two_users(cell=[0, 1], weight=[1, 2], deadline_s=[1, np.inf], refusal_cost=[1, np.inf])
-    assert full.features() == family.FEATURES
-    assert _two_users(deadline_s=[np.inf] * 2, refusal_cost=[np.inf] * 2).features() == frozenset()
+    assert _two_users().features() == {"choice"}
+    full = _two_users(
+        cell=[0, 1], weight=[1, 2], deadline_s=[1, 2], refusal_cost=[1, np.inf], memory_bytes=[1], objective="max",
+        resident_bytes=[[1, 0], [1, 0]],
+    )  # fmt: skip
+    assert full.features() | replace(full, objective="admitted").features() == family.FEATURES
+    absent = {"deadline_s": [np.inf] * 2, "refusal_cost": [np.inf] * 2, "memory_bytes": [5.0]}
+    assert _two_users(**absent).features() == {"choice"}
+    only = {"local_s": [[0.0], [1.0]], "upload_bytes": [[1.0], [1.0]], "work": [[1.0], [1.0]]}
+    assert _two_users(**only).features() == frozenset()
 
 
 def test_evaluation_by_hand():
@@ -119,6 +133,19 @@ def test_diagnose_names_the_user():
     assert "user 1 has no option" in diagnose(replace(late, speed=[0.0]))
     crowded = _two_users(local_s=[[0, np.inf], [0.5, np.inf]], deadline_s=[11.0, 6.0])
     assert "not all together" in diagnose(crowded)
+
+
+def test_changes_by_hand():
+    fleet = _two_users(resident_bytes=[[8.0, 0], [3.0, 0]], user_ids=[7, 9])
+    before = Solution((1, 0, 0), (-1, 0, 0), (0, 0.5, 0.5), (0, 0.5, 0.5), (7, 9, 4))
+    after = Solution((0, 0), (0, 0), (0.5, 0.5), (0.5, 0.5), (7, 9))
+    found = changes(fleet, before, after)
+    assert (found.arrived, found.left, found.moved, found.loaded_bytes) == ((), (4,), (7,), 8.0)
+    assert changes(fleet, after, after).loaded_bytes == 0
+    unnamed = changes(fleet, Solution((0,), (0,), (1,), (1,)), after)
+    assert (unnamed.arrived, unnamed.moved, unnamed.loaded_bytes) == ((1,), (), 3.0)
+    with pytest.raises(InstanceError, match="give the plan of the fleet"):
+        changes(fleet, after, before)
 
 
 def test_exports():

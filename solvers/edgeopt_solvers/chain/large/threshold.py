@@ -1,33 +1,53 @@
 """The period: the largest busy time of any device or link, by thresholds.
 
-A lower bound comes from covering without hand-overs (``cover``), a plan from the cover and local search over orders.
-Where hand-overs keep the two apart, thresholds in between are decided by the label search on what each allows.
+The period is one of finitely many times. Prices (``relaxation``) refute the lowest of them at once; beams find a plan
+above. In between a threshold is decided by prices, a beam and the integer program on what the prices leave
+(``partition``): each plan lowers the incumbent to its own period, each refutation raises the bound, and only times
+that a better plan can still have are asked about. Effort is counted in nodes and labels, not in time, so a seed gives
+the same answer on any machine; the clock only cuts off.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import replace
 
 import numpy as np
 
-from edgeopt_solvers.chain.large import cover as covering
 from edgeopt_solvers.chain.large import labels, local_search
 from edgeopt_solvers.chain.large.clock import Clock
-from edgeopt_solvers.chain.large.latency import CLOSED, Proof, first_path
-from edgeopt_solvers.chain.large.prices import plain_completions, raise_prices
+from edgeopt_solvers.chain.large.latency import Proof
+from edgeopt_solvers.chain.large.partition import partition
+from edgeopt_solvers.chain.large.relaxation import ROUNDING, Relaxation, Remaining
 from edgeopt_solvers.chain.large.view import Array, Path, View
 
 __all__ = ["minimise_period", "period"]
 
-#: Efforts at which thresholds are decided: width of the label search; moves and seconds of a cover go with it.
-WIDTHS = (50, 500, 5_000, 50_000, 500_000)
+#: Efforts at which thresholds are decided: width of the beam, nodes of an integer program.
+EFFORTS = ((50, 1), (200, 20), (1_000, 200), (5_000, 2_000), (50_000, 20_000), (500_000, 1_000_000))
 
-#: Relaxations tried at the lowest threshold left, before bisection makes sure of an end.
-NEWTON_TESTS = 3
+#: Subgradient steps for one threshold.
+STEPS = 250
 
-#: Integer covers tried for a threshold: each may suit the hand-overs better than the last.
-COVERS = 3
+#: Subgradient steps for a threshold that only guides the search.
+PROBE_STEPS = 60
+
+#: Relative distance ahead of the bound at which prices are improved first, and the smallest.
+FIRST_LEAD, LAST_LEAD = 0.03, 1e-3
+
+#: Relative rise of the bound by one round of prices below which the integer programs take over.
+SLOW_RISE = 2e-4
+
+#: Segments in the first integer program for a threshold, cheapest first, and how much larger the next ones are.
+CORE, GROWTH = 250, 1.6
+
+#: Most segments in an integer program, by effort as above.
+MOST_SEGMENTS = (1_500, 3_000, 6_000, 12_000, 24_000, 48_000)
+
+#: Relative distance above the bound at which the first beam looks for a plan; doubled until there is one.
+FIRST_STRETCH = 0.005
+
+#: Relative distance to the next threshold after a refutation; doubled as long as refutations go on.
+FIRST_STRIDE = 1e-4
 
 
 def period(view: View, path: Path) -> float:
@@ -44,33 +64,23 @@ def period(view: View, path: Path) -> float:
 
 def minimise_period(view: View, clock: Clock, *, gap: float, seed: int, start: Path | None) -> Proof:
     """Find a path whose largest term is smallest, or the best found with its bound when the clock runs out."""
-    proof = Proof()
+    search = _Thresholds(view, clock, gap, seed)
     if start:
-        proof.offer(period(view, start), start)
-    found, impossible = first_path(view, clock)
-    if impossible:
-        proof.bound = math.inf
-        return proof
-    if found:
-        _improve(view, proof, found, clock, 3_000, seed)
-    candidates = _candidates(view)
-    low = _raise_bound(view, proof, candidates, clock)
-    if proof.within(gap) or clock.expired:
-        return proof
-    _decide(view, proof, _with_links(view, candidates[low:]), clock, gap, seed)
-    return proof
-
-
-def _improve(view: View, proof: Proof, path: Path, clock: Clock, moves: int, seed: int) -> None:
-    proof.offer(period(view, path), path)
-    _, better = local_search.improve(view, path, clock, moves=moves, seed=seed, bottleneck=True)
-    if better:
-        proof.offer(period(view, better), better)
+        search.offer(start)
+    search.raise_bound()
+    if not search.done:
+        search.first_plan()
+    for effort in range(len(EFFORTS)):
+        if search.done:
+            break
+        search.decide(effort)
+    return search.proof
 
 
 def _candidates(view: View) -> Array:
-    """Every time that a segment can take, and the fixed terms of the ends: the period is one of them or a link."""
-    terms = [view.enter, view.leave]
+    """Every time that a segment, a hand-over or an end can take, ascending."""
+    links = view.link[np.unique(view.page[1:-1])] if view.num_elements > 1 else view.link[:0]
+    terms = [view.enter, view.leave, links.ravel()]
     for d in range(view.num_devices):
         lengths = view.last_end[d] - np.arange(view.num_elements + 1)
         starts = np.repeat(np.arange(view.num_elements + 1), lengths)
@@ -80,133 +90,175 @@ def _candidates(view: View) -> Array:
     return np.unique(times[np.isfinite(times)])
 
 
-def _with_links(view: View, times: Array) -> Array:
-    links = view.link[np.unique(view.page[1:-1])] if view.num_elements > 1 else view.link[:0]
-    links = links[np.isfinite(links) & (links > times[0])]
-    return np.unique(np.concatenate([times, links]))
+class _Thresholds:
+    """Candidates for the period: those below ``low`` are refuted, those from ``high`` on no better than the plan."""
 
+    def __init__(self, view: View, clock: Clock, gap: float, seed: int) -> None:
+        self.view, self.clock, self.gap, self.seed = view, clock, gap, seed
+        self.relaxation = Relaxation(view, clock)
+        self.candidates = _candidates(view)
+        self.low = 0
+        self.proof = Proof()
+        self.narrow_enough = labels.bits_needed(view) <= labels.MOST_BITS
 
-def _raise_bound(view: View, proof: Proof, candidates: Array, clock: Clock) -> int:
-    """Bisect for the smallest candidate that the covering relaxation allows; return its index."""
-    copies, num_elements = view.copies, view.num_elements
-    low, high = 0, len(candidates) - 1  # the answer is within; candidates[high] is allowed as far as is known
-    if proof.path:
-        high = min(high, int(np.searchsorted(candidates, proof.cost * (1 - 1e-12))))
-    prices = np.ones(num_elements)
-    finite = np.where(np.diff(view.last_end, axis=1) >= 0, np.diff(view.prefix, axis=1), np.nan)
-    prices = np.nanmean(finite, axis=0)
-    low = _farthest(view, candidates, prices, low, high)
-    tests = 0
-    while low < high and not clock.expired:
-        # prices of a refuted threshold carry on far beyond it, so the lowest one left is tried first (Dinkelbach)
-        middle = low if tests < NEWTON_TESTS else (low + high) // 2
-        tests += 1
-        try:
-            found = covering.element_prices(
-                covering.maximal_segments(view, candidates[middle]), num_elements, copies, clock.left_s
-            )
-        except TimeoutError:
-            break
-        if found is None:
-            high = middle
-        else:
-            below = low
-            low = max(low, _farthest(view, candidates, found, middle, high))
-            if low <= middle:
-                low = (
-                    middle + 1
-                    if covering.disproves(found, covering.maximal_segments(view, candidates[middle]), copies)
-                    else low
-                )
-            if low == below:
-                break  # the prices are too inexact to disprove what the relaxation refused
-    proof.raise_to(float(candidates[min(low, len(candidates) - 1)]))
-    return low
+    @property
+    def done(self) -> bool:
+        return self.proof.within(self.gap) or math.isinf(self.proof.bound) or self.clock.expired
 
+    @property
+    def high(self) -> int:
+        if not self.proof.path:
+            return len(self.candidates)
+        return int(np.searchsorted(self.candidates, self.proof.cost * (1 - 1e-12)))
 
-def _farthest(view: View, candidates: Array, prices: Array, low: int, high: int) -> int:
-    """First index from ``low`` to ``high`` that the prices do not disprove (disproof is monotone in the period)."""
-    copies = view.copies
-    while low < high:
-        middle = (low + high) // 2
-        if covering.disproves(prices, covering.maximal_segments(view, candidates[middle]), copies):
-            low = middle + 1
-        else:
-            high = middle
-    return low
-
-
-def _decide(view: View, proof: Proof, candidates: Array, clock: Clock, gap: float, seed: int) -> None:
-    """Bisect the thresholds between bound and plan; what stays open at one effort is tried again at the next."""
-    low = 0  # candidates below are refuted
-    for width in WIDTHS:
-        floor = low  # candidates below are refuted or stay open at this effort
-        while not proof.within(gap) and not clock.expired:
-            high = int(np.searchsorted(candidates, proof.cost * (1 - 1e-12))) if proof.path else len(candidates)
-            if floor >= high:
-                break
-            guess = floor if floor == low and width == WIDTHS[0] and not proof.rounds else (floor + high) // 2
-            proof.rounds += 1
-            answer = _possible(view, proof, float(candidates[guess]), clock, seed + proof.rounds, width)
-            if answer is None:
-                floor = guess + 1
-            elif not answer:
-                low, floor = guess + 1, max(floor, guess + 1)
-                if low == len(candidates):
-                    proof.raise_to(math.inf)
-                    return
-                proof.raise_to(float(candidates[low]))
-        if proof.path and low >= int(np.searchsorted(candidates, proof.cost * (1 - 1e-12))):
-            proof.raise_to(proof.cost)
-
-
-def _possible(view: View, proof: Proof, limit: float, clock: Clock, seed: int, width: int) -> bool | None:
-    """Whether some plan stays within ``limit`` (it is offered to the proof); ``None`` when that stays open."""
-    within = limit * (1 + 2 * covering.ROUNDING)
-    allowed = _within(view, limit * (1 + covering.ROUNDING))
-    link_into = np.ascontiguousarray(allowed.link.transpose(0, 2, 1))
-    prices = raise_prices(allowed, link_into, clock, start=None, target=1.0, iterations=300)
-    if prices.path:
-        proof.offer(period(view, prices.path), prices.path)
-        return True
-    if prices.bound >= 1.0 - CLOSED:
-        return False
-    segments = covering.maximal_segments(view, limit)
-    rng = np.random.default_rng(seed)
-    for attempt in range(COVERS):
-        weights = np.ones(len(segments.device)) if attempt == 0 else rng.uniform(1.0, 2.0, len(segments.device))
-        try:
-            chosen = covering.cover(segments, view.num_elements, view.copies, weights, min(clock.left_s, 0.2 * width))
-        except TimeoutError:
-            break
-        if chosen is None:
+    def offer(self, path: Path) -> bool:
+        """Take a plan if it is better, and improve it a little."""
+        if not self.proof.offer(period(self.view, path), path):
             return False
-        path = [(int(segments.device[i]), int(segments.end[i])) for i in chosen]
-        _improve(view, proof, path, clock, 100 * width, seed + attempt)
-        if proof.cost <= within:
+        self.seed += 1
+        _, better = local_search.improve(self.view, path, self.clock, moves=2_000, seed=self.seed, bottleneck=True)
+        self.proof.offer(period(self.view, better), better)
+        return True
+
+    def refute_below(self, index: int) -> None:
+        """Note that candidates before ``index`` are refuted."""
+        self.low = max(self.low, index)
+        if self.low >= self.high:
+            self.proof.raise_to(self.proof.cost)  # inf without a plan: there is none
+            if not self.proof.path:
+                self.proof.bound = math.inf
+        else:
+            self.proof.raise_to(float(self.candidates[self.low]))
+
+    def refuted_by_prices(self, index: int, steps: int = STEPS) -> bool:
+        """Improve the prices against a candidate; a refutation is carried as far as the prices hold."""
+        _, path = self.relaxation.refute(float(self.candidates[index]), steps)
+        if path:
+            self.offer(path)
+        self.refute_below(self.relaxation.first_open(self.candidates, self.low, self.high))
+        return self.low > index
+
+    def raise_bound(self) -> None:
+        """Raise the bound as far as prices reach; prices for a time ahead of the bound carry it farthest."""
+        self.refute_below(self.relaxation.first_open(self.candidates, 0, self.high))
+        lead = FIRST_LEAD
+        while not self.done:
+            ahead = int(np.searchsorted(self.candidates, self.candidates[self.low] * (1 + lead)))
+            index, before = min(ahead, self.high - 1), self.low
+            bound = self.proof.bound
+            refuted = self.refuted_by_prices(index, PROBE_STEPS if index > before else STEPS)
+            if index == before and (not refuted or self.proof.bound < bound * (1 + SLOW_RISE)):
+                return
+            if not refuted:
+                lead = lead / 4 if lead > LAST_LEAD else 0.0
+
+    def first_plan(self) -> None:
+        """Look for a plan by narrow beams, at growing distance from the bound."""
+        stretch = FIRST_STRETCH
+        while self.narrow_enough and not self.proof.path and not self.done:
+            index = int(np.searchsorted(self.candidates, self.candidates[self.low] * (1 + stretch)))
+            index = min(index, len(self.candidates) - 1)
+            if not self.refuted_by_prices(index, PROBE_STEPS):
+                self.beam(index, EFFORTS[0][0])
+            if index == len(self.candidates) - 1:
+                return
+            stretch *= 2
+
+    def beam(self, index: int, width: int) -> bool | None:
+        """Whether labels find a plan within a candidate; ``None``: left open."""
+        if not self.narrow_enough:
+            return None
+        found = self.relaxation.beam(float(self.candidates[index]), width)
+        self.proof.labels += found.num_labels
+        if found.path:
+            self.offer(found.path)
             return True
-    if proof.cost > within and proof.path:
-        _improve(view, proof, proof.path, clock, 100 * width, seed + 1)
-    if proof.cost <= within:
-        return True
-    if labels.bits_needed(view) > labels.MOST_BITS:
-        return None
-    found = labels.search(allowed, plain_completions(prices), clock, incumbent=1.0, tolerance=0.5, width=width)
-    if found.path:
-        proof.offer(period(view, found.path), found.path)
-        return True
-    return False if math.isinf(found.cut_off) else None
+        return False if found.cut_off == math.inf else None
+
+    def narrow(self) -> None:
+        """Keep only the candidates that a plan better than the known one can have."""
+        if self.done or not self.proof.path or self.refuted_by_prices(self.high - 1, PROBE_STEPS) or self.done:
+            return
+        remaining = self.remaining(self.high - 1)
+        if remaining is None:
+            return
+        times = _times(self.view, remaining)
+        kept = np.unique(times[(times >= self.candidates[self.low]) & (times <= self.candidates[self.high - 1])])
+        self.candidates, self.low = kept, 0
+        self.refute_below(0)
+
+    def remaining(self, index: int) -> Remaining | None:
+        try:
+            return self.relaxation.remaining(float(self.candidates[index]))
+        except OverflowError:
+            return None
+
+    def decide(self, effort: int) -> None:
+        """Gallop from the bound while thresholds are refuted, then bisect; skip what stays open at this effort."""
+        floor = self.low
+        stride: float | None = 0.0  # None: a plan was found, bisect
+        self.narrow()
+        while not self.done:
+            floor = max(self.low, min(floor, self.high))
+            if floor >= self.high:
+                return
+            guess = (floor + self.high - 1) // 2
+            if stride is not None:
+                reach = int(np.searchsorted(self.candidates, self.candidates[floor] * (1 + stride)))
+                guess = min(guess, max(reach, floor))
+            self.proof.rounds += 1
+            answer = self.possible(guess, effort)
+            if answer:
+                stride = None
+                floor = min(floor, self.low)
+                before = float(self.candidates[floor]) if floor < len(self.candidates) else math.inf
+                self.narrow()
+                floor = int(np.searchsorted(self.candidates, before))
+            else:
+                if answer is None:
+                    floor = guess + 1
+                else:
+                    self.refute_below(guess + 1)
+                stride = None if stride is None else max(FIRST_STRIDE, 2 * stride)
+
+    def possible(self, index: int, effort: int) -> bool | None:
+        """Whether a plan keeps a candidate (it is offered); ``None`` when that stays open at this effort."""
+        width, nodes = EFFORTS[effort]
+        best = self.proof.cost
+        if self.refuted_by_prices(index):
+            return False
+        if self.proof.cost < best and self.high <= index:
+            return True
+        answer = self.beam(index, width)
+        if answer is not None or self.clock.expired:
+            return answer
+        remaining = self.remaining(index)
+        if remaining is None:
+            return None
+        size = CORE
+        while True:
+            count = min(size, len(remaining.rows))
+            if count > MOST_SEGMENTS[effort]:
+                return None
+            core = Remaining(remaining.limit, remaining.rows[:count], remaining.through[:count])
+            try:
+                path = partition(self.view, core, time_limit_s=self.clock.left_s, nodes=nodes)
+            except TimeoutError:
+                return None
+            if path:
+                self.offer(path)
+                return True
+            if count == len(remaining.rows):
+                return False
+            size = math.ceil(GROWTH * size)
 
 
-def _within(view: View, limit: float) -> View:
-    """The view with only what takes at most ``limit``, at no cost."""
-    reach = np.stack([np.searchsorted(row, row + limit, side="right") - 1 for row in view.prefix])
-    last_end = np.maximum(np.minimum(view.last_end, reach), np.arange(view.num_elements + 1))
-
-    def free(cost: Array) -> Array:
-        return np.where(cost <= limit, 0.0, np.inf)
-
-    return replace(
-        view, prefix=np.zeros_like(view.prefix), last_end=last_end.astype(np.int64), link=free(view.link),
-        enter=free(view.enter), leave=free(view.leave),
-    )  # fmt: skip
+def _times(view: View, remaining: Remaining) -> Array:
+    """Every time that a plan made of the remaining segments can have."""
+    device, start, end = remaining.rows.T
+    terms = [view.prefix[device, end] - view.prefix[device, start], view.enter, view.leave]
+    for cut in range(1, view.num_elements):
+        senders, receivers = np.unique(device[end == cut]), np.unique(device[start == cut])
+        terms.append(view.link[view.page[cut]][np.ix_(senders, receivers)].ravel())
+    times = np.concatenate(terms)
+    return times[times <= remaining.limit * (1 + ROUNDING)]
