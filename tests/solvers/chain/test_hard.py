@@ -94,9 +94,9 @@ def _held_to(chain: Chain, backend: str, limit_s: float):
     except UnsupportedError:
         return None
     except BackendError as error:
-        assert backend == "pulp", error
-        assert "numbers too far apart" in str(error)
-        return None
+        if backend == "pulp" and "numbers too far apart" in str(error):
+            return None
+        raise
     assert time.perf_counter() - started < limit_s + SLACK_S
     assert not math.isnan(result.bound)
     if result.solution is not None:
