@@ -30,7 +30,7 @@ class Status:
 
 def relative_gap(objective: float, bound: float) -> float:
     """Return ``(objective - bound) / |objective|``: 0 when they agree, ``inf`` without an incumbent."""
-    if objective == bound or (math.isinf(objective) and math.isinf(bound)):
+    if objective == bound:
         return 0.0
     if math.isinf(objective) or math.isinf(bound):
         return math.inf

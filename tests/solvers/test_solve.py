@@ -76,7 +76,7 @@ def test_a_lying_backend_is_caught(monkeypatch, claim, complaint):
 def test_gaps():
     assert relative_gap(2.0, 1.0) == 0.5
     assert relative_gap(-1.0, -2.0) == 1.0
-    assert relative_gap(math.inf, 3.0) == math.inf
+    assert relative_gap(math.inf, 3.0) == relative_gap(math.inf, -math.inf) == math.inf
     assert relative_gap(math.inf, math.inf) == relative_gap(0.0, 0.0) == 0.0
 
 

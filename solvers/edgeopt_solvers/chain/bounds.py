@@ -24,7 +24,8 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.chain.check import evaluate
-from edgeopt_solvers.chain.instance import Solution
+from edgeopt_solvers.chain.deadline import look
+from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.media import Charge
 from edgeopt_solvers.chain.shares import with_shares
 from edgeopt_solvers.chain.tables import Column, Steps, Tables
@@ -57,10 +58,10 @@ class Incumbent:
     objective: float = math.inf
     solution: Solution | None = None
 
-    def offer(self, tables: Tables, solution: Solution) -> bool:
+    def offer(self, chain: Chain, solution: Solution) -> bool:
         """Take ``solution`` if it is feasible and better; the independent checker decides."""
-        solution = with_shares(tables.chain, solution)
-        evaluation = evaluate(tables.chain, solution)
+        solution = with_shares(chain, solution)
+        evaluation = evaluate(chain, solution)
         if evaluation.violations or not evaluation.objective < self.objective:
             return False
         self.objective, self.solution = evaluation.objective, solution
@@ -74,6 +75,7 @@ def completion(tables: Tables, column: Column) -> Completion:
     rest = np.full((L + 1, F, S), math.inf)
     rest[L] = steps.end + column.constant
     for cut in range(L - 1, 0, -1):
+        look(tables.deadline)
         rest[cut] = (steps.step[cut] + rest[cut + 1][:, None, :]).min(axis=2)
     whole = steps.start + rest[1, tables.first, np.arange(S)]
     return Completion(column, steps, rest, float(whole.min(initial=math.inf)))
@@ -196,6 +198,7 @@ class _Prices:
             objective.stage + self.once + self.stages / (chain.max_stages or 1),
             constant + shares_constant - 1e-9 * given_away,
             extra,
+            objective.movement,
         )
 
     def shares(self, lat_scale: float, en_scale: float) -> tuple[Charge | None, float]:
@@ -319,7 +322,7 @@ def priced_columns(
         path = relaxed_path(tables, current)
         if path.tobytes() not in seen:
             seen.add(path.tobytes())
-            incumbent.offer(tables, tables.solution(path))
+            incumbent.offer(tables.chain, tables.solution(path))
         if current.root > best.root:
             best, best_prices, patience = current, prices, 0
         else:
@@ -375,6 +378,7 @@ def _other_prices(tables: Tables, prices: _Prices, objective: Column) -> list[Co
 
 def _onto_simplex(vector: Array) -> Array:
     """Project onto {u >= 0, Σ u = 1} (sorting method)."""
+    vector = vector - vector.max()  # changes nothing but the rounding, which huge entries would drown 1 in
     ordered = np.sort(vector)[::-1]
     excess = (np.cumsum(ordered) - 1.0) / np.arange(1, len(vector) + 1)
     keep = np.flatnonzero(ordered > excess)[-1]

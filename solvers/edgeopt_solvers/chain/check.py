@@ -24,8 +24,9 @@ class Evaluation:
     objective
         The weighted sum the instance minimises; ``inf`` when a part of it is.
     metrics
-        ``latency_s``, ``period_s``, ``quality_loss``, ``num_stages``, ``energy_j`` (when powers are given), and per
-        used device d ``memory_bytes[d]`` and ``busy_s[d]``.
+        ``latency_s``, ``period_s``, ``quality_loss``, ``num_stages``, ``energy_j`` (when powers are given), per used
+        device d ``memory_bytes[d]`` and ``busy_s[d]``, and where ``held`` or ``load_cost`` is given
+        ``moved_bytes`` and ``movement_cost``: what devices must load newly, and what that adds to the objective.
     violations
         One sentence for each broken rule, with names, amounts and units; empty when feasible.
     terms
@@ -106,6 +107,11 @@ def evaluate(chain: Chain, solution: Solution) -> Evaluation:
 
     value_of = {"latency": "latency_s", "throughput": "period_s", "energy": "energy_j", "quality": "quality_loss"}
     objective = sum(weight * metrics[value_of[name]] for name, weight in chain.weights.items())
+    if chain.held is not None or chain.load_cost.any():
+        loaded = _loaded(chain, stages)
+        metrics["moved_bytes"] = sum(loaded.values())
+        metrics["movement_cost"] = sum(float(chain.load_cost[device]) * num for device, num in loaded.items())
+        objective += metrics["movement_cost"]
     return Evaluation(objective, metrics, tuple(violations), terms)
 
 
@@ -270,3 +276,18 @@ def _memory(chain: Chain, stages: list[Stage]) -> dict[int, float]:
         device: resident[device] + sum(float(chain.shared_bytes[v]) for v in sorted(variants)) + transient[device]
         for device, variants in holds.items()
     }
+
+
+def _loaded(chain: Chain, stages: list[Stage]) -> dict[int, float]:
+    """Bytes that each used device must load newly: residents it does not hold, and variants it holds nothing of."""
+    loaded: dict[int, float] = defaultdict(float)
+    seen: set[tuple[int, int]] = set()
+    for start, stop, device, variant in stages:
+        has = [False] * chain.num_elements if chain.held is None else chain.held[device, variant].tolist()
+        for element in range(start, stop):
+            if not has[element]:
+                loaded[device] += float(chain.resident_bytes[variant, element])
+        if (device, variant) not in seen and not any(has):
+            loaded[device] += float(chain.shared_bytes[variant])
+        seen.add((device, variant))
+    return loaded

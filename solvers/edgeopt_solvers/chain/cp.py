@@ -9,7 +9,7 @@ rounded UP:
 
     (5)  Σ ⌊r_k⌋ y_k + Σ_v ⌊w_v⌋ u_dv + T_d <= ⌈M_d⌉        (7)  Σ_{k covering l} ⌊a_kl⌋ y_k <= T_d
     (10) Σ ⌊t_k⌋ y_k <= P, and per link                      (11) Σ ⌊metric⌋ <= ⌈limit⌉
-    objective  Σ ⌊weight · metric⌋
+    objective  Σ ⌊weight · metric + new loads⌋
 
 which relaxes the problem: CP-SAT's bound is a bound on the real one without any correction. A plan that only the
 rounding admits is found by the checker, cut off, and the search goes on. The scales leave 12 digits.
@@ -28,6 +28,7 @@ from typing import Any
 from ortools.sat.python import cp_model
 
 from edgeopt_solvers.chain.check import evaluate
+from edgeopt_solvers.chain.deadline import OutOfTimeError, at_sight, bound_at_sight, look, ticking
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.segments import Segments
 from edgeopt_solvers.errors import BackendError
@@ -53,13 +54,15 @@ Terms = dict[Any, float]
 class Model:
     """The constraint program of one instance."""
 
-    def __init__(self, chain: Chain) -> None:
+    def __init__(self, chain: Chain, deadline: float = math.inf) -> None:
         self.chain = chain
-        self.segments = Segments(chain)
+        self.deadline = deadline
+        self.segments = Segments(chain, deadline)
         self.cp = cp_model.CpModel()
-        self.y = {k: self.cp.new_bool_var(f"y{i}") for i, k in enumerate(self.segments.items)}
-        self.f = {h: self.cp.new_bool_var(f"f{i}") for i, h in enumerate(self.segments.handovers)}
+        self.y = {k: self.cp.new_bool_var("") for k in ticking(self.segments.items, deadline)}
+        self.f = {h: self.cp.new_bool_var("") for h in ticking(self.segments.handovers, deadline)}
         self.p: dict[tuple[int, int], Any] = {}
+        self.u: dict[tuple[int, int], Any] = {}
         if self.segments.looped:
             self._ends()
         self.cp.add_exactly_one([variable for k, variable in self.y.items() if k.start == 0])
@@ -100,27 +103,31 @@ class Model:
         for h, variable in self.f.items():
             leaving[h.cut, h.before][1].append(variable)
             entering[h.cut, h.after][1].append(variable)
-        for stages, moves in [*leaving.values(), *entering.values()]:
+        for stages, moves in ticking([*leaving.values(), *entering.values()], self.deadline):
             self.cp.add(sum(stages) == sum(moves))
 
     def _devices(self) -> None:
         """(4) once, or (5)-(7) memory; with "once" the segments already fit."""
         chain = self.chain
         for device in range(chain.num_devices):
+            look(self.deadline)
             items = [k for k in self.y if k.device == device]
             if chain.reuse == "once":
                 self.cp.add_at_most_one([self.y[k] for k in items])
                 continue
             limit = chain.allowance(float(chain.memory_bytes[device]))
-            if math.isinf(limit) or not items:
-                continue
-            held: Terms = {self.y[k]: self.segments.resident[k] for k in items}
-            for variant in sorted({k.variant for k in items}):
-                holds = self.cp.new_bool_var(f"u{device}_{variant}")
-                held[holds] = float(chain.shared_bytes[variant])
+            variants = sorted({k.variant for k in items})
+            for variant in variants:
+                if math.isinf(limit) and not self.segments.shared_load[device, variant]:
+                    continue
+                holds = self.u[device, variant] = self.cp.new_bool_var(f"u{device}_{variant}")
                 for k in items:
                     if k.variant == variant:
                         self.cp.add_implication(self.y[k], holds)
+            if math.isinf(limit) or not items:
+                continue
+            held: Terms = {self.y[k]: self.segments.resident[k] for k in items}
+            held.update({self.u[device, v]: float(chain.shared_bytes[v]) for v in variants})
             scale = _scale([*held.values(), *(self.segments.transient[k] for k in items)])
             # what cannot be held anyway needs no exact limit; this keeps integers small
             limit = min(limit, sum(held.values()) + max(self.segments.transient[k] for k in items))
@@ -146,7 +153,7 @@ class Model:
                 energy[variable] += segments.watts(sender, receiver) * seconds
                 busy[segments.channel(sender, receiver)][variable] += seconds
 
-        for k, variable in self.y.items():
+        for k, variable in ticking(self.y.items(), self.deadline):
             latency[variable] += segments.seconds[k]
             energy[variable] += segments.compute_watts(k.device) * segments.seconds[k]
             quality[variable] += segments.loss[k]
@@ -155,7 +162,7 @@ class Model:
                 carry(variable, chain.source, k.device, segments.input_s(k.device))
             if chain.source is not None and k.stop == chain.num_elements:
                 carry(variable, k.device, chain.source, segments.output_s(k.device))
-        for h, variable in self.f.items():
+        for h, variable in ticking(self.f.items(), self.deadline):
             carry(variable, h.before[0], h.after[0], h.seconds)
             quality[variable] += h.loss
         for (e, d), variable in self.p.items():
@@ -178,6 +185,10 @@ class Model:
         for name, weight in weights.items():
             for variable, value in metrics.get(name, {}).items():
                 total[variable] += weight * value
+        for k, variable in self.y.items():
+            total[variable] += segments.load[k]
+        for state, variable in self.u.items():
+            total[variable] += float(segments.shared_load[state])
         period_weight = weights.get("throughput", 0.0)
         longest = max((value for terms in busy.values() for value in terms.values()), default=0.0)
         self.objective_scale = _scale([*total.values(), period_weight * longest])
@@ -218,9 +229,12 @@ def solve(chain: Chain, options: Options) -> Result:
     """
     deadline = math.inf if options.time_limit_s is None else time.perf_counter() + options.time_limit_s
     nothing = Result(Status("infeasible", False), math.inf, math.inf, None, "ortools", 0.0)
-    if not any(k.start == 0 for k in Segments(chain).items):
+    try:
+        model = Model(chain, deadline)
+    except OutOfTimeError:
+        return at_sight(chain, options, "ortools")
+    if not any(k.start == 0 for k in model.y):
         return nothing
-    model = Model(chain)
     if isinstance(options.warm_start, Solution):
         hint = model.segments.chosen(options.warm_start)
         for k, variable in model.y.items() if hint is not None else ():
@@ -231,12 +245,15 @@ def solve(chain: Chain, options: Options) -> Result:
     solver.parameters.relative_gap_limit = options.gap
     while True:
         if options.time_limit_s is not None:
-            solver.parameters.max_time_in_seconds = max(0.01, deadline - time.perf_counter())
+            left = deadline - time.perf_counter()
+            if left <= 0:
+                return at_sight(chain, options, "ortools")
+            solver.parameters.max_time_in_seconds = left
         status = solver.solve(model.cp)
         if status not in STATUS:
             raise BackendError(f"CP-SAT stopped with {solver.status_name(status)}; try backend='exact'")
         statistics = {"branches": float(solver.num_branches), "conflicts": float(solver.num_conflicts)}
-        bound = solver.best_objective_bound / model.objective_scale
+        bound = max(solver.best_objective_bound / model.objective_scale, bound_at_sight(chain))
         if STATUS[status] == "infeasible":
             return replace(nothing, statistics=statistics)
         if status == cp_model.UNKNOWN:

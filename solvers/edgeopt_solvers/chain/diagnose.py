@@ -75,7 +75,9 @@ class _Diagnosis:
         from edgeopt_solvers.chain import exact  # the engines are not needed to import the family
 
         left = min(EACH_S, self.deadline - time.perf_counter())
-        return exact.solve(_changed(chain, objective=objective), Options(time_limit_s=left)) if left > 0 else None
+        if left <= 0:
+            return None
+        return exact.solve(_changed(chain, objective=objective, load_cost=None), Options(time_limit_s=left))
 
     def conflict(self, present: dict[str, Relaxation]) -> str:
         """Give up every limit, then take them back while a plan remains: those that cannot come back all fail."""

@@ -24,7 +24,9 @@ LARGE = 200
 
 def solve(chain: Chain, options: Options) -> Result:
     """Solve exactly, with every feature."""
-    if chain.num_devices * chain.num_elements > LARGE and affordable(options.time_limit_s):
+    engines = ["throughput"] if "throughput" in chain.weights else []
+    engines += ["joint"] if chain.links_of("reserved").any() else []
+    if chain.num_devices * chain.num_elements > LARGE and affordable(options.time_limit_s, *engines):
         started = time.perf_counter()
         result = large.try_solve(chain, options)
         if result is not None:

@@ -21,9 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.bounds import Incumbent, Priced, priced_columns, relaxed_path
+from edgeopt_solvers.chain.carry import plans_at_sight
+from edgeopt_solvers.chain.deadline import OutOfTimeError, bound_at_sight
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.search import Search
 from edgeopt_solvers.chain.tables import Tables
+from edgeopt_solvers.errors import UnsupportedError
 from edgeopt_solvers.result import Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
@@ -34,6 +37,15 @@ FIRST_WIDTH, NARROW_WIDTH, WIDENING = 200, 20, 12
 
 #: States times elements from which on the first pass is narrow: a plan soon matters more than a proof soon.
 MANY_STEPS = 4000
+
+#: Steps from state to state over all cuts that tables are made for: each column takes 8 bytes for one.
+MOST_STEPS = 200_000_000
+
+#: Seconds per step that preparing takes at least: where that is beyond the time limit, a plan at sight is all.
+PREPARE_S = 1e-7
+
+#: States times elements from which on a plan at sight comes before everything else.
+SIGHT = 1000
 
 #: Subgradient steps on the prices: at the root, and at later nodes, which inherit theirs.
 ROOT_ITERATIONS, NODE_ITERATIONS = 80, 16
@@ -64,13 +76,29 @@ def solve(chain: Chain, options: Options) -> Result:
     -------
     Result
         ``objective`` from the checker; ``bound`` proven; ``statistics``: root bound, nodes, label passes, labels.
+
+    Raises
+    ------
+    UnsupportedError
+        Without a time limit: the tables would not fit into memory.
     """
     limit = options.time_limit_s
     deadline = math.inf if limit is None else time.perf_counter() + limit
     if "reserved_period" in chain.features() and "throughput" in chain.weights:
         return _solve_by_levels(chain, options, deadline)
     run = _Run(chain, options, deadline)
+    num_steps = (chain.num_devices * chain.num_variants) ** 2 * chain.num_elements
+    if num_steps > MOST_STEPS and limit is None:
+        raise UnsupportedError(
+            f"{chain.num_devices} devices x {chain.num_variants} variants make {num_steps:.2g} steps over "
+            f"{chain.num_elements} elements, and their tables would not fit into memory; give a time limit for "
+            "the best plan at sight, leave out devices, or drop what keeps the engines for large chains away: "
+            f"{', '.join(sorted(chain.features()))}"
+        )
     run.warm_up()
+    if num_steps > MOST_STEPS or num_steps * PREPARE_S > deadline - time.perf_counter():
+        run.timed_out = True
+        return run.report(bound_at_sight(chain))
     return run.report(run.prove())
 
 
@@ -120,9 +148,12 @@ class _Run:
         self.timed_out = False
 
     def warm_up(self) -> None:
-        """Take the plan that the caller knows."""
+        """Take the plan that the caller knows; where preparing takes long, also one found at sight."""
         if isinstance(self.options.warm_start, Solution):
-            self.incumbent.offer(Tables(self.chain), self.options.warm_start)
+            self.incumbent.offer(self.chain, self.options.warm_start)
+        elif self.chain.num_devices * self.chain.num_variants * self.chain.num_elements >= SIGHT:
+            for plan in plans_at_sight(self.chain, self.deadline):
+                self.incumbent.offer(self.chain, plan)
 
     @property
     def satisfied(self) -> bool:
@@ -132,8 +163,8 @@ class _Run:
     def prove(self, first_plan: bool = False) -> float:
         """Search until no plan is better than the incumbent, or until there is any; return the bound."""
         self.first_plan = first_plan
-        root = Tables(self.chain, level=self.level)
-        nodes = [_Node(-math.inf, 0, frozenset())]
+        floor = bound_at_sight(self.chain)
+        nodes = [_Node(floor, 0, frozenset())]
         seen = {frozenset[State]()}
         proven = math.inf  # least bound among what was closed or given up
         while nodes and not self.timed_out and not self.satisfied:
@@ -141,8 +172,11 @@ class _Run:
             if node.bound >= self.cutoff:
                 proven = min(proven, node.bound)
                 break  # every other node is worse
-            tables = root if not node.barred else Tables(self.chain, node.barred, self.level)
-            bound, priced, branch = self.explore(node, tables)
+            try:
+                bound, priced, branch = self.explore(node, Tables(self.chain, node.barred, self.level, self.deadline))
+            except OutOfTimeError:
+                self.timed_out = True
+                bound, priced, branch = node.bound, None, []
             if not branch or self.timed_out:
                 proven = min(proven, bound)
             for left_out in branch:

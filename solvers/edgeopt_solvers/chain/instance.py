@@ -35,7 +35,7 @@ FEATURES = frozenset(
         "variants", "memory", "shared", "transient", "free_ends", "reuse_many", "messages", "loop",
         "throughput", "energy", "quality", "handoff", "weighted", "max_latency", "max_period", "max_energy",
         "max_quality_loss", "max_stages", "min_segment", "pins", "cut_legal",
-        "time_shared", "reserved", "radio", "reserved_period", "reserved_conflict",
+        "time_shared", "reserved", "radio", "reserved_period", "reserved_conflict", "movement",
     }
 )  # fmt: skip
 
@@ -135,6 +135,13 @@ class Chain(JsonInstance):
         Bandwidth of each radio medium; 0 (default) where rates are fixed.
     snr : (D, D), optional
         On links of radio media: received power over the noise in the WHOLE band, a ratio (not dB); 0: no link.
+    held : (D, V, L) of bool, optional
+        What each device already keeps: the resident bytes of that element for that variant, and with any element the
+        variant's shared bytes. ``None`` (default): nothing. :func:`~edgeopt_solvers.chain.movement.held_by` reads it
+        off an earlier plan. (D, L) will do with one variant.
+    load_cost : (D,) or number, optional
+        Added to the objective for every byte that a device has to load newly, in the objective's unit per byte (for
+        a latency: seconds per byte, over the requests until the next change of plan). Default 0.
 
     Notes
     -----
@@ -185,6 +192,8 @@ class Chain(JsonInstance):
     media: Sequence[str] = ()
     band_hz: Array = _ABSENT
     snr: Array = _ABSENT
+    held: NDArray[np.bool_] | None = None
+    load_cost: Array = _ABSENT
 
     def __post_init__(self) -> None:
         for name, value in normalised(self).items():
@@ -228,6 +237,11 @@ class Chain(JsonInstance):
     def has_energy(self) -> bool:
         """Whether any power was given, so that ``energy_j`` means something."""
         return self.power_w is not None
+
+    @property
+    def charges_loads(self) -> bool:
+        """Whether bytes that a device must load newly cost anything."""
+        return bool(self.load_cost.any()) and bool(self.resident_bytes.any() or self.shared_bytes.any())
 
     def transfer_s(self, i: int, j: int, cut: int) -> float:
         """Seconds to move what crosses ``cut`` from device ``i`` to ``j``; ``inf`` without a link."""
@@ -304,6 +318,7 @@ class Chain(JsonInstance):
             "time_shared": bool(self.links_of("time_shared").any()),
             "reserved": bool(self.links_of("reserved").any()),
             "radio": bool(self.is_radio.any()),
+            "movement": self.charges_loads,
         }
         if used["reserved"]:
             goals = self.share_goals()
@@ -327,7 +342,7 @@ class Chain(JsonInstance):
             named.add(
                 "mix" if {"latency", "energy"} <= set(weights) else "latency" if "latency" in weights else "energy"
             )
-        if "throughput" in weights and len(weights) > 1:
+        if "throughput" in weights and (len(weights) > 1 or self.charges_loads):
             named.add("mix")
         return frozenset(named)
 

@@ -15,6 +15,9 @@ input and result seconds, l_ed = loop seconds:
     energy   = the same sum, each term times the power of what is busy
     quality  = Σ_k q_k y_k + Σ_h η_h f_h
 
+The objective also charges what must be loaded newly (``movement.py``): e_k y_k per segment, and with reuse "many"
+g_dv u_dv for a variant's shared bytes.
+
 Constraints, one function each below:
 
     (1) source     Σ_{k: a=0} y_k = 1
@@ -48,6 +51,7 @@ from typing import Any
 import pulp
 
 from edgeopt_solvers.chain.check import evaluate
+from edgeopt_solvers.chain.deadline import OutOfTimeError, at_sight, bound_at_sight, look, ticking
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.milp_media import add_price, first_prices, reserve
 from edgeopt_solvers.chain.pulp_run import run
@@ -72,6 +76,7 @@ class Model:
     y: dict[Segment, Any] = field(default_factory=dict)
     f: dict[Handover, Any] = field(default_factory=dict)
     p: dict[tuple[int, int], Any] = field(default_factory=dict)
+    u: dict[tuple[int, int], Any] = field(default_factory=dict)
     z: list[Any] = field(default_factory=list)
     shared_unit: float = 1.0
     period: Any | None = None
@@ -92,13 +97,19 @@ class Model:
         return [k for k in self.segments.items if k.device == device]
 
 
-def build(chain: Chain) -> Model:
-    """Write the instance as a program (see the module docstring)."""
-    segments = Segments(chain)
+def build(chain: Chain, deadline: float = math.inf) -> Model:
+    """Write the instance as a program (see the module docstring).
+
+    Raises
+    ------
+    OutOfTimeError
+        The deadline passed before it was written.
+    """
+    segments = Segments(chain, deadline)
     model = Model(chain, segments, pulp.LpProblem("chain", pulp.LpMinimize))
-    for k in segments.items:
+    for k in ticking(segments.items, deadline):
         model.y[k] = model.binary(f"y_d{k.device}v{k.variant}_{k.start}_{k.stop}")
-    for h in segments.handovers:
+    for h in ticking(segments.handovers, deadline):
         model.f[h] = model.positive(f"f_{h.cut}_d{h.before[0]}v{h.before[1]}_d{h.after[0]}v{h.after[1]}")
     if segments.looped:
         ends = sorted({k.device for k in segments.items if k.stop == chain.num_elements})
@@ -107,18 +118,12 @@ def build(chain: Chain) -> Model:
         model.p = {(e, d): model.positive(f"p_{e}_{d}") for e, d in linked}
     if "throughput" in chain.weights or chain.max_period_s is not None:
         model.period = model.positive("P")
-    _measure(model)
-    reserve(model)
-    _objective(model)
-    _source(model)
-    _balance(model)
-    _once(model)
-    _memory(model)
-    _stages(model)
-    _ends(model)
-    _period(model)
-    _budgets(model)
-    first_prices(model)
+    for part in (
+        _measure, reserve, _source, _balance, _once, _holds, _objective, _memory, _stages, _ends, _period, _budgets,
+        first_prices,
+    ):  # fmt: skip
+        look(deadline)
+        part(model)
     return model
 
 
@@ -156,9 +161,13 @@ def _measure(model: Model) -> None:
 
 def _objective(model: Model) -> None:
     """Min Σ weight · metric, in units of the largest weight · unit."""
-    weights = model.chain.weights
+    weights, segments = model.chain.weights, model.segments
+    loads: Terms = {model.y[k]: segments.load[k] for k in model.y if segments.load[k]}
+    loads.update({u: float(segments.shared_load[state]) for state, u in model.u.items() if segments.shared_load[state]})
     model.objective_unit = max(weight * model.units[name] for name, weight in weights.items())
-    total: Terms = defaultdict(float)
+    if loads:
+        model.objective_unit = max(model.objective_unit, unit_of(list(loads.values())))
+    total: Terms = defaultdict(float, {variable: value / model.objective_unit for variable, value in loads.items()})
     for name, weight in weights.items():
         if name == "throughput":
             total[model.period] += weight * model.units[name] / model.objective_unit
@@ -204,11 +213,30 @@ def _once(model: Model) -> None:
             model.problem += _sum(terms) <= 1, f"once_{device}"
 
 
-def _memory(model: Model) -> None:
-    """(5) Σ r_k y_k + Σ_v w_v u_dv + T_d <= M_d, (6) cover <= u_dv, (7) transients <= T_d; reuse "many" only."""
+def _holds(model: Model) -> None:
+    """(6) cover <= u_dv: where a variant's shared bytes count once, in memory or as a new load; reuse "many" only."""
     chain, segments = model.chain, model.segments
     if chain.reuse == "once":
         return  # Segments keeps only what fits, and a device holds one
+    for device in range(chain.num_devices):
+        limited = math.isfinite(chain.memory_bytes[device])
+        items = model.on(device)
+        for variant in sorted({k.variant for k in items}):
+            if not (limited and chain.shared_bytes[variant]) and not segments.shared_load[device, variant]:
+                continue
+            holds = model.positive(f"u_{device}_{variant}", 1)
+            model.u[device, variant] = holds
+            for element in range(chain.num_elements):
+                cover: Terms = {model.y[k]: 1.0 for k in items if k.variant == variant and k.start <= element < k.stop}
+                if cover:
+                    model.problem += _sum({**cover, holds: -1.0}) <= 0, f"holds_d{device}v{variant}_{element}"
+
+
+def _memory(model: Model) -> None:
+    """(5) Σ r_k y_k + Σ_v w_v u_dv + T_d <= M_d, (7) transients <= T_d; reuse "many" only."""
+    chain, segments = model.chain, model.segments
+    if chain.reuse == "once":
+        return
     for device in range(chain.num_devices):
         limit = chain.allowance(float(chain.memory_bytes[device]))
         items = model.on(device)
@@ -219,15 +247,8 @@ def _memory(model: Model) -> None:
         row: Terms = {model.y[k]: segments.resident[k] / unit for k in items if segments.resident[k]}
         row[largest] = 1.0
         for variant in sorted({k.variant for k in items}):
-            shared = float(chain.shared_bytes[variant])
-            if shared == 0:
-                continue
-            holds = model.positive(f"u_{device}_{variant}", 1)
-            row[holds] = shared / unit
-            for element in range(chain.num_elements):
-                cover: Terms = {model.y[k]: 1.0 for k in items if k.variant == variant and k.start <= element < k.stop}
-                if cover:
-                    model.problem += _sum({**cover, holds: -1.0}) <= 0, f"holds_d{device}v{variant}_{element}"
+            if chain.shared_bytes[variant]:
+                row[model.u[device, variant]] = float(chain.shared_bytes[variant]) / unit
         for element in range(chain.num_elements):
             working: Terms = {
                 model.y[k]: float(chain.transient_bytes[k.variant, element]) / unit
@@ -312,7 +333,13 @@ def solve(chain: Chain, options: Options) -> Result:
         The solver stopped for a reason that has no meaning here.
     """
     deadline = math.inf if options.time_limit_s is None else time.perf_counter() + options.time_limit_s
-    model = build(chain)
+    try:
+        return _solve(chain, options, build(chain, deadline), deadline)
+    except OutOfTimeError:
+        return at_sight(chain, options, "pulp")
+
+
+def _solve(chain: Chain, options: Options, model: Model, deadline: float) -> Result:
     statistics = {"columns": float(len(model.y) + len(model.f)), "rows": float(model.problem.numConstraints())}
     nothing = Result(Status("infeasible", False), math.inf, math.inf, None, "pulp", 0.0, statistics=statistics)
     if not any(k.start == 0 for k in model.y):
@@ -320,11 +347,12 @@ def solve(chain: Chain, options: Options) -> Result:
     warm = model.segments.chosen(options.warm_start) if isinstance(options.warm_start, Solution) else None
     start = {} if warm is None else {variable.name: float(k in warm) for k, variable in model.y.items()}
     best: Result | None = None
+    sight = bound_at_sight(chain)
     tried: set[Solution] = set()
     while True:
-        left = None if options.time_limit_s is None else max(0.01, deadline - time.perf_counter())
+        left = None if math.isinf(deadline) else max(0.0, deadline - time.perf_counter())
         answer = run(model.problem, time_limit_s=left, gap=options.gap, seed=options.seed, start=start)
-        bound = answer.bound * model.objective_unit
+        bound = max(answer.bound * model.objective_unit, sight)
         if best is not None and (answer.reason == "infeasible" or bound >= best.objective):
             return replace(best, status=Status("optimal", True), bound=best.objective)
         if answer.reason == "infeasible":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,6 +37,9 @@ CBC_STATUS: dict[int, Reason] = {
     pulp.LpSolutionNoSolutionFound: "time_limit",
 }
 
+#: Time that reading the answer takes, relative to handing the program over.
+READING = 0.1
+
 #: HiGHS has one scheduler per process: solves from several threads take turns.
 HIGHS_TURN = threading.Lock()
 
@@ -57,7 +61,7 @@ def run(problem: Any, *, time_limit_s: float | None, gap: float, seed: int, star
     problem
         A ``pulp.LpProblem`` to minimise.
     time_limit_s, gap, seed
-        As in :func:`edgeopt_solvers.solve`.
+        As in :func:`edgeopt_solvers.solve`; the solver gets what is left once the program is handed over.
     start
         Values of some variables by name, from an earlier solution; may be empty.
 
@@ -66,14 +70,25 @@ def run(problem: Any, *, time_limit_s: float | None, gap: float, seed: int, star
     BackendError
         The solver stopped for a reason that has no meaning here.
     """
+    deadline = math.inf if time_limit_s is None else time.perf_counter() + time_limit_s
     runner = _run_highs if pulp.HiGHS().available() else _run_cbc
-    return runner(problem, time_limit_s, gap, seed, start)
+    return runner(problem, deadline, gap, seed, start)
 
 
-def _run_highs(problem: Any, time_limit_s: float | None, gap: float, seed: int, start: dict[str, float]) -> Answer:
-    solver = pulp.HiGHS(msg=False, timeLimit=time_limit_s, gapRel=gap, gapAbs=0.0, random_seed=seed % 2**31)
+def _run_highs(problem: Any, deadline: float, gap: float, seed: int, start: dict[str, float]) -> Answer:
+    solver = pulp.HiGHS(msg=False, gapRel=gap, gapAbs=0.0, random_seed=seed % 2**31)
+    started = math.inf
 
     def call(problem: Any) -> None:
+        loaded = problem.solverModel.getNumCol(), problem.solverModel.getNumRow()
+        if loaded != (len(problem.variables()), problem.numConstraints()):
+            raise BackendError("HiGHS refused rows or columns: numbers too far apart for it; try backend='exact'")
+        if deadline < math.inf:
+            now = time.perf_counter()
+            left = deadline - now - READING * (now - started)
+            if left <= 0:
+                return  # handing the program over took all the time
+            problem.solverModel.setOptionValue("time_limit", left)
         known = [(variable.index, start[variable.name]) for variable in problem.variables() if variable.name in start]
         if known:
             indices, values = zip(*known, strict=True)
@@ -81,24 +96,30 @@ def _run_highs(problem: Any, time_limit_s: float | None, gap: float, seed: int, 
         problem.solverModel.run()
 
     solver.callSolver = call
-    with HIGHS_TURN:
+    if not HIGHS_TURN.acquire(timeout=max(0.0, min(deadline - time.perf_counter(), threading.TIMEOUT_MAX))):
+        return Answer("time_limit", -math.inf, False)
+    try:
+        started = time.perf_counter()
         problem.solve(solver)
         status = problem.solverModel.getModelStatus().name
         info = problem.solverModel.getInfo()
+    finally:
+        HIGHS_TURN.release()
+    if status == "kNotset" and time.perf_counter() + READING * (time.perf_counter() - started) >= deadline:
+        return Answer("time_limit", -math.inf, False)
     if status not in HIGHS_STATUS:
         raise BackendError(f"HiGHS stopped with {status}; try backend='exact'")
     found = info.primal_solution_status == 2 and HIGHS_STATUS[status] != "infeasible"
     return Answer(HIGHS_STATUS[status], float(info.mip_dual_bound), found)
 
 
-def _run_cbc(problem: Any, time_limit_s: float | None, gap: float, seed: int, start: dict[str, float]) -> Answer:
+def _run_cbc(problem: Any, deadline: float, gap: float, seed: int, start: dict[str, float]) -> Answer:
+    left = None if math.isinf(deadline) else max(0.01, deadline - time.perf_counter())
     for variable in problem.variables():
         if variable.name in start:
             variable.setInitialValue(start[variable.name])
     options = [f"randomCbcSeed {seed % 2**31}"]
-    solver = pulp.PULP_CBC_CMD(
-        msg=False, timeLimit=time_limit_s, gapRel=gap or None, warmStart=bool(start), options=options
-    )
+    solver = pulp.PULP_CBC_CMD(msg=False, timeLimit=left, gapRel=gap or None, warmStart=bool(start), options=options)
     problem.solve(solver)
     if problem.sol_status not in CBC_STATUS:
         raise BackendError(f"CBC stopped with {pulp.LpStatus[problem.status]}; try backend='exact'")

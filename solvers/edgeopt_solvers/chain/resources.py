@@ -16,7 +16,9 @@ column              reuse            meaning
 ``resident[d]`` …   many             the same per device, and ``busy[d]``, ``link[c]`` for the period
 ==================  ===============  ====================================================================
 
-``mask`` has one bit per used device (once), or per (device, variant) whose shared bytes are paid for (many).
+``mask`` has one bit per used device (once), or per (device, variant) whose shared bytes are paid for (many). Of two
+labels with "many" the one that has not paid may have to, so when it is compared it owes what the other has paid: a
+*debt* is (word, bit, what it adds to the memory of a device, what it adds to the objective).
 """
 
 from __future__ import annotations
@@ -132,7 +134,7 @@ class Resources:
         for s in range(tables.num_states):
             if self.once:
                 position = int(tables.device[s])
-            elif tables.tracked[tables.device[s]] and tables.shared[s] > 0:
+            elif tables.shared_load[s] > 0 or (tables.tracked[tables.device[s]] and tables.shared[s] > 0):
                 position = int(tables.device[s]) * tables.chain.num_variants + int(tables.variant[s])
             else:
                 continue
@@ -146,6 +148,30 @@ class Resources:
         least = np.where(tables.allowed, tables.resident, math.inf).min(axis=0, initial=math.inf)
         least = np.where(np.isfinite(least), least, 0.0)
         self.to_place = np.concatenate((np.cumsum(least[::-1])[::-1], [0.0]))
+
+    def due(self, labels: Labels) -> Array:
+        """What the shared bytes of the labels' states, where they are needed for the first time, add to the objective.
+
+        Only with reuse "many"; to be asked before the step is accounted for.
+        """
+        state = labels.state
+        unpaid = ((labels.mask & self.bits[state]) == 0).all(axis=1)
+        return np.where(unpaid, self.tables.shared_load[state], 0.0)
+
+    @property
+    def charges_shared_loads(self) -> bool:
+        """Whether :meth:`due` is ever anything but zero."""
+        return not self.once and bool(self.tables.shared_load.any())
+
+    def debts(self) -> list[tuple[int, int, int, float, float]]:
+        """List (word, bit, column of held or -1, bytes, objective) of all that labels may have paid for (many)."""
+        tables, owed = self.tables, []
+        for s in np.flatnonzero(self.bits.any(axis=1)) if not self.once else ():
+            position = int(tables.device[s]) * tables.chain.num_variants + int(tables.variant[s])
+            column = int(self.resident_of[tables.device[s]])
+            num_bytes = float(tables.shared[s]) if column >= 0 else 0.0
+            owed.append((position // WORD, position % WORD, column, num_bytes, float(tables.shared_load[s])))
+        return owed
 
     def empty(self, rows: int) -> Array:
         """Return holdings of nothing."""

@@ -156,8 +156,9 @@ class Search:
             held=self.resources.empty(len(states)),
             mask=self.resources.no_bits(len(states)),
         )
+        bounds = self._with_loads(labels, bounds[alive])
         fits = self.resources.begin(labels)
-        bounds = self._with_period(labels, bounds[alive])
+        bounds = self._with_period(labels, bounds)
         fits &= bounds < self.cutoff
         return labels.take(fits), bounds[fits]
 
@@ -193,8 +194,9 @@ class Search:
             held=labels.held[parent],
             mask=labels.mask[parent],
         )
+        values = self._with_loads(grown, bounds[index, target])
         fits = self.resources.advance(grown, labels.state[parent], cut)
-        values = self._with_period(grown, bounds[index, target])
+        values = self._with_period(grown, values)
         fits &= values < self.cutoff
         return grown.take(fits), values[fits]
 
@@ -229,6 +231,27 @@ class Search:
         raised: Array = np.maximum(bounds, least + self.period_weight * self.resources.period(labels))
         return raised
 
+    def _with_loads(self, labels: Labels, bounds: Array) -> Array:
+        """Charge labels in place for shared bytes that they load newly, and raise their bounds."""
+        if not self.resources.charges_shared_loads:
+            return bounds
+        due = self.resources.due(labels)
+        first_price = 1 + len(self.budgets) + len(self.criteria.columns)
+        labels.sums[:, 0] += due
+        labels.sums[:, first_price:] += due[:, None]
+        return bounds + due
+
+    def _owed(self, num_offered: int) -> list[_Debt]:
+        """Spell debts out by column of what labels offer; media join the objective with others: then no debt does."""
+        joined = bool(self.criteria.columns or self.criteria.curves)
+        owed = []
+        for word, bit, column, num_bytes, cost in self.resources.debts():
+            amounts = {num_offered + column: num_bytes} if num_bytes else {}
+            if cost:
+                amounts[0] = math.inf if joined else cost
+            owed.append(_Debt(word, bit, amounts))
+        return owed
+
     def _dominate(self, labels: Labels, bounds: Array, deadline: float) -> tuple[Labels, Array]:
         """Drop labels that another one makes pointless."""
         if len(labels) < 2:
@@ -242,7 +265,8 @@ class Search:
         lead = values[:, 0] if not self.period_weight else values[:, 0] + self.resources.period(labels)
         order = np.lexsort((values.sum(axis=1), lead, group))
         labels, bounds = labels.take(order), bounds[order]
-        keep = _undominated(values[order], beaten_by[order], labels.mask, group[order], deadline)
+        owed = None if self.resources.once else self._owed(offered.shape[1])
+        keep = _undominated(values[order], beaten_by[order], labels.mask, group[order], owed, deadline)
         return labels.take(keep), bounds[keep]
 
     def _finish(self, labels: Labels, layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]]) -> None:
@@ -268,7 +292,7 @@ class Search:
         for row in np.argsort(values, kind="stable")[:most]:
             if not values[row] < self.incumbent.objective:
                 return
-            taken = self.incumbent.offer(self.tables, self.tables.solution(_backtrack(layers, int(row))))
+            taken = self.incumbent.offer(self.tables.chain, self.tables.solution(_backtrack(layers, int(row))))
             if taken and not self.criteria.curves:
                 return
 
@@ -282,13 +306,28 @@ def _backtrack(layers: list[tuple[NDArray[np.int64], NDArray[np.intp]]], row: in
     return path
 
 
+@dataclass(frozen=True, slots=True)
+class _Debt:
+    """What the lack of one bit of the mask may yet add, by column of what labels offer."""
+
+    word: int
+    bit: int
+    amounts: dict[int, float]
+
+
 def _undominated(
-    values: Array, wanted: Array, mask: NDArray[np.uint64], group: NDArray[np.intp], deadline: float
+    values: Array,
+    wanted: Array,
+    mask: NDArray[np.uint64],
+    group: NDArray[np.intp],
+    owed: list[_Debt] | None,
+    deadline: float,
 ) -> NDArray[np.intp]:
     """Return the rows that survive; rows are sorted by group, then by leading value.
 
     A row is beaten by one whose ``values`` are at most its ``wanted``, which are its own values where what a label has
-    still to pay is known exactly.
+    still to pay is known exactly. Without ``owed`` the mask of the better row must be part of its own (devices used
+    up); otherwise the better row owes for every bit that only its own mask has.
 
     Row i - k is compared with row i for growing k, all rows at once; survivors close ranks every few rounds.
     """
@@ -300,9 +339,11 @@ def _undominated(
         if not same.any() or time.perf_counter() > deadline:
             break
         beaten = same
+        debt = _debts_between(mask[:-shift], mask[shift:], owed or [])
         for k in range(values.shape[1]):
-            beaten &= values[:-shift, k] <= wanted[shift:, k] + slack[k]
-        for word in range(mask.shape[1]):
+            better = values[:-shift, k] + debt[k] if k in debt else values[:-shift, k]
+            beaten &= better <= wanted[shift:, k] + slack[k]
+        for word in range(mask.shape[1] if owed is None else 0):
             beaten &= (mask[:-shift, word] & ~mask[shift:, word]) == 0
         if beaten.any():
             keep = np.ones(len(rows), dtype=bool)
@@ -313,3 +354,16 @@ def _undominated(
                 continue  # ranks closed: the same distance now reaches farther
         shift += 1
     return rows
+
+
+def _debts_between(better: NDArray[np.uint64], worse: NDArray[np.uint64], owed: list[_Debt]) -> dict[int, Array]:
+    """What each better row owes its worse one, by column."""
+    total: dict[int, Array] = {}
+    lacking = worse & ~better
+    if not owed or not lacking.any():
+        return total
+    for debt in owed:
+        lacks = (lacking[:, debt.word] >> np.uint64(debt.bit)) & np.uint64(1) > 0
+        for column, amount in debt.amounts.items():
+            total[column] = total.get(column, 0.0) + np.where(lacks, amount, 0.0)
+    return total

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.chain.deadline import look, ticking
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.media import Reserved
+from edgeopt_solvers.chain.movement import element_loads, variant_loads
 
 __all__ = ["Handover", "Segment", "Segments", "unit_of"]
 
@@ -44,32 +48,43 @@ class Segments:
 
     Attributes
     ----------
+    deadline
+        When listing them raises :class:`~edgeopt_solvers.chain.deadline.OutOfTimeError`.
     items : list of Segment
         Runnable segments that alone fit their device's memory and begin and end at legal cuts.
     handovers : list of Handover
         Allowed changes of state between them.
-    seconds, loss, resident, transient
-        Per segment: compute seconds, quality loss, summed resident and largest transient bytes.
+    seconds, loss, resident, transient, load
+        Per segment: compute seconds, quality loss, summed resident and largest transient bytes, and what newly loading
+        it adds to the objective (with reuse "once" the variant's shared bytes too).
+    shared_load : (D, V)
+        What newly loading a variant's shared bytes adds to the objective.
     reserved : Reserved
         Over its links only the messages' latency counts here; what the bytes take depends on shares.
     """
 
     chain: Chain
+    deadline: float = math.inf
     items: list[Segment] = field(default_factory=list)
     handovers: list[Handover] = field(default_factory=list)
     seconds: dict[Segment, float] = field(default_factory=dict)
     loss: dict[Segment, float] = field(default_factory=dict)
     resident: dict[Segment, float] = field(default_factory=dict)
     transient: dict[Segment, float] = field(default_factory=dict)
+    load: dict[Segment, float] = field(default_factory=dict)
+    shared_load: Array = field(init=False)
+    element_load: Array = field(init=False)
     reserved: Reserved = field(init=False)
 
     def __post_init__(self) -> None:
         chain = self.chain
         self.reserved = Reserved(chain)
+        self.element_load, self.shared_load = element_loads(chain), variant_loads(chain)
         for device in range(chain.num_devices):
             for variant in range(chain.num_variants):
                 for start in range(chain.num_elements):
                     if start == 0 or chain.cut_legal[start]:
+                        look(self.deadline)
                         self._grow(device, variant, start)
         self.handovers = list(self._handovers())
 
@@ -80,10 +95,12 @@ class Segments:
             return
         room = chain.allowance(float(chain.memory_bytes[device])) - float(chain.shared_bytes[variant])
         seconds = loss = resident = transient = 0.0
+        load = float(self.shared_load[device, variant]) if chain.reuse == "once" else 0.0
         for element in range(start, chain.num_elements):
             seconds += float(chain.compute_s[device, variant, element])
             loss += float(chain.quality_loss[variant, element])
             resident += float(chain.resident_bytes[variant, element])
+            load += float(self.element_load[device, variant, element])
             transient = max(transient, float(chain.transient_bytes[variant, element]))
             if math.isinf(seconds) or chain.pins.get(element, device) != device or resident + transient > room:
                 return
@@ -96,15 +113,17 @@ class Segments:
             segment = Segment(device, variant, start, stop)
             self.items.append(segment)
             self.seconds[segment], self.loss[segment] = seconds, loss
-            self.resident[segment], self.transient[segment] = resident, transient
+            self.resident[segment], self.transient[segment], self.load[segment] = resident, transient, load
 
     def _handovers(self) -> Iterator[Handover]:
         chain = self.chain
         ends = {(segment.stop, *segment.state) for segment in self.items}
-        starts = {(segment.start, *segment.state) for segment in self.items}
-        for cut, *before in sorted(ends):
-            for at, *after in sorted(starts):
-                if at != cut or before == after or (chain.reuse == "once" and before[0] == after[0]):
+        starts = defaultdict(list)
+        for start, *state in sorted({(segment.start, *segment.state) for segment in self.items}):
+            starts[start].append(state)
+        for cut, *before in ticking(sorted(ends), self.deadline):
+            for after in starts[cut]:
+                if before == after or (chain.reuse == "once" and before[0] == after[0]):
                     continue
                 seconds = self.transfer_s(before[0], after[0], cut)
                 loss = float(chain.handoff_loss[before[1], after[1], cut])

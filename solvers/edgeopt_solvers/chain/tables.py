@@ -15,10 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.chain.deadline import look, ticking
 from edgeopt_solvers.chain.instance import LIMIT_TOLERANCE, Chain, Solution
 from edgeopt_solvers.chain.media import Charge, Reserved
+from edgeopt_solvers.chain.movement import element_loads, variant_loads
 
 __all__ = ["Column", "Steps", "Tables"]
+
+#: Steps spelled out between two looks at the clock.
+CHUNK = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +31,9 @@ class Column:
     """A linear combination of what a plan is charged.
 
     ``value = latency·seconds + energy·joules + quality·loss + Σ busy[d]·compute seconds on d + Σ link[i, j]·transfer
-    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + Σ extra of each transfer + constant``.
+    seconds on i→j + Σ memory[d]·resident bytes on d + Σ stage[d]·stages on d + Σ extra of each transfer
+    + movement·cost of new loads + constant``, where with reuse "many" the loads of shared bytes are left out: a label
+    adds them where it is the first to need them.
     """
 
     latency: float
@@ -38,6 +45,7 @@ class Column:
     stage: Array
     constant: float = 0.0
     extra: Charge | None = None
+    movement: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,9 +83,13 @@ class Tables:
         Per element; 0 where not allowed.
     shared : (S,)
         Bytes the state's variant counts once per device.
+    load, shared_load : (S, L), (S,)
+        What newly loading an element, and the variant's shared bytes, adds to the objective.
     transfer_s, linked : (L + 1, D, D)
         Seconds over each link at each cut (0 where there is no link), and whether there is one. Where a medium is
         reserved only the seconds that no share changes: the messages' latency, or none when shares serve the period.
+    deadline
+        When preparing anything here raises :class:`~edgeopt_solvers.chain.deadline.OutOfTimeError`.
     level
         Busy time within which every reserved transfer must be over, where shares serve the period.
     reserved
@@ -93,6 +105,7 @@ class Tables:
     chain: Chain
     barred: frozenset[tuple[int, int]] = frozenset()
     level: float = math.inf
+    deadline: float = math.inf
     device: NDArray[np.intp] = field(init=False)
     variant: NDArray[np.intp] = field(init=False)
     allowed: NDArray[np.bool_] = field(init=False)
@@ -102,6 +115,8 @@ class Tables:
     resident: Array = field(init=False)
     transient: Array = field(init=False)
     shared: Array = field(init=False)
+    load: Array = field(init=False)
+    shared_load: Array = field(init=False)
     transfer_s: Array = field(init=False)
     linked: NDArray[np.bool_] = field(init=False)
     loop_s: Array = field(init=False)
@@ -136,11 +151,15 @@ class Tables:
         self.resident = np.where(self.allowed, chain.resident_bytes[self.variant], 0.0)
         self.transient = np.where(self.allowed, chain.transient_bytes[self.variant], 0.0)
         self.shared = chain.shared_bytes[self.variant]
+        self.load = np.where(self.allowed, element_loads(chain)[self.device, self.variant], 0.0)
+        self.shared_load = variant_loads(chain)[self.device, self.variant]
         self.tracked = self._tracked()
 
-        matrices = np.stack([chain.transfer_matrix(cut) for cut in range(L + 1)])
+        matrices = np.stack([chain.transfer_matrix(cut) for cut in ticking(range(L + 1), self.deadline)])
         self.linked = np.isfinite(matrices)
+        look(self.deadline)
         self.transfer_s = np.where(self.linked, matrices, 0.0)
+        look(self.deadline)
         loop = chain.loop_matrix()
         self.looped = np.isfinite(loop)
         self.loop_s = np.where(self.looped, loop, 0.0)
@@ -193,7 +212,8 @@ class Tables:
     def objective_column(self) -> Column:
         """Return the additive part of the objective (everything but the period)."""
         weights = self.chain.weights
-        return self.column(weights.get("latency", 0.0), weights.get("energy", 0.0), weights.get("quality", 0.0))
+        plain = self.column(weights.get("latency", 0.0), weights.get("energy", 0.0), weights.get("quality", 0.0))
+        return replace(plain, movement=1.0)
 
     def budgets(self) -> list[tuple[str, Column, float]]:
         """Return (name, column, limit with half the rounding allowance) of each additive budget."""
@@ -220,26 +240,33 @@ class Tables:
         chain, dev = self.chain, self.device
         element = column.latency * self.seconds + column.energy * self.joules + column.quality * self.loss
         element = element + column.busy[dev][:, None] * self.seconds + column.memory[dev][:, None] * self.resident
+        element = element + column.movement * self.load
         element = np.where(self.allowed, element, math.inf)
         per_second = column.latency + column.energy * self.link_w + column.link
         begin = column.stage[dev]
         if chain.reuse == "once":  # one stage per device: its variant's shared bytes come with it
-            begin = begin + column.memory[dev] * self.shared
+            begin = begin + column.memory[dev] * self.shared + column.movement * self.shared_load
 
         L = chain.num_elements
-        step = np.full((L, self.num_states, self.num_states), math.inf)
-        if L > 1:
-            moved = self.transfer_s[1:L] * per_second
+        step = np.empty((L, self.num_states, self.num_states))
+        step[0] = math.inf
+        same = np.arange(self.num_states)
+        pairs = dev[:, None], dev[None, :]
+        handoff = np.where(np.isinf(chain.handoff_loss), 0.0, chain.handoff_loss) if column.quality else None
+        size = max(1, CHUNK // max(1, self.num_states) ** 2)
+        for low in range(1, L, size):
+            look(self.deadline)
+            cuts = slice(low, min(low + size, L))
+            moved = self.transfer_s[cuts] * per_second
             if column.extra is not None:
-                moved = moved + column.extra.cut[1:L]
-            step[1:] = moved[:, dev[:, None], dev[None, :]] + begin
-            if column.quality:
-                handoff = np.where(np.isinf(chain.handoff_loss), 0.0, chain.handoff_loss)[:, :, 1:L]
-                step[1:] += column.quality * handoff[self.variant[:, None], self.variant[None, :]].transpose(2, 0, 1)
-            step[1:][~self.switchable[1:]] = math.inf
-            same = np.arange(self.num_states)
-            step[1:, same, same] = 0.0
-            step[1:] += element.T[1:, None, :]
+                moved = moved + column.extra.cut[cuts]
+            part = moved[:, *pairs] + begin
+            if handoff is not None:
+                losses = handoff[self.variant[:, None], self.variant[None, :], cuts]
+                part += column.quality * losses.transpose(2, 0, 1)
+            part[~self.switchable[cuts]] = math.inf
+            part[:, same, same] = 0.0
+            np.add(part, element.T[cuts, None, :], out=step[cuts])
 
         start, end = begin + element[:, 0], np.zeros((self.num_first, self.num_states))
         extra = column.extra
@@ -290,11 +317,16 @@ class Tables:
         """Where a new stage may begin, (L, S, S): legal cut, a link, an allowed hand-off, another device if once."""
         chain, dev, var = self.chain, self.device, self.variant
         L = chain.num_elements
-        ok = self.linked[:L][:, dev[:, None], dev[None, :]].copy()
-        ok &= chain.cut_legal[:L, None, None]
-        ok &= np.isfinite(chain.handoff_loss)[var[:, None], var[None, :], :L].transpose(2, 0, 1)
+        ok = np.empty((L, self.num_states, self.num_states), dtype=bool)
+        finite = np.isfinite(chain.handoff_loss)
+        pairs, kinds = (dev[:, None], dev[None, :]), (var[:, None], var[None, :])
+        size = max(1, CHUNK // max(1, self.num_states) ** 2)
+        for low in range(0, L, size):
+            look(self.deadline)
+            cuts = slice(low, min(low + size, L))
+            np.logical_and(self.linked[cuts][:, *pairs], finite[*kinds, cuts].transpose(2, 0, 1), out=ok[cuts])
         shortest = np.arange(L)
-        ok &= ((shortest >= chain.min_segment) & (L - shortest >= chain.min_segment))[:, None, None]
+        ok[~(chain.cut_legal[:L] & (shortest >= chain.min_segment) & (L - shortest >= chain.min_segment))] = False
         if chain.reuse == "once":
             ok &= dev[:, None] != dev[None, :]
         if chain.max_stages == 1:

@@ -2,8 +2,8 @@
 
 After this, ``compute_s`` is (D, V, L), ``resident_bytes``, ``transient_bytes`` and ``quality_loss`` are (V, L), absent
 arrays are zeros (memory: ``inf``, messages: ones, legality: true, medium: -1), infinite budgets are ``None``. Powers
-stay ``None`` when none was given: only then is energy meaningless. Links of radio media have their rate with the whole
-band in ``rate_bytes_per_s``.
+and ``held`` stay ``None`` when not given: energy is meaningless then, and nothing is held. Links of radio media have
+their rate with the whole band in ``rate_bytes_per_s``.
 """
 
 from __future__ import annotations
@@ -47,7 +47,8 @@ def normalised(chain: Chain) -> dict[str, Any]:
         "reuse": _reuse(chain),
         "objective": objective,
         **_with_media(chain, num_devices, _links(chain, num_devices, num_elements)),
-        **_memory(chain, num_devices, num_variants, num_elements),
+        **(memory := _memory(chain, num_devices, num_variants, num_elements)),
+        **_movement(chain, num_devices, num_variants, num_elements, memory),
         **_energy(chain, num_devices, "energy" in weights),
         **_quality(chain, num_variants, num_elements, "quality" in weights),
         **_limits(chain, num_devices, num_elements),
@@ -169,6 +170,32 @@ def _memory(chain: Chain, num_devices: int, num_variants: int, num_elements: int
     shared = np.zeros(num_variants) if chain.shared_bytes is None else chain.shared_bytes
     fields["shared_bytes"] = checked_array("shared_bytes", shared, [(num_variants,)], "give bytes >= 0 per variant")
     return fields
+
+
+def _movement(
+    chain: Chain, num_devices: int, num_variants: int, num_elements: int, memory: dict[str, Any]
+) -> dict[str, Any]:
+    cost = 0.0 if chain.load_cost is None else chain.load_cost
+    mend = "give the objective's unit per newly loaded byte >= 0, for each device or for all"
+    cost = np.broadcast_to(checked_array("load_cost", cost, [(), (num_devices,)], mend), (num_devices,))
+    with np.errstate(over="ignore"):
+        most = cost.max() * (memory["resident_bytes"].max(axis=0).sum() + memory["shared_bytes"].sum())
+    if not math.isfinite(most):
+        raise InstanceError(f"load_cost is up to {cost.max():.6g} per byte, and loading overflows; {mend}")
+    if chain.held is None:
+        return {"held": None, "load_cost": cost}
+    held = np.array(chain.held)
+    shape = (num_devices, num_variants, num_elements)
+    if held.shape == (num_devices, num_elements) and num_variants == 1:
+        held = held.reshape(shape)
+    if held.shape != shape or not (held.dtype == np.bool_ or np.isin(held, (0, 1)).all()):
+        raise InstanceError(
+            f"held must be booleans of shape {shape}, got {held.dtype} of shape {held.shape}; "
+            "say what each device already keeps of each variant and element"
+        )
+    held = held.astype(np.bool_)
+    held.flags.writeable = False
+    return {"held": held, "load_cost": cost}
 
 
 def _energy(chain: Chain, num_devices: int, in_objective: bool) -> dict[str, Any]:

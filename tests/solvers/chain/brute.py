@@ -89,6 +89,7 @@ def metrics_of(chain, dev, var):
             watts = chain.send_power_w[:, None] + chain.receive_power_w[None, :]
             metrics["energy"] = np.nansum(busy * chain.power_w, axis=1) + np.nansum(links * watts, axis=(1, 2))
 
+    metrics["movement"] = _movement(chain, dev, var)
     ok = np.isfinite(metrics["latency"]) & np.isfinite(loss)
     ok &= (memory <= chain.memory_bytes * (1 + TOLERANCE)).all(axis=1)
     if chain.reuse == "once":
@@ -121,4 +122,17 @@ def brute_force(chain):
     if not ok.any():
         return math.inf
     value = sum(weight * metrics[name][ok] for name, weight in chain.weights.items())
-    return float(value.min())
+    return float((value + metrics["movement"][ok]).min())
+
+
+def _movement(chain, dev, var):
+    """Cost of what each plan must load newly."""
+    held = np.zeros(chain.compute_s.shape, dtype=bool) if chain.held is None else chain.held
+    cost = np.zeros(len(dev))
+    for d, v in itertools.product(range(chain.num_devices), range(chain.num_variants)):
+        runs = (dev == d) & (var == v)
+        num_bytes = (runs * (chain.resident_bytes[v] * ~held[d, v])).sum(axis=1)
+        if not held[d, v].any():
+            num_bytes = num_bytes + runs.any(axis=1) * chain.shared_bytes[v]
+        cost += chain.load_cost[d] * num_bytes
+    return cost

@@ -40,7 +40,7 @@ def brute_force_with_media(chain):
         watts = chain.send_power_w[:, None] + chain.receive_power_w[None, :]
     weights = chain.weights
     latency, energy = weights.get("latency", 0.0), weights.get("energy", 0.0)
-    value = sum(weight * metrics[name] for name, weight in weights.items())
+    value = metrics["movement"] + sum(weight * metrics[name] for name, weight in weights.items())
     if latency or energy:
         value = value + _least_sum(chain, moves, latency + energy * watts)
     keep = np.ones(len(dev), dtype=bool)

@@ -62,6 +62,12 @@ def chains(draw, max_plans: int = 33_000) -> Chain:
             options["shared_bytes"] = fill([0.0, 1.0, 2.0], V)
         if "transient" in used:
             options["transient_bytes"] = fill(block, V, L)
+    if "movement" in used:
+        options.setdefault("resident_bytes", fill([0.0, 1.0, 2.0], V, L))
+        options.setdefault("shared_bytes", fill([0.0, 1.0, 3.0], V))
+        options["load_cost"] = fill([0.0, 0.25, 1.0, 2.0], D)
+        if rng.random() < 0.8:
+            options["held"] = rng.random((D, V, L)) < 0.4
     names = ["latency", "throughput"]
     if "energy" in used:
         names.append("energy")
@@ -90,4 +96,5 @@ def chains(draw, max_plans: int = 33_000) -> Chain:
 FEATURES = [
     "no_link", "cannot_run", "free_ends", "messages", "max_stages", "min_segment", "pins", "cut_legal", "loop",
     "memory", "memory", "shared", "transient", "energy", "quality", "quality", "max_latency", "max_period", "weighted",
+    "movement", "movement",
 ]  # fmt: skip

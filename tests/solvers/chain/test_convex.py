@@ -116,8 +116,8 @@ def test_links_that_are_nearly_dead_do_not_hide_all_others_in_tolerances(seed):
     rng = np.random.default_rng(seed)
     chain = Chain(
         compute_s=rng.uniform(0.1, 5.0, (3, 4)), cut_bytes=rng.uniform(0.5, 5.0, 5),
-        rate_bytes_per_s=np.where(rng.random((3, 3)) < 0.4, 1e-7, 10.0), latency_s=np.zeros((3, 3)), source=None, reuse="many",
-        resident_bytes=np.ones(4), memory_bytes=[2.0, 4.0, 2.0],
+        rate_bytes_per_s=np.where(rng.random((3, 3)) < 0.4, 1e-7, 10.0), latency_s=np.zeros((3, 3)),
+        source=None, reuse="many", resident_bytes=np.ones(4), memory_bytes=[2.0, 4.0, 2.0],
     )  # fmt: skip
     for backend in ("pulp", "cvxpy"):
         assert solve(chain, backend).objective == pytest.approx(brute_force(chain), rel=1e-6), backend

@@ -36,7 +36,7 @@ def _supports_but_shares(chain: Chain) -> bool:
     return (
         chain.num_variants == 1
         and chain.reuse == "once"
-        and (additive or weights == {"throughput"})
+        and (additive or (weights == {"throughput"} and not chain.charges_loads))
         and not loops
         and all(limit is None for limit in limits)
         and not chain.handoff_loss.any()

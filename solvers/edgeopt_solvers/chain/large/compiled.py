@@ -12,31 +12,38 @@ __all__ = ["COMPILE_S", "LOAD_S", "affordable", "compiled"]
 #: Seconds that compiling every kernel may take on a slow machine, and loading them once they are compiled.
 COMPILE_S, LOAD_S = 30.0, 1.0
 
-_KERNELS = {
-    "kernels_joint": ("envelope", "joint_search"),
+#: What only instances with a reserved medium, or with a period, need: others must not wait for it.
+_EXTRA: dict[str, dict[str, tuple[str, ...]]] = {
+    "joint": {"kernels_joint": ("envelope", "joint_search")},
+    "throughput": {"kernels_reach": ("balance", "farthest", "pieces")},
+}
+
+_KERNELS: dict[str, tuple[str, ...]] = {
     "kernels_knapsack": ("fill",),
     "kernels_labels": ("label_search",),
     "kernels_memory": ("memory_to_go",),
     "kernels_order": ("anneal",),
     "kernels_prices": ("cost_to_go", "ascend"),
-    "kernels_reach": ("balance", "farthest", "pieces"),
 }
 
 
-def affordable(time_limit_s: float | None) -> bool:
-    """Whether the compiled engines can answer within a time limit, compilation included."""
+def affordable(time_limit_s: float | None, *engines: str) -> bool:
+    """Whether compiled code, and that of ``engines`` ("joint", "throughput"), can answer in time."""
     if time_limit_s is None or time_limit_s >= COMPILE_S:
         return True
     if time_limit_s < LOAD_S and "numba" not in sys.modules:
         return False
-    return compiled()
+    return compiled(*engines)
 
 
-def compiled() -> bool:
-    """Whether every kernel was compiled before: in this process, or by an earlier one into numba's cache on disk."""
+def compiled(*engines: str) -> bool:
+    """Whether the kernels were compiled before: in this process, or by an earlier one into numba's cache on disk."""
+    modules = dict(_KERNELS)
+    for engine in engines:
+        modules.update(_EXTRA[engine])
     kernels = [
         getattr(importlib.import_module(f"{__package__}.{module}"), name)
-        for module, names in _KERNELS.items()
+        for module, names in modules.items()
         for name in names
     ]
     return all(kernel.signatures or _cached(kernel) for kernel in kernels)

@@ -4,18 +4,20 @@ With one variant and each device used once, everything a plan costs is a sum ove
 
     enter[d_1] + sum_k (prefix[d_k, c_k] - prefix[d_k, c_{k-1}]) + sum_k link[page[c_k], d_k, d_{k+1}] + leave[d_K]
 
-and everything that memory, pins, impossible elements and the minimum segment length forbid is a window of ends for
-each start. Devices that cannot be told apart become one device with several *copies*.
+(what a device must load newly is part of its elements, and of coming to it) and everything that memory, pins,
+impossible elements and the minimum segment length forbid is a window of ends for each start. Devices that cannot be
+told apart become one device with several *copies*.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.instance import Chain, Solution
+from edgeopt_solvers.chain.movement import element_loads, variant_loads
 
 __all__ = ["Path", "View", "additive_view", "device_fields", "period_view"]
 
@@ -157,7 +159,15 @@ def additive_view(chain: Chain) -> View:
         compute_factor += energy * chain.power_w
         if chain.send_power_w is not None and chain.receive_power_w is not None:
             link_factor += energy * (chain.send_power_w[:, None] + chain.receive_power_w[None, :])
-    return _view(chain, compute_factor, link_factor)
+    view = _view(chain, compute_factor, link_factor)
+    return _with_loads(chain, view) if chain.charges_loads else view
+
+
+def _with_loads(chain: Chain, view: View) -> View:
+    """Charge each device for what it must load: per element, and once where its segment begins."""
+    prefix, first = view.prefix.copy(), variant_loads(chain)[:, 0]
+    prefix[:, 1:] += np.cumsum(element_loads(chain)[:, 0], axis=1)
+    return replace(view, prefix=prefix, enter=view.enter + first, link=view.link + first)
 
 
 def period_view(chain: Chain) -> View:

@@ -1,0 +1,199 @@
+"""Experts of a mixture-of-experts model on unequal devices, as data: sizes, gate frequencies, links."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt_solvers.chain.arrays import Array, whole_number
+from edgeopt_solvers.errors import InstanceError
+from edgeopt_solvers.policy.validate import amounts, content_of, read_json
+
+__all__ = ["EXPERTS_FEATURES", "Experts", "ExpertsSolution"]
+
+_ABSENT: Any = None
+
+EXPERTS_FEATURES = frozenset({"experts", "memory", "links", "latency", "max_replicas"})
+
+
+@dataclass(frozen=True, eq=False)
+class ExpertsSolution:
+    """Decisions of an expert placement.
+
+    Attributes
+    ----------
+    replicas : (G, E, D) of bool
+        Which devices hold which experts.
+    share : (G, E, D)
+        Part of each expert's load that each device serves; sums to 1 over the devices.
+    """
+
+    replicas: NDArray[np.bool_]
+    share: Array
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("replicas", np.bool_), ("share", np.float64)):
+            array = np.array(getattr(self, name), dtype=dtype)
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+
+@dataclass(frozen=True, eq=False)
+class Experts:
+    """Place the experts of a model, with replicas, and split the tokens of each among its replicas.
+
+    G layers of E experts on D devices. In layer g, device d takes
+
+        latencies of the homes + Σ_e load[g,e] share[g,e,d] (unit_s[g,d] + seconds to move one unit from and to the
+        homes)
+
+    seconds if it serves anything; a layer takes as long as its slowest device, and layers follow each other. The
+    messages of a device take turns: a token from home h crosses h→d and d→h; what is served at home does not travel.
+
+    Parameters
+    ----------
+    load : (G, E)
+        Expected tokens per batch that the gate sends to each expert (tokens times measured frequency).
+    unit_s : (D,) or (G, D)
+        Seconds per token; ``inf``: the device cannot run experts (of that layer).
+    expert_bytes : float, (G,) or (G, E)
+        Memory of each copy of an expert.
+    memory_bytes : (D,), optional
+        Usable memory; ``inf``: unlimited.
+    reserved_bytes : (D,), optional
+        Memory taken by everything else.
+    dispatch_bytes, combine_bytes : float or (G,)
+        Bytes per token to the expert, and back.
+    rate_bytes_per_s, latency_s : (D, D), optional
+        Links; the diagonal is ignored, rate 0: no link.
+    home : (D,), optional
+        Share of the tokens that live on each device (attention, router); default: all on device 0.
+    max_replicas : int, optional
+        Most copies of one expert.
+
+    Raises
+    ------
+    InstanceError
+        A shape, sign, magnitude or reference is wrong; the message names the field, the value and the mend.
+    """
+
+    family: ClassVar[str] = "placement"
+    problem: ClassVar[str] = "experts"
+
+    load: Array
+    unit_s: Array
+    expert_bytes: Array = _ABSENT
+    memory_bytes: Array = _ABSENT
+    reserved_bytes: Array = _ABSENT
+    dispatch_bytes: Array = _ABSENT
+    combine_bytes: Array = _ABSENT
+    rate_bytes_per_s: Array = _ABSENT
+    latency_s: Array = _ABSENT
+    home: Array = _ABSENT
+    max_replicas: int | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in _normalised(self).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_layers(self) -> int:
+        """G."""
+        return int(self.load.shape[0])
+
+    @property
+    def num_experts(self) -> int:
+        """E, experts of one layer."""
+        return int(self.load.shape[1])
+
+    @property
+    def num_devices(self) -> int:
+        """D."""
+        return int(self.unit_s.shape[1])
+
+    def features(self) -> frozenset[str]:
+        """Names (from :data:`EXPERTS_FEATURES`) of the optional features that this instance uses."""
+        sends = bool(self.dispatch_bytes.any() or self.combine_bytes.any())
+        used = {
+            "experts": True,
+            "memory": bool(np.isfinite(self.memory_bytes).any()),
+            "links": sends,
+            "latency": sends and bool(self.latency_s.any()),
+            "max_replicas": self.max_replicas is not None,
+        }
+        return frozenset(name for name, present in used.items() if present)
+
+    def to_json(self) -> str:
+        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
+        return json.dumps({"family": self.family, "problem": self.problem, **content_of(self)}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Experts:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        InstanceError
+            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
+        """
+        return cls(**read_json(cls, text, ("load", "unit_s")))
+
+    def __eq__(self, other: object) -> bool:
+        return content_of(self) == content_of(other) if isinstance(other, Experts) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+
+def _normalised(given: Experts) -> dict[str, Any]:
+    load = amounts("load", given.load, [(None, None)], "give finite tokens >= 0 per layer and expert")
+    G, E = load.shape
+    mend = "give seconds per token >= 0 for each device, or each layer and device; inf: cannot run there"
+    shapes: list[tuple[int | None, ...]] = [(None,), (G, None)]
+    unit_s = amounts("unit_s", given.unit_s, shapes, mend, inf=True)
+    D = unit_s.shape[-1]
+
+    def optional(
+        name: str, shapes: list[tuple[int | None, ...]], default: float, mend: str, inf: bool = False
+    ) -> Array:
+        value = getattr(given, name)
+        return amounts(name, np.full(shapes[-1], default) if value is None else value, shapes, mend, inf=inf)
+
+    sizes = optional("expert_bytes", [(), (G,), (G, E)], 0.0, "give finite bytes >= 0 per expert")
+    fields: dict[str, Any] = {
+        "load": load,
+        "unit_s": _frozen(np.broadcast_to(unit_s, (G, D))),
+        "expert_bytes": _frozen(np.broadcast_to(sizes if sizes.ndim != 1 else sizes[:, None], (G, E))),
+        "memory_bytes": optional("memory_bytes", [(D,)], math.inf, "give bytes >= 0 per device", inf=True),
+        "reserved_bytes": optional("reserved_bytes", [(D,)], 0.0, "give finite bytes >= 0 per device"),
+    }
+    for name in ("dispatch_bytes", "combine_bytes"):
+        value = optional(name, [(), (G,)], 0.0, "give finite bytes per token >= 0, or per layer")
+        fields[name] = _frozen(np.broadcast_to(value, (G,)))
+    sends = bool(fields["dispatch_bytes"].any() or fields["combine_bytes"].any())
+    if sends and given.rate_bytes_per_s is None and D > 1:
+        raise InstanceError("rate_bytes_per_s is missing: tokens travel (dispatch_bytes, combine_bytes); give bytes/s")
+    fields["rate_bytes_per_s"] = optional(
+        "rate_bytes_per_s", [(D, D)], 0.0, "give bytes/s >= 0 per pair of devices, 0: no link", inf=True
+    )
+    fields["latency_s"] = optional("latency_s", [(D, D)], 0.0, "give finite seconds >= 0 per pair of devices")
+    home = np.eye(D)[0] if given.home is None else given.home
+    fields["home"] = amounts("home", home, [(D,)], "give the share of tokens that live on each device, summing to 1")
+    total = math.fsum(fields["home"].tolist())
+    if abs(total - 1) > 1e-6:
+        raise InstanceError(f"home adds up to {total:.9g}; give shares of the tokens that sum to 1")
+    fields["max_replicas"] = None
+    if given.max_replicas is not None:
+        fields["max_replicas"] = whole_number("max_replicas", given.max_replicas, 1, None, "give None for no limit")
+    return fields
+
+
+def _frozen(array: Array) -> Array:
+    copy = np.array(array)
+    copy.flags.writeable = False
+    return copy

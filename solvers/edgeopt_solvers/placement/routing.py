@@ -1,0 +1,204 @@
+"""Queries routed to models on devices, as data: arrival and service rates, accuracies, network delays."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt_solvers.chain.arrays import Array, optional_limit
+from edgeopt_solvers.errors import InstanceError
+from edgeopt_solvers.policy.validate import amounts, content_of, read_json, within_unit
+
+__all__ = ["QUEUES", "ROUTING_FEATURES", "Routing", "RoutingSolution"]
+
+QUEUES = ("server", "device")
+
+_ABSENT: Any = None
+
+ROUTING_FEATURES = frozenset({"routing", "network", "device_queue", "min_accuracy", "class_floors", "placement"})
+
+
+@dataclass(frozen=True, eq=False)
+class RoutingSolution:
+    """Decisions of a routing.
+
+    Attributes
+    ----------
+    fractions : (C, M, V)
+        Part of each class's queries that each model on each device answers; sums to 1.
+    loaded : (M, V) of bool
+        Which models each device holds.
+    """
+
+    fractions: Array
+    loaded: NDArray[np.bool_]
+
+    def __post_init__(self) -> None:
+        for name, dtype in (("fractions", np.float64), ("loaded", np.bool_)):
+            array = np.array(getattr(self, name), dtype=dtype)
+            array.flags.writeable = False
+            object.__setattr__(self, name, array)
+
+
+@dataclass(frozen=True, eq=False)
+class Routing:
+    """Split the queries of each class among models on devices, at the least mean response time.
+
+    C classes, M models, V devices. With flows λ_cmd = arrival_per_s[c] fractions[c,m,d] and loads
+    ρ_s = Σ λ_cmd / service_per_s[m,d] over what a queue s serves,
+
+        mean response = (Σ λ_cmd network_s[c,d] + Σ_s ρ_s / (1 − ρ_s)) / Σ_c arrival_per_s[c].
+
+    ``queue="server"``: each model on each device is an M/M/1 queue of its own, with response 1 / (μ − λ).
+    ``queue="device"``: the models of a device share it (processor sharing), with response 1 / (μ (1 − ρ)).
+
+    Parameters
+    ----------
+    arrival_per_s : (C,)
+        Queries per second of each class.
+    service_per_s : (M, V)
+        Queries per second that a model alone on a device can answer; 0: cannot run there.
+    network_s : (V,) or (C, V), optional
+        Seconds to the device and back; ``inf``: unreachable.
+    accuracy : (M,) or (C, M), optional
+        Measured accuracy, from 0 to 1.
+    min_accuracy : float or (C,), optional
+        Floor on the mean accuracy over all queries, or on that of each class.
+    queue : {"server", "device"}
+        What waits in line.
+    max_load : float
+        Largest ρ of any queue, in (0, 1]; a queue is never loaded to 1.
+    model_bytes : (M,), optional
+        Memory of each model; with it, which models each device holds is a decision.
+    memory_bytes : (V,), optional
+        Usable memory of each device.
+
+    Raises
+    ------
+    InstanceError
+        A shape, sign, magnitude or reference is wrong; the message names the field, the value and the mend.
+    """
+
+    family: ClassVar[str] = "placement"
+    problem: ClassVar[str] = "routing"
+
+    arrival_per_s: Array
+    service_per_s: Array
+    network_s: Array = _ABSENT
+    accuracy: Array = _ABSENT
+    min_accuracy: float | Array | None = None
+    queue: str = "server"
+    max_load: float = 1.0
+    model_bytes: Array | None = None
+    memory_bytes: Array | None = None
+
+    def __post_init__(self) -> None:
+        for name, value in _normalised(self).items():
+            object.__setattr__(self, name, value)
+
+    @property
+    def num_classes(self) -> int:
+        """C."""
+        return int(self.arrival_per_s.shape[0])
+
+    @property
+    def num_models(self) -> int:
+        """M."""
+        return int(self.service_per_s.shape[0])
+
+    @property
+    def num_devices(self) -> int:
+        """V."""
+        return int(self.service_per_s.shape[1])
+
+    @property
+    def chooses(self) -> bool:
+        """Whether memory limits which models a device holds."""
+        return self.memory_bytes is not None and bool(np.isfinite(self.memory_bytes).any())
+
+    def features(self) -> frozenset[str]:
+        """Names (from :data:`ROUTING_FEATURES`) of the optional features that this instance uses."""
+        used = {
+            "routing": True,
+            "network": bool(self.network_s.any()),
+            "device_queue": self.queue == "device",
+            "min_accuracy": isinstance(self.min_accuracy, float),
+            "class_floors": isinstance(self.min_accuracy, np.ndarray),
+            "placement": self.chooses,
+        }
+        return frozenset(name for name, present in used.items() if present)
+
+    def to_json(self) -> str:
+        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
+        return json.dumps({"family": self.family, "problem": self.problem, **content_of(self)}, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Routing:
+        """Read what :meth:`to_json` wrote.
+
+        Raises
+        ------
+        InstanceError
+            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
+        """
+        return cls(**read_json(cls, text, ("arrival_per_s", "service_per_s")))
+
+    def __eq__(self, other: object) -> bool:
+        return content_of(self) == content_of(other) if isinstance(other, Routing) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self.to_json())
+
+
+def _normalised(given: Routing) -> dict[str, Any]:
+    arrival = amounts("arrival_per_s", given.arrival_per_s, [(None,)], "give finite queries/s >= 0 per class")
+    C = arrival.shape[0]
+    if not arrival.any():
+        raise InstanceError("arrival_per_s is 0 for every class; give queries per second")
+    mend = "give finite queries/s >= 0 per model and device, 0: cannot run there"
+    service = amounts("service_per_s", given.service_per_s, [(None, None)], mend)
+    M, V = service.shape
+    network = np.zeros((C, V)) if given.network_s is None else given.network_s
+    network = amounts("network_s", network, [(V,), (C, V)], "give seconds >= 0 per device", inf=True)
+    accuracy = np.ones((C, M)) if given.accuracy is None else given.accuracy
+    mend = "give one from 0 to 1 per model, or per class and model"
+    accuracy = within_unit("accuracy", accuracy, [(M,), (C, M)], mend)
+    fields: dict[str, Any] = {
+        "arrival_per_s": arrival,
+        "service_per_s": service,
+        "network_s": np.array(np.broadcast_to(network, (C, V))),
+        "accuracy": np.array(np.broadcast_to(accuracy, (C, M))),
+        "min_accuracy": _floor(given, C),
+    }
+    for name in ("network_s", "accuracy"):
+        fields[name].flags.writeable = False
+    if given.queue not in QUEUES:
+        raise InstanceError(f"queue is {given.queue!r}; choose one of {', '.join(QUEUES)}")
+    most = optional_limit("max_load", given.max_load)
+    if most is None or not 1e-9 <= most <= 1:
+        raise InstanceError(
+            f"max_load is {given.max_load!r}; give a load above 0 and at most 1 (1: no limit but its own)"
+        )
+    fields["max_load"] = most
+    if (given.model_bytes is None) != (given.memory_bytes is None):
+        missing = "model_bytes" if given.model_bytes is None else "memory_bytes"
+        raise InstanceError(f"{missing} is missing; give both, or neither when every model is loaded everywhere")
+    if given.model_bytes is not None:
+        fields["model_bytes"] = amounts("model_bytes", given.model_bytes, [(M,)], "give finite bytes >= 0 per model")
+        fields["memory_bytes"] = amounts(
+            "memory_bytes", given.memory_bytes, [(V,)], "give bytes >= 0 per device, inf: unlimited", inf=True
+        )
+    return fields
+
+
+def _floor(given: Routing, C: int) -> float | Array | None:
+    if given.min_accuracy is None:
+        return None
+    if given.accuracy is None:
+        raise InstanceError("accuracy is missing: min_accuracy sets a floor; give one per model, or class and model")
+    floor = within_unit("min_accuracy", given.min_accuracy, [(), (C,)], "give a mean from 0 to 1, or one per class")
+    return floor if floor.ndim else float(floor)

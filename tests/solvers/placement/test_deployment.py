@@ -1,0 +1,97 @@
+"""Deployment: the exact backend beside brute force and the MILP, and by hand."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+
+from edgeopt_solvers import solve
+from edgeopt_solvers.placement import Deployment, evaluate
+from tests.solvers.placement.draws import best_deployment, deployments
+
+
+def assert_equal_to_brute_force(instance, result, best):
+    if best == math.inf:
+        assert result.status.reason == "infeasible"
+        assert result.message
+    else:
+        assert result.status.reason == "optimal"
+        assert result.objective == pytest.approx(best, rel=2e-6, abs=1e-12)
+        assert result.bound <= best * (1 + 1e-6) + 1e-12
+        assert evaluate(instance, result.solution).violations == ()
+
+
+@settings(max_examples=120, deadline=None, derandomize=True)
+@given(deployments())
+def test_equal_to_brute_force(instance):
+    assert_equal_to_brute_force(instance, solve(instance), best_deployment(instance))
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(deployments())
+def test_pulp_agrees(instance):
+    best = solve(instance).objective
+    assert_equal_to_brute_force(instance, solve(instance, "pulp"), best)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(deployments(wild=True))
+def test_any_magnitude(instance):
+    started = time.perf_counter()
+    result = solve(instance, time_limit_s=2)
+    assert time.perf_counter() - started < 4  # other work may share the machine
+    assert result.status.has_solution or result.message
+    assert not result.status.has_solution or evaluate(instance, result.solution).violations == ()
+
+
+def two_nodes(**more):
+    fields = {
+        "task": [0, 1], "variant_bytes": [4.0, 4.0], "run_s": [1.0, 1.0], "request_per_s": [[3.0, 0.0], [0.0, 1.0]],
+        "memory_bytes": [4.0, 0.0], "download_bytes_per_s": [1.0, 1.0],
+    }  # fmt: skip
+    return Deployment(**{**fields, **more})
+
+
+def test_keep_ask_or_download_by_hand():
+    # node 0 keeps its own task; node 1 has no memory and loads the other for 4 s every time
+    assert solve(two_nodes()).objective == pytest.approx((3 * 1 + 1 * 5) / 4)
+    # over a fast link it asks node 0, once that has room for both
+    links = {"rate_bytes_per_s": [[0, 8.0], [4.0, 0]], "latency_s": [[0, 0.5], [0.25, 0]], "request_bytes": 4.0}
+    linked = solve(two_nodes(memory_bytes=[8.0, 0.0], reply_bytes=[0.0, 2.0], **links))
+    assert linked.objective == pytest.approx((3 * 1 + 1 * (1 + 0.75 + 1.0 + 0.25)) / 4)
+    assert linked.metrics["neighbour"] == 0.25
+
+
+def test_a_quality_floor_mixes_variants():
+    fields = {"task": [0, 0], "variant_bytes": [1.0, 1.0], "run_s": [1.0, 3.0], "request_per_s": [[2.0]]}
+    mixed = solve(Deployment(**fields, quality=[0.5, 1.0], min_quality=0.75))
+    assert mixed.objective == pytest.approx(2.0)
+    assert mixed.metrics["quality"] == pytest.approx(0.75)
+    assert solve(Deployment(**fields, quality=[0.5, 1.0], min_quality=0.5)).objective == 1.0
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"run_s": [math.inf, 1.0]}, "task 0 at node 0 has no variant"),
+        ({"download_bytes_per_s": None}, "needs variant 1 of 4 bytes, node 1 has 0, 4 too few"),
+        ({"quality": [0.2, 0.4], "min_quality": 0.5}, "min_quality is 0.5, the best variants reach 0.25"),
+    ],
+)
+def test_infeasible_names_the_limit_and_by_how_much(fields, sentence):
+    for backend in ("exact", "pulp"):
+        result = solve(two_nodes(**fields), backend)
+        assert result.status.reason == "infeasible"
+        assert sentence in result.message
+
+
+def test_memory_shared_by_two_tasks():
+    result = solve(Deployment([0, 1], [4.0, 4.0], [1.0, 1.0], [[1.0], [1.0]], memory_bytes=[4.0]))
+    assert result.status.reason == "infeasible"
+    assert "no choice of variants that fits the memory serves all" in result.message
+    floor = Deployment([0, 0], [4.0, 9.0], 1.0 + np.zeros(2), [[1.0]], [4.0], quality=[0.5, 1.0], min_quality=0.8)
+    assert "min_quality is 0.8" in solve(floor).message
