@@ -11,6 +11,7 @@ import json
 import math
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 
@@ -36,6 +37,26 @@ def experts_at_scale(
         expert_bytes=EXPERT_BYTES, memory_bytes=memory, dispatch_bytes=8192, combine_bytes=8192,
         rate_bytes_per_s=rng.lognormal(math.log(1e9), 0.5, pairs), latency_s=rng.uniform(5e-5, 5e-4, pairs),
     )  # fmt: skip
+
+
+def exchange_at_scale(
+    seed: int, num_layers: int = 32, num_experts: int = 64, num_devices: int = 16, room: float = 1.25
+) -> Experts:
+    """Draw tokens that go from experts straight to those of the next layer, ten times likelier within eight groups."""
+    plain = experts_at_scale(seed, num_layers, num_experts, num_devices, room)
+    rng = np.random.default_rng(seed + 1_000)
+    group = rng.integers(0, 8, (num_layers, num_experts))
+    traffic = rng.gamma(0.5, 1.0, (num_layers - 1, num_experts, num_experts)) * plain.load[:-1, :, None]
+    traffic *= np.where(group[:-1, :, None] == group[1:, None, :], 1.0, 0.1)
+    traffic *= (plain.load[1:] / traffic.sum(axis=1))[:, None, :]
+    return replace(plain, traffic=traffic, exchange_bytes=8192.0, dispatch_bytes=0.0, combine_bytes=0.0)
+
+
+def routed(instance: Experts, solution: ExpertsSolution) -> ExpertsSolution:
+    """Add routes: every token goes to the quickest copy."""
+    from edgeopt_solvers.placement.exchange import exchange_of, forward
+
+    return forward(instance, exchange_of(instance), solution.replicas, solution.share, None)
 
 
 def routing_at_scale(

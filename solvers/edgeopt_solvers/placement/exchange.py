@@ -10,14 +10,13 @@ the copy on j:
 
 c_gid is exchange_bytes / rate. For given copies and used links this is exact, and linear: senders may be added up
 (over e) because the cost of a token depends on the two devices alone. Otherwise it relaxes: a copy that is not decided
-takes memory in proportion to what it serves. The bound is evaluated at the prices π of (1)-(3) and λ >= 0 of the others,
-over the box of the variables: it needs no trust in the solver.
+takes memory in proportion to what it serves. The bound is evaluated at the prices π of (1)-(3) and λ >= 0 of the
+others, over the box of the variables: it needs no trust in the solver.
 """
 
 from __future__ import annotations
 
 import math
-import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,7 +28,7 @@ from edgeopt_solvers.chain.segments import unit_of
 from edgeopt_solvers.placement.expert_bounds import Node
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
 
-__all__ = ["Exchange", "Split", "exchange_of", "forward", "num_columns", "solve_node"]
+__all__ = ["TRACE", "Exchange", "Split", "exchange_of", "forward", "num_columns", "solve_node"]
 
 #: A part of the tokens smaller than this is rounding, not a route.
 TRACE = 1e-11
@@ -223,8 +222,3 @@ def _box_bound(
     least = np.where(reduced >= 0, reduced * low, reduced * np.where(np.isfinite(high), high, 0.0))
     value = math.fsum([*least.tolist(), *(-below[1] * below[2]).tolist(), *(equal[1] * equal[2]).tolist()])
     return value if math.isfinite(value) else -math.inf
-
-
-def left_s(stop_at: float) -> float:
-    """Return the seconds until ``time.perf_counter()`` reaches ``stop_at``."""
-    return stop_at - time.perf_counter()

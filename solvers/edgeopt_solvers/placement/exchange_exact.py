@@ -15,7 +15,7 @@ import numpy as np
 
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.placement.exchange import Split, exchange_of, forward, num_columns, solve_node
-from edgeopt_solvers.placement.exchange_search import climb, replicate, sweep
+from edgeopt_solvers.placement.exchange_search import climb, improve, sweep
 from edgeopt_solvers.placement.expert_bounds import relax, root
 from edgeopt_solvers.placement.expert_search import Search, first_homes
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
@@ -42,7 +42,7 @@ def solve_exchange(
     exchange, table = exchange_of(instance), table_of(instance)
     node = root(instance, table, lo)
     plain = relax(node, stop_at - time.perf_counter())
-    counted = {"num_moves": 0.0, "num_replicas_added": 0.0, "num_nodes": 0.0}
+    counted = {"num_moves": 0.0, "num_nodes": 0.0}
     bound = plain.bound
     if bound == math.inf:
         return bound, True, counted
@@ -58,20 +58,24 @@ def solve_exchange(
     wish = np.zeros((*instance.load.shape, instance.num_devices)) if plain.value is None else plain.value
     search = Search(instance, table, plain.level_s, stop_at)
     homes = first_homes(search, wish)
-    if homes is not None and relative_gap(best.objective, bound) > goal:
+    if homes is not None:
         begun = time.perf_counter()
-        half, most = (stop_at, stop_at) if math.isinf(stop_at) else (begun + part * (stop_at - begun) for part in (0.5, 0.7))
-        used = np.einsum("ge,ged->d", instance.expert_bytes, homes)
-        room = search.limit - used
-        lone, moves = climb(instance, exchange, table, homes.argmax(axis=2), room, half)
-        held = np.eye(instance.num_devices, dtype=np.bool_)[lone]
-        counted["num_moves"] = float(moves)
-        counted["num_replicas_added"] = float(
-            replicate(instance, exchange, table, held, room, best.offer, most)
-        )
-        if relative_gap(best.objective, bound) > goal and time.perf_counter() < stop_at and search.begin(homes):
-            search.improve()  # as if nothing were exchanged: best where that costs little
-            best.offer(sweep(instance, exchange, table, search.held))
+
+        def until(part: float) -> float:
+            return stop_at if math.isinf(stop_at) else begun + part * (stop_at - begun)
+
+        # as if nothing were exchanged: copies that level the work
+        search.stop_at = until(0.25)
+        if search.begin(homes):
+            search.improve()
+            improve(instance, exchange, table, search.held, search.limit, best.offer, until(0.6))
+        # one copy each, near those it exchanges most with
+        if relative_gap(best.objective, bound) > goal:
+            room = search.limit - np.einsum("ge,ged->d", instance.expert_bytes, homes)
+            lone, moves = climb(instance, exchange, table, homes.argmax(axis=2), room, until(0.75))
+            counted["num_moves"] = float(moves)
+            held = np.eye(instance.num_devices, dtype=np.bool_)[lone]
+            improve(instance, exchange, table, held, search.limit, best.offer, until(0.95))
     if relative_gap(best.objective, bound) <= goal or columns > MOST_IN_TREE:
         return bound, False, counted
     tree_bound, finished, nodes = _search_through(instance, lo, best, gap, stop_at)

@@ -10,28 +10,38 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
-from edgeopt_solvers.placement.exchange import Exchange, forward
+from edgeopt_solvers.placement.exchange import TRACE, Exchange, forward
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
 from edgeopt_solvers.placement.levels import Table, layer_split
 
-__all__ = ["climb", "levels_of", "replicate", "sweep"]
+__all__ = ["climb", "improve", "levels_of", "sweep"]
 
 Homes = NDArray[np.int64]
 Bits = NDArray[np.bool_]
 
-#: Powers p of the stand-in, one after the other.
-POWERS = (6.0, 24.0)
+#: Powers of the stand-in, one after the other: p = 2 to these.
+DOUBLINGS = (2, 3, 5)
+
+#: Changes in a layer before the next has its turn.
+MOST_IN_A_ROW = 6
+
+#: Experts of the slowest devices that are looked at for exchanges.
+MOST_EXCHANGED = 12
 
 #: A change must gain this part of the two layers that it touches.
 GAIN = 1e-7
 
 #: A link that is missing counts as so many times slower than the slowest.
 MISSING = 1e6
+
+#: Turns of copying and moving go on as long as each gains this part.
+WORTH_A_TURN = 1e-4
 
 #: Rounds of replicas without any gain before the search ends.
 MOST_IDLE = 6
@@ -44,90 +54,116 @@ def _paces(exchange: Exchange) -> Array:
     return np.where(np.isfinite(exchange.pace_s), exchange.pace_s, MISSING * top)
 
 
+@dataclass(frozen=True, slots=True)
+class _Costs:
+    """Tokens between experts (G-1, E, E), seconds per token of links (G-1, D, D), seconds of computing (G, E, D), bytes
+    (G, E).
+    """
+
+    tokens: Array
+    pace: Array
+    work: Array
+    bytes: Array
+
+
 def climb(
     instance: Experts, exchange: Exchange, table: Table, homes: Homes, room: Array, stop_at: float
 ) -> tuple[Homes, int]:
     """Return one device per expert, (G, E), after moves from ``homes``, and their number; ``room`` (D,) is updated."""
-    homes, num_moves = homes.copy(), 0
+    unit = np.where(np.isfinite(table.unit_s), table.unit_s, np.inf)
     with np.errstate(all="ignore"):
-        for power in POWERS:
-            stuck = 0
-            g = 0
+        work = np.where(instance.load[:, :, None] > 0, instance.load[:, :, None] * unit[:, None, :], 0.0)
+    tokens = exchange.origin * instance.load[1:, None, :]
+    return _descend(_Costs(tokens, _paces(exchange), work, instance.expert_bytes), homes.copy(), room, stop_at)
+
+
+def _descend(costs: _Costs, homes: Homes, room: Array, stop_at: float) -> tuple[Homes, int]:
+    """Make changes, layer by layer, until none helps."""
+    num_moves = 0
+    with np.errstate(all="ignore"):
+        for doublings in DOUBLINGS:
+            stuck, g = 0, 0
             while stuck < len(homes) and time.perf_counter() < stop_at:
-                if _step(instance, exchange, table, homes, room, g, power):
-                    stuck, num_moves = 0, num_moves + 1
-                else:
-                    stuck += 1
-                    g = (g + 1) % len(homes)
+                made = 0
+                while made < MOST_IN_A_ROW and _step(costs, homes, room, g, doublings):
+                    made += 1
+                num_moves += made
+                stuck = 0 if made else stuck + 1
+                g = (g + 1) % len(homes)
     return homes, num_moves
 
 
-def _step(
-    instance: Experts, exchange: Exchange, table: Table, homes: Homes, room: Array, g: int, power: float
-) -> bool:
+def _step(costs: _Costs, homes: Homes, room: Array, g: int, doublings: int) -> bool:
     """Make the best change in layer ``g``; return whether there was one."""
-    G, E, D = instance.num_layers, instance.num_experts, instance.num_devices
-    pace = _paces(exchange)
-    hot = np.eye(D)
-    mine, load, sizes = homes[g], instance.load[g], instance.expert_bytes[g]
-    unit = np.where(np.isfinite(table.unit_s[g]), table.unit_s[g], np.inf)
-    cost = np.where(load[:, None] > 0, load[:, None] * unit, 0.0)  # (E, D)
-    if g > 0:
-        came = (exchange.origin[g - 1] * load).T @ hot[homes[g - 1]]  # (E, D): tokens by where they come from
-        cost = cost + came @ pace[g - 1]
-    at = np.arange(E)
+    G, E, D = costs.work.shape
+    hot, at = np.eye(D), np.arange(E)
+    mine, sizes = homes[g], costs.bytes[g]
+    cost = costs.work[g]
+    if g > 0:  # (E, D): and what it takes to receive the tokens there
+        cost = cost + (costs.tokens[g - 1].T @ hot[homes[g - 1]]) @ costs.pace[g - 1]
     own = cost[at, mine]
     level = np.bincount(mine, own, minlength=D)
-    scale = float(level.max())
+    after, later = np.zeros((E, D)), np.zeros(D)
+    if g + 1 < G:
+        pace = costs.pace[g]
+        after = costs.tokens[g] @ hot[homes[g + 1]]  # (E, D): tokens by where they go
+        later = np.bincount(homes[g + 1], costs.work[g + 1][at, homes[g + 1]], minlength=D)
+        later = later + (after * pace[mine]).sum(axis=0)
+    scale = max(float(level.max()), float(later.max()))
     if not 0 < scale < math.inf:
         return False
-    after = np.zeros((E, D))
-    next_level = np.zeros(D)
-    if g + 1 < G:
-        after = (exchange.origin[g] * instance.load[g + 1]) @ hot[homes[g + 1]]  # (E, D): tokens by where they go
-        work = instance.load[g + 1] * table.unit_s[g + 1][homes[g + 1]]
-        next_level = np.bincount(homes[g + 1], work, minlength=D) + (after * pace[g][mine]).sum(axis=0)
-        scale = max(scale, float(next_level.max()))
-    level, next_level, cost, own, after = level / scale, next_level / scale, cost / scale, own / scale, after / scale
+    level, later, cost, own, after = level / scale, later / scale, cost / scale, own / scale, after / scale
 
-    def norm(total: Array) -> Array:
-        out: Array = np.maximum(total, 0.0) ** (1 / power)
+    def raised(values: Array) -> Array:
+        out = np.maximum(values, 0.0)
+        for _ in range(doublings):
+            out = out * out
         return out
 
-    now = float(norm((level**power).sum()) + norm((next_level**power).sum()))
-    spread = level**power
-    rest = spread.sum() - spread[mine][:, None] - spread[None, :]
+    def norm(total: Array) -> Array:
+        out: Array = np.maximum(total, 0.0) ** (0.5**doublings)
+        return out
+
+    spread = raised(level)
+    now = float(norm(spread.sum()) + norm(raised(later).sum()))
+    rest = spread.sum() - spread[mine][:, None] - spread[None, :]  # (E, D): all devices but the own and another
+    less = raised(level[mine] - own)
     # one expert goes to d
-    moved = rest + np.maximum(level[mine] - own, 0.0)[:, None] ** power + (level[None, :] + cost) ** power
-    shift = pace[g][None, :, :] - pace[g][mine][:, None, :] if g + 1 < G else np.zeros((E, D, D))
-    later = np.maximum(next_level + after[:, None, :] * shift, 0.0) ** power
-    value = norm(moved) + norm(later.sum(axis=2))
+    value = norm(rest + less[:, None] + raised(level[None, :] + cost))
+    if g + 1 < G:
+        shift = pace[None, :, :] - pace[mine][:, None, :]  # (E, D, D): seconds per token, at d instead
+        value = value + norm(raised(later + after[:, None, :] * shift).sum(axis=2))
     value[(sizes[:, None] > room) | (mine[:, None] == np.arange(D))] = math.inf
-    index = int(np.nanargmin(value))
-    best, e, d, other = float(value.flat[index]), index // D, index % D, -1
-    # two experts change places
-    b, k = mine[:, None], mine[None, :]
-    swapped = rest[at[:, None], k] + np.maximum(level[b] - own[:, None] + cost[at[None, :], b], 0.0) ** power
-    swapped = swapped + np.maximum(level[k] - own[None, :] + cost[at[:, None], k], 0.0) ** power
-    tokens = after[:, None, :] - after[None, :, :]
-    change = tokens * shift[at[:, None], k] if g + 1 < G else np.zeros((E, E, D))
-    pair = norm(swapped) + norm((np.maximum(next_level + change, 0.0) ** power).sum(axis=2))
-    grows = sizes[:, None] - sizes[None, :]
+    best = float(np.nanmin(value))
+    if best < now * (1 - GAIN):
+        e, d = divmod(int(np.nanargmin(value)), D)
+        _move(homes[g], room, e, d, float(sizes[e]))
+        return True
+    # two experts change places: the dearest of the slowest devices with any other
+    chosen = np.argsort(-own * spread[mine], kind="stable")[:MOST_EXCHANGED]
+    b, k = mine[chosen][:, None], mine[None, :]
+    swapped = raised(level[b] - own[chosen][:, None] + cost[at[None, :], b])
+    swapped = swapped + raised(level[k] - own[None, :] + cost[chosen[:, None], k]) + rest[chosen[:, None], k]
+    pair = norm(swapped)
+    if g + 1 < G:
+        tokens = after[chosen][:, None, :] - after[None, :, :]
+        pair = pair + norm(raised(later + tokens * shift[chosen[:, None], k]).sum(axis=2))
+    grows = sizes[chosen][:, None] - sizes[None, :]
     pair[(b == k) | (grows > room[k]) | (-grows > room[b])] = math.inf
-    index = int(np.nanargmin(pair))
-    if float(pair.flat[index]) < best:
-        best, e, other = float(pair.flat[index]), index // E, index % E
-        d = int(mine[other])
-    if not best < now * (1 - GAIN):
+    if not float(np.nanmin(pair)) < now * (1 - GAIN):
         return False
-    if other >= 0:
-        homes[g, other] = mine[e]
-        room[mine[e]] -= sizes[other]
-        room[d] += sizes[other]
-    room[homes[g, e] if other < 0 else int(homes[g, other])] += sizes[e]
-    room[d] -= sizes[e]
-    homes[g, e] = d
+    row, other = divmod(int(np.nanargmin(pair)), E)
+    e = int(chosen[row])
+    home, away = int(mine[e]), int(mine[other])
+    _move(homes[g], room, e, away, float(sizes[e]))
+    _move(homes[g], room, other, home, float(sizes[other]))
     return True
+
+
+def _move(homes: Homes, room: Array, e: int, d: int, size: float) -> None:
+    room[homes[e]] += size
+    room[d] -= size
+    homes[e] = d
 
 
 def levels_of(instance: Experts, exchange: Exchange, table: Table, solution: ExpertsSolution) -> Array:
@@ -194,17 +230,18 @@ def _routes(instance: Experts, exchange: Exchange, table: Table, held: Bits, sta
 
 
 def replicate(
-    instance: Experts, exchange: Exchange, table: Table, held: Bits, room: Array,
-    offer: Callable[[ExpertsSolution], object], stop_at: float,
-) -> int:  # fmt: skip
-    """Add copies of what the slowest device of every layer serves, as long as that helps; return how many."""
-    G, E, D = held.shape
+    instance: Experts, exchange: Exchange, table: Table, held: Bits, room: Array, stop_at: float
+) -> tuple[Bits, ExpertsSolution, float]:
+    """Add copies of what the slowest device of every layer serves, as long as that helps.
+
+    Return the copies, the plan, and its seconds, latencies of missing links aside.
+    """
+    G, _, D = held.shape
     most = instance.max_replicas or D
     pace = _paces(exchange)
     solution = sweep(instance, exchange, table, held)
-    offer(solution)
     level = levels_of(instance, exchange, table, solution)
-    best, idle, added, tried = math.fsum(level.max(axis=1).tolist()), 0, 0, held.copy()
+    best, idle, tried = math.fsum(level.max(axis=1).tolist()), 0, held.copy()
     while idle < MOST_IDLE and time.perf_counter() < stop_at:
         new, left = held.copy(), room.copy()
         for g in range(G):
@@ -213,9 +250,10 @@ def replicate(
             each = np.where(np.isfinite(table.unit_s[g]), table.unit_s[g], np.inf) + came
             tokens = instance.load[g] * solution.share[g, :, d]
             may = ~tried[g] & (new[g].sum(axis=1) < most)[:, None] & (instance.expert_bytes[g][:, None] <= left)
+            half = 0.5 * tokens[:, None]
             with np.errstate(invalid="ignore"):
-                ends = np.maximum(level[g][None, :] + 0.5 * tokens[:, None] * each, level[g, d] - 0.5 * tokens[:, None] * each[d])
-            ends = np.where(may & (tokens > 0)[:, None] & np.isfinite(ends), ends, np.inf)
+                ends = np.maximum(level[g][None, :] + half * each, level[g, d] - half * each[d])
+            ends = np.where(may & (half > 0) & np.isfinite(ends), ends, np.inf)
             index = int(ends.argmin())
             if ends.flat[index] < level[g, d]:
                 e, o = divmod(index, D)
@@ -227,9 +265,59 @@ def replicate(
         now = levels_of(instance, exchange, table, candidate)
         total = math.fsum(now.max(axis=1).tolist())
         if total < best * (1 - 1e-9):
-            added += int(new.sum() - held.sum())
             best, idle, held, room, solution, level = total, 0, new, left, candidate, now
-            offer(solution)
         else:
             idle += 1
-    return added
+    return held, solution, best
+
+
+def rearrange(
+    instance: Experts, exchange: Exchange, table: Table, solution: ExpertsSolution, limit: Array, stop_at: float
+) -> tuple[Bits, Array]:
+    """Move the copies of a plan, each with the tokens that it serves; return the copies and the memory left.
+
+    A copy counts as an expert of its own, with the tokens that its senders route to it.
+    """
+    assert solution.route is not None
+    G, E, D = solution.share.shape
+    used = solution.replicas & (solution.share > TRACE)
+    count = int(used.sum(axis=(1, 2)).max())
+    homes = np.zeros((G, count), dtype=np.int64)
+    expert, part, sizes = homes.copy(), np.zeros((G, count)), np.zeros((G, count))
+    for g in range(G):
+        e, d = np.nonzero(used[g])
+        expert[g, : len(e)], homes[g, : len(e)] = e, d
+        part[g, : len(e)], sizes[g, : len(e)] = solution.share[g, e, d], instance.expert_bytes[g, e]
+    unit = np.where(np.isfinite(table.unit_s), table.unit_s, np.inf)
+    tokens = np.zeros((G - 1, count, count))
+    served = np.take_along_axis(instance.load, expert, axis=1) * part
+    for g in range(G - 1):
+        e, f, i, j = expert[g][:, None], expert[g + 1][None, :], homes[g][:, None], homes[g + 1][None, :]
+        sent = (exchange.origin[g] * instance.load[g + 1])[e, f] * part[g][:, None] * solution.route[g][f, i, j]
+        tokens[g] = np.where(part[g + 1] > 0, sent, 0.0)
+    with np.errstate(all="ignore"):
+        work = np.where(served[:, :, None] > 0, served[:, :, None] * unit[:, None, :], 0.0)
+    room = limit - np.bincount(homes.ravel(), sizes.ravel(), minlength=D)
+    homes, _ = _descend(_Costs(tokens, _paces(exchange), work, sizes), homes, room, stop_at)
+    held = np.zeros((G, E, D), dtype=np.bool_)
+    for g in range(G):
+        real = part[g] > 0
+        held[g, expert[g, real], homes[g, real]] = True
+    left: Array = limit - np.einsum("ge,ged->d", instance.expert_bytes, held)
+    return held, left
+
+
+def improve(
+    instance: Experts, exchange: Exchange, table: Table, held: Bits, limit: Array,
+    offer: Callable[[ExpertsSolution], object], stop_at: float,
+) -> None:  # fmt: skip
+    """Add copies and move them, in turns, as long as that helps; ``limit`` (D,) is the memory for copies."""
+    room = limit - np.einsum("ge,ged->d", instance.expert_bytes, held)
+    best = math.inf
+    while time.perf_counter() < stop_at:
+        held, solution, value = replicate(instance, exchange, table, held, room, stop_at)
+        offer(solution)
+        if not value < best * (1 - WORTH_A_TURN):
+            return
+        best = value
+        held, room = rearrange(instance, exchange, table, solution, limit, stop_at)

@@ -99,7 +99,10 @@ def _split(instance, held):
                     rows.append(({v: 1.0, column("u", g, d): -1.0}, -math.inf, 0.0))
             for e, f, i in itertools.product(range(E), range(E), range(D)) if g > 0 else ():
                 z = ("z", g, e, f, i, d)
-                if not all(n in names for n in (("v", g - 1, e, i), ("v", g, f, d))) or not instance.traffic[g - 1, e, f]:
+                if (
+                    not all(n in names for n in (("v", g - 1, e, i), ("v", g, f, d)))
+                    or not instance.traffic[g - 1, e, f]
+                ):
                     continue
                 tokens, each = instance.traffic[g - 1, e, f], instance.exchange_bytes[g - 1]
                 if i == d or each == 0:
