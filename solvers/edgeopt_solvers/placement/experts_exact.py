@@ -35,6 +35,10 @@ PROVEN = 1e-9
 MOST_TRIPLES = 4_000
 
 
+#: From so many triples on, up to ``MOST_TRIPLES``, the best placement is disturbed and improved anew so many times;
+#: of every expert with replicas all but one are dropped with this probability.
+FEWEST_KICKED, MOST_KICKS, DROPPED = 60, 400, 0.3
+
 #: Part of the spare memory that first homes leave free.
 KEPT_FREE = 0.5
 
@@ -91,6 +95,9 @@ def solve_experts(instance: Experts, options: Options) -> Result:
         homes = first_homes(search, _wish(instance, root(instance, table, lo), wish, soft))
         if homes is not None:
             num_moves += _improve(instance, search, homes, best)
+    kicked_until = soft if limit is None else soft - 0.4 * max(0.0, soft - time.perf_counter())
+    if FEWEST_KICKED <= wish.size <= MOST_TRIPLES:
+        num_moves += _kick(instance, best, bound, relaxation.level_s, options, kicked_until)
     num_nodes, finished = 0, False
     if relative_gap(best.objective, bound) > max(options.gap, PROVEN) and wish.size <= MOST_TRIPLES:
         bound, finished, num_nodes = _search_through(instance, lo, best, bound, options.gap, soft)
@@ -141,6 +148,39 @@ def _improve(instance: Experts, search: Search, held: Bits, best: Incumbent) -> 
     search.improve()
     best.offer(search.solution())
     return search.num_moves
+
+
+def _kick(
+    instance: Experts, best: Incumbent, bound: float, level_s: Array, options: Options, stop_at: float
+) -> int:  # fmt: skip
+    """Disturb the best placement and improve it anew, many times; return the number of moves."""
+    rng, table, num_moves = np.random.default_rng(options.seed), table_of(instance), 0
+    goal = max(options.gap, PROVEN)
+    for _ in range(MOST_KICKS):
+        if best.solution is None or relative_gap(best.objective, bound) <= goal or time.perf_counter() > stop_at:
+            break
+        search = Search(instance, table, level_s, stop_at)
+        num_moves += _improve(instance, search, _disturbed(rng, search, best.solution), best)
+    return num_moves
+
+
+def _disturbed(rng: np.random.Generator, search: Search, solution: ExpertsSolution) -> Bits:
+    """Drop some replicas everywhere, and move some experts of one layer, as memory allows."""
+    held: Bits = solution.replicas.copy()
+    for g, e in np.argwhere(held.sum(axis=2) > 1).tolist():
+        if rng.random() < DROPPED:
+            held[g, e] = np.arange(held.shape[2]) == int(solution.share[g, e].argmax())
+    room = search.limit - np.einsum("ge,ged->d", search.instance.expert_bytes, held)
+    g = int(rng.integers(held.shape[0]))
+    for e in rng.permutation(held.shape[1])[: max(2, held.shape[1] // 4)].tolist():
+        size = search.instance.expert_bytes[g, e]
+        free = np.flatnonzero(search.able[g] & (room >= size) & ~held[g, e])
+        if len(free):
+            d = int(rng.choice(free))
+            room[held[g, e]] += size
+            held[g, e] = np.arange(held.shape[2]) == d
+            room[d] -= size
+    return held
 
 
 def _search_through(
