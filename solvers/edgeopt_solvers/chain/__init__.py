@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from edgeopt_solvers.chain.carry import carried_over
+from edgeopt_solvers.chain.carry import carried_over, carried_start
+from edgeopt_solvers.chain.certificate import Certificate
 from edgeopt_solvers.chain.check import Evaluation, evaluate
 from edgeopt_solvers.chain.diagnose import diagnose
 from edgeopt_solvers.chain.instance import FEATURES, Chain, Solution
 from edgeopt_solvers.chain.movement import Movement, compare, held_by, without
 
 __all__ = [
-    "CAPABILITIES", "FEATURES", "Chain", "Evaluation", "Movement", "Solution", "carried_over", "compare", "diagnose",
-    "evaluate", "held_by", "without",
+    "CAPABILITIES", "FEATURES", "Certificate", "Chain", "Evaluation", "Movement", "Solution", "carried_over",
+    "carried_start", "compare", "diagnose", "evaluate", "held_by", "without",
 ]  # fmt: skip
 
 #: Backend → features it can express; anything else is refused before building.
