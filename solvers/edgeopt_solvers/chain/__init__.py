@@ -11,7 +11,7 @@ from edgeopt_solvers.chain.movement import Movement, compare, held_by, without
 
 __all__ = [
     "CAPABILITIES", "FEATURES", "Certificate", "Chain", "Evaluation", "Movement", "Solution", "carried_over",
-    "carried_start", "compare", "diagnose", "evaluate", "held_by", "without",
+    "carried_start", "compare", "diagnose", "evaluate", "held_by", "prepare", "without",
 ]  # fmt: skip
 
 #: Backend → features it can express; anything else is refused before building.
@@ -21,3 +21,10 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "ortools": FEATURES - {"reserved", "reserved_conflict", "reserved_period"},
     "cvxpy": FEATURES - {"reserved_conflict", "reserved_period"},  # Clarabel for cones, HiGHS for integers
 }
+
+
+def prepare() -> float:
+    """Compile the engines for large chains ahead of time; see :func:`edgeopt_solvers.chain.large.prepare.prepare`."""
+    from edgeopt_solvers.chain.large.prepare import prepare as compile_all
+
+    return compile_all()

@@ -175,7 +175,7 @@ class Memory:
 
     def recall(self, remembers: Masks, limit: float, clock: Clock) -> None:
         """Take the memory of an earlier proof, as far as it fits, and the bound it gives at the present prices."""
-        self.remembers = remembers & np.bitwise_or.reduce(self._bit)
+        self.remembers = np.ascontiguousarray(remembers & np.bitwise_or.reduce(self._bit))
         value, _ = self._evaluate(self.price, limit, clock)
         if value == -math.inf:
             self.remembers[:] = 0
