@@ -141,7 +141,7 @@ STORED: dict[str, Callable[[], Any]] = {
     "placement_routing_20x8x4": lambda: placement.routing_at_scale(26, 20, 8, 4),
     "placement_routing_floor_20x8x4": lambda: placement.routing_at_scale(27, 20, 8, 4, min_accuracy=0.8),
     "placement_routing_device_20x8x4": lambda: placement.routing_at_scale(28, 20, 8, 4, queue="device"),
-    "placement_deployment_6x8": lambda: placement.deployment_at_scale(29),
+    "placement_deployment_3x4": lambda: placement.deployment_at_scale(29, 3, 4),
     "policy_speculative": lambda: speculative(21),
     "policy_cascade_300": lambda: cascade(22, 300),
 }

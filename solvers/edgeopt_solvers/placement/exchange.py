@@ -84,8 +84,8 @@ def forward(
     share, route = np.zeros((G, E, D)), np.zeros((G - 1, E, D, D))
     able = held & np.isfinite(instance.unit_s)[:, None, :]
     start = np.where(able & (parts > TRACE), parts, 0.0)
-    g, e = np.nonzero(start.sum(axis=2) <= 0)
-    start[g, e, np.where(able[g, e], 1.0, np.where(held[g, e], 0.5, 0.0)).argmax(axis=1)] = 1.0
+    lost = np.nonzero(start.sum(axis=2) <= 0)
+    start[(*lost, np.where(able[lost], 1.0, np.where(held[lost], 0.5, 0.0)).argmax(axis=1))] = 1.0
     start /= start.sum(axis=2, keepdims=True)
     share[0] = start[0]
     for g in range(G - 1):
@@ -191,8 +191,8 @@ def solve_node(
     torn = np.argwhere((exchange.latency_s > 0) & ~low_link & high_link)
     if len(torn):
         g, i, j = torn.T
-        row = np.arange(len(torn) * E).reshape(-1, E)
-        below.add(np.zeros(row.size), (row, m[g, :, i, j], 1.0), (row, b[g, i, j][:, None], -1.0))
+        rows = np.arange(len(torn) * E).reshape(-1, E)
+        below.add(np.zeros(rows.size), (rows, m[g, :, i, j], 1.0), (rows, b[g, i, j][:, None], -1.0))
     (A_ub, b_ub), (A_eq, b_eq) = below.matrix(n), equal.matrix(n)
     cost = np.zeros(n)
     cost[T] = 1.0

@@ -20,7 +20,7 @@ from edgeopt_solvers.placement.exchange import TRACE, Exchange, forward
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
 from edgeopt_solvers.placement.levels import Table, layer_split
 
-__all__ = ["climb", "improve", "levels_of", "sweep"]
+__all__ = ["climb", "improve", "levels_of", "rearrange", "replicate", "sweep"]
 
 Homes = NDArray[np.int64]
 Bits = NDArray[np.bool_]
@@ -102,13 +102,13 @@ def _step(costs: _Costs, homes: Homes, room: Array, g: int, doublings: int) -> b
     if g > 0:  # (E, D): and what it takes to receive the tokens there
         cost = cost + (costs.tokens[g - 1].T @ hot[homes[g - 1]]) @ costs.pace[g - 1]
     own = cost[at, mine]
-    level = np.bincount(mine, own, minlength=D)
+    level: Array = np.bincount(mine, own, minlength=D).astype(np.float64)
     after, later = np.zeros((E, D)), np.zeros(D)
     if g + 1 < G:
         pace = costs.pace[g]
         after = costs.tokens[g] @ hot[homes[g + 1]]  # (E, D): tokens by where they go
-        later = np.bincount(homes[g + 1], costs.work[g + 1][at, homes[g + 1]], minlength=D)
-        later = later + (after * pace[mine]).sum(axis=0)
+        busy = np.bincount(homes[g + 1], costs.work[g + 1][at, homes[g + 1]], minlength=D)
+        later = busy + (after * pace[mine]).sum(axis=0)
     scale = max(float(level.max()), float(later.max()))
     if not 0 < scale < math.inf:
         return False
