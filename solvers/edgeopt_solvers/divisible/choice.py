@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.bandwidth.validate import Array
 
-__all__ = ["Choice", "OutOfTimeError", "Task", "cheapest", "lower_bound", "quick"]
+__all__ = ["Choice", "OutOfTimeError", "Task", "cheapest", "lower_bound", "priced", "quick"]
 
 #: The first slack, relative, and its growth.
 FIRST_SLACK, GROWTH = 1e-4, 2.5
@@ -75,6 +75,12 @@ def lower_bound(task: Task) -> float:
     """Return a bound on the cost with μ = ν = 0; ``inf`` if the devices cannot take all units."""
     dual = _dual(task, 0.0, 0.0)
     return math.inf if dual is None else dual.bound
+
+
+def priced(task: Task, stop_at: float) -> tuple[float, float]:
+    """Return a bound on the cost with the best prices, and ν; ``inf`` if the devices cannot take all units."""
+    dual = _best_dual(task, stop_at)
+    return (math.inf, 0.0) if dual is None else (dual.bound, dual.nu)
 
 
 def quick(task: Task, ceiling: float, stop_at: float) -> tuple[float, Choice | None]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgeopt_solvers.chain.arrays import Array, optional_limit, whole_number
+from edgeopt_solvers.data import WeightedInstance
 from edgeopt_solvers.errors import InstanceError
-from edgeopt_solvers.policy.validate import amounts, content_of, objective_of, read_json, within_unit
+from edgeopt_solvers.policy.validate import amounts, objective_of, within_unit
 
 __all__ = ["CASCADE_FEATURES", "OBJECTIVES", "Cascade", "CascadeSolution"]
 
@@ -59,7 +59,7 @@ class CascadeSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Cascade:
+class Cascade(WeightedInstance):
     """Choose models and thresholds at the least mean latency or cost that reaches an accuracy.
 
     M models, N queries. A query asks the chosen models in the order of the pool until one is confident enough; the last
@@ -125,13 +125,6 @@ class Cascade:
         """M."""
         return int(self.confidence.shape[1])
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Objective name → positive weight."""
-        if isinstance(self.objective, str):
-            return {self.objective: 1.0}
-        return {name: weight for name, weight in self.objective.items() if weight > 0}
-
     def features(self) -> frozenset[str]:
         """Names (from :data:`CASCADE_FEATURES`) of the optional features that this instance uses."""
         weights = self.weights
@@ -149,28 +142,6 @@ class Cascade:
             "max_models": self.max_models is not None,
         }
         return frozenset(name for name, present in used.items() if present)
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document."""
-        content = {"num_levels": None, **content_of(self)}
-        return json.dumps({"family": self.family, "problem": self.problem, **content}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Cascade:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
-        """
-        return cls(**read_json(cls, text, ("confidence", "correct", "seconds")))
-
-    def __eq__(self, other: object) -> bool:
-        return content_of(self) == content_of(other) if isinstance(other, Cascade) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
 
 
 def _normalised(given: Cascade) -> dict[str, Any]:

@@ -214,5 +214,5 @@ def test_capabilities_are_features():
     assert all(supported <= FEATURES for supported in CAPABILITIES.values())
     with pytest.raises(UnsupportedError, match="cannot express shared"):
         solve(library(0, num_devices=3, num_units=4), "ortools")
-    with pytest.raises(UnsupportedError, match="no formulation"):
+    with pytest.raises(UnsupportedError, match="cannot express choice"):
         solve(library(0, num_devices=3, num_units=4), "cvxpy")
