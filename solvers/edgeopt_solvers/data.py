@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeopt_solvers.errors import InstanceError
 
-__all__ = ["JsonInstance", "WeightedInstance", "read_fields"]
+__all__ = ["JsonInstance", "WeightedInstance"]
 
 
 class JsonInstance:
@@ -37,8 +37,7 @@ class JsonInstance:
         InstanceError
             Not a JSON object of this family, an unknown or missing field, or a value that the class refuses.
         """
-        content = read_fields(cls, text)
-        return cls(**cls._decoded(content))  # numpy reads "inf" as a float
+        return cls(**cls._decoded(_read_fields(cls, text)))  # numpy reads "inf" as a float
 
     @classmethod
     def _decoded(cls, content: dict[str, Any]) -> dict[str, Any]:
@@ -74,7 +73,7 @@ class WeightedInstance(JsonInstance):
         return {name: weight for name, weight in self.objective.items() if weight > 0}
 
 
-def read_fields(cls: Any, text: str) -> dict[str, Any]:
+def _read_fields(cls: Any, text: str) -> dict[str, Any]:
     """Return the fields in a JSON document of an instance of ``cls``, a dataclass with ``family``.
 
     Raises

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -17,8 +19,8 @@ __all__ = ["CASCADE_FEATURES", "OBJECTIVES", "Cascade", "CascadeSolution"]
 
 OBJECTIVES = ("latency", "cost")
 
-#: More models have more subsequences than are worth trying one by one.
-MOST_MODELS = 12
+#: More choices of models than this are not tried one by one; all those among 12 models are fewer.
+MOST_CHOICES = 4096
 
 _ABSENT: Any = None
 
@@ -147,8 +149,6 @@ class Cascade(WeightedInstance):
 def _normalised(given: Cascade) -> dict[str, Any]:
     confidence = within_unit("confidence", given.confidence, [(None, None)], "give one from 0 to 1 per query and model")
     N, M = confidence.shape
-    if M > MOST_MODELS:
-        raise InstanceError(f"confidence has {M} columns; give at most {MOST_MODELS} models, the most useful ones")
     found = np.shape(given.correct)
     if len(found) == 2 and found[0] == N and found[1] != M:
         missing = f"model {found[1]} has none" if found[1] < M else "some have no model"
@@ -177,11 +177,22 @@ def _normalised(given: Cascade) -> dict[str, Any]:
         fields["num_levels"] = whole_number("num_levels", given.num_levels, 2, None, mend)
     if given.max_models is not None:
         fields["max_models"] = whole_number("max_models", given.max_models, 1, None, "give None for no limit")
+    _refuse_too_many(M, min(M, fields["max_models"] or M))
     objective = fields["objective"]
     weighs_cost = objective == "cost" or (not isinstance(objective, str) and objective.get("cost", 0) > 0)
     if (weighs_cost or fields["max_cost"] is not None) and given.cost is None:
         raise InstanceError("cost is missing: it counts; give it per model, or per query and model")
     return fields
+
+
+def _refuse_too_many(num_models: int, most: int) -> None:
+    choices = list(itertools.accumulate(math.comb(num_models, size) for size in range(1, most + 1)))
+    if choices[-1] > MOST_CHOICES:
+        raise InstanceError(
+            f"confidence has {num_models} columns: up to {most} models can be chosen in {choices[-1]} ways, at most "
+            f"{MOST_CHOICES} are tried; set max_models to {max(1, sum(c <= MOST_CHOICES for c in choices))}, or leave "
+            "out models"
+        )
 
 
 def _per_query(array: Array, num_queries: int) -> Array:

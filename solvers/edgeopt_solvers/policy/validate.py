@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from edgeopt_solvers.chain.arrays import Array, checked_array, optional_limit
-from edgeopt_solvers.data import JsonInstance, read_fields
 from edgeopt_solvers.errors import InstanceError
 
-__all__ = ["LIMIT_TOLERANCE", "amounts", "content_of", "objective_of", "read_json", "within_unit"]
+__all__ = ["LIMIT_TOLERANCE", "amounts", "objective_of", "within_unit"]
 
 #: A budget or floor counts as kept up to this fraction of itself, so that "exactly reached" survives rounding.
 LIMIT_TOLERANCE = 1e-9
@@ -67,14 +66,3 @@ def objective_of(given: Any, names: tuple[str, ...]) -> str | dict[str, float]:
     if not any(weights.values()):
         raise InstanceError(f"objective has no positive weight; give one to {' or '.join(names)}")
     return weights
-
-
-def content_of(instance: Any) -> dict[str, Any]:
-    """Return the fields of an instance as JSON values; ``inf`` becomes ``"inf"``, absent fields are left out."""
-    return {name: value for name, value in JsonInstance._content(instance).items() if value is not None}
-
-
-def read_json(cls: Any, text: str, required: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields in a JSON document of an instance of ``cls``; see :func:`edgeopt_solvers.data.read_fields`."""
-    del required  # fields without a default
-    return read_fields(cls, text)

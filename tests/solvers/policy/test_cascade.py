@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgeopt_solvers import InstanceError, solve
+from edgeopt_solvers import BackendError, InstanceError, UnsupportedError, solve
 from edgeopt_solvers.policy import FEATURES, Cascade, CascadeSolution, evaluate, exact, frontier
 from tests.solvers.policy.policies import all_cascades, brute_force_cascade, cascades
 
@@ -44,6 +46,32 @@ def test_boxes_are_equal_to_brute_force(instance):
 @given(cascades(most_queries=6, most_models=3))
 def test_pulp_agrees(instance):
     assert_best(instance, solve(instance, "pulp"), solve(instance).objective, rel=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cascades(most_queries=8))
+def test_ortools_agrees(instance):
+    assert_best(instance, solve(instance, "ortools"), solve(instance).objective)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cascades(wild=True, most_queries=6, most_models=3), st.sampled_from(["pulp", "ortools"]))
+def test_programs_never_crash_nor_hang(instance, backend):
+    """Amounts 30 orders of magnitude apart: an answer that the checker accepts, or a refusal that names a way out."""
+    best = solve(instance).objective
+    refused = ""
+    try:
+        result = solve(instance, backend, time_limit_s=5.0)
+    except BackendError as error:
+        refused = str(error)
+    if refused:
+        assert "exact" in refused
+        return
+    assert result.bound <= best * (1 + 1e-6)
+    if result.status.has_solution:
+        assert result.objective >= best * (1 - 1e-9)
+    else:
+        assert result.status.reason == "time_limit" or best == math.inf
 
 
 @settings(max_examples=150, deadline=None)
@@ -152,6 +180,29 @@ def test_full_size_in_time():
     assert result.status.reason == "optimal"
     assert result.metrics["accuracy"] >= 0.76
     assert result.runtime_s < 5  # the target is 1 s; other work may share the machine
+
+
+def test_sixteen_threads_give_the_same_answers():
+    floors = [traces(seed, 400, 3, num_levels=8, min_accuracy=0.72) for seed in range(16)]
+    alone = [solve(instance) for instance in floors]
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(solve, floors))
+        curves = list(pool.map(frontier, floors))
+    for a, b, curve in zip(alone, together, curves, strict=True):
+        assert (a.objective, a.bound, a.solution) == (b.objective, b.bound, b.solution)
+        assert curve.objective[np.argmax(curve.accuracy >= 0.72)] == pytest.approx(a.objective, rel=1e-12)
+
+
+def test_many_models_where_few_are_chosen():
+    result = solve(traces(6, 200, 24, num_levels=4, min_accuracy=0.7, max_models=2))
+    assert result.status.reason == "optimal"
+    with pytest.raises(InstanceError, match=r"up to 24 models can be chosen in 16777215 ways, .* set max_models to 3"):
+        traces(6, 200, 24)
+
+
+def test_too_many_ways_to_go_are_refused():
+    with pytest.raises(UnsupportedError, match="lower num_levels"):
+        solve(traces(7, 120_000, 3, num_levels=None), "ortools")
 
 
 def test_warm_start_and_determinism():
