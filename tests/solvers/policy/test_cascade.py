@@ -74,6 +74,15 @@ def test_programs_never_crash_nor_hang(instance, backend):
         assert result.status.reason == "time_limit" or best == math.inf
 
 
+def test_pulp_claims_no_more_than_the_solver_can_tell_apart():
+    """HiGHS finds the cost of 5e-9 optimal beside costs of 1e8, where 0 is possible."""
+    confidence, correct = [[0.6, 0.2, 0.1], [0.1, 0.8, 0.9]], [[0, 0, 1], [0, 0, 1]]
+    costs = {"cost": [5e-9, 1e8, 0.0], "objective": "cost", "num_levels": None}
+    result = solve(Cascade(confidence, correct, [0.0, 2e-7, 2e4], **costs), "pulp")
+    assert result.bound == 0.0
+    assert result.status.reason == "optimal" or result.objective > 0
+
+
 @settings(max_examples=150, deadline=None)
 @given(cascades(wild=True))
 def test_any_magnitude(instance):
