@@ -204,6 +204,10 @@ def test_steps_multiply_everything():
             "hold 5 units of 6, 1 too few",
         ),
         ({"min_units": [4, 4], "memory_bytes": [5.0, 5.0], "unit_memory_bytes": [1, 1]}, "min_units: no loads"),
+        (
+            {"min_units": [4, 4], "memory_bytes": [5.0, 5.0], "unit_memory_bytes": [1, 1]},
+            "possible are 5 (1 fewer) or 8 (2 more)",
+        ),
         ({"max_makespan_s": 2.5}, "max_makespan_s is 2.5 s, the fastest division takes 3 s, 0.5 s too long"),
         ({"max_energy_j": 5.0, "power_w": [1.0, 2.0]}, "the least energy of any division is 6 J, 1 J too much"),
         (

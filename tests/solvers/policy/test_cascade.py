@@ -234,7 +234,11 @@ def test_time_limit_keeps_a_bound():
     ("fields", "sentence"),
     [
         ({"min_accuracy": 0.9}, "min_accuracy is 0.9, the best accuracy found is 0.75, 15 points too few"),
-        ({"max_latency_s": 0.5}, "max_latency_s is 0.5, the cheapest model alone takes 1, 0.5 too much"),
+        ({"max_latency_s": 0.5}, "max_latency_s is 0.5 s, the cheapest model alone takes 1 s, 0.5 s too much"),
+        (
+            {"max_latency_s": 5.0, "cost": [9.0, 1.0], "max_cost": 2.0},
+            "max_latency_s is 5 s, within max_cost = 2 at least 10 s are needed, 5 s too much",
+        ),
         (
             {"min_accuracy": 0.75, "max_latency_s": 1.5},
             "min_accuracy is 0.75, the best accuracy found within the budgets is 0.5, 25 points too few",
