@@ -153,6 +153,12 @@ class SampleQuality:
     num_real: int
     num_samples: int
 
+    def __str__(self) -> str:
+        return (
+            f"Fréchet {self.frechet:.3f}, kernel {self.kernel:.4f}, precision {self.precision:.3f}, recall "
+            f"{self.recall:.3f}, agreement {self.agreement:.3f}"
+        )
+
     def document(self) -> dict[str, float]:
         """Return the figures by name."""
         return asdict(self)

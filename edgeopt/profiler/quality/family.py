@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import date
+from itertools import groupby
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +27,10 @@ Form = Literal["additive", "table", "whole"]
 Progress = Callable[[str], None]
 
 
+def _ignore(text: str) -> None:
+    """Tell nobody."""
+
+
 def noise_of(model: Diffusion, count: int, seed: int) -> torch.Tensor:
     """Draw the noise that every plan starts from."""
     return torch.randn((count, *model.latent_shape), generator=torch.Generator().manual_seed(seed))
@@ -43,7 +48,7 @@ def profile_quality(
     cuts: int = 4,
     checks: int = 8,
     seed: int = 0,
-    progress: Progress = lambda text: None,
+    progress: Progress = _ignore,
 ) -> Diffusion:
     """Return the model with its quality measured.
 
@@ -62,6 +67,8 @@ def profile_quality(
         Random plans, sampled and kept out of the fit, that tell the error of ``additive``.
     seed
         Of the noise and of the plans that are checked.
+    progress
+        Told every figure of every plan that was sampled.
 
     Raises
     ------
@@ -76,8 +83,9 @@ def profile_quality(
     sampler = PlanSampler(model, steps, reference.labels, noise, guidance=guidance)
 
     def metric(plan: Sequence[int]) -> float:
-        progress(f"{names[plan[0]]} … {names[plan[-1]]}")
-        return reference.measure(sampler(plan)).frechet
+        found = reference.measure(sampler(plan))
+        progress(f"{_spelled(plan, names)}: {found}")
+        return found.frechet
 
     quality: Any
     if form == "table":
@@ -96,6 +104,11 @@ def profile_quality(
     )
     floor = round(reference.floor.frechet, 4)
     return model.model_copy(update={"quality": quality.model_copy(update={"floor": floor, "source": source})})
+
+
+def _spelled(plan: Sequence[int], names: Sequence[str]) -> str:
+    """Write a plan as ``10 small, 15 large``."""
+    return ", ".join(f"{len(list(same))} {names[v]}" for v, same in groupby(plan))
 
 
 def _check_request(

@@ -1,4 +1,4 @@
-"""Train the family on one core, and write the profile of what was trained."""
+"""Train the family on one core, measure it, and write its profile."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from edgeopt.files import write_whole
 from edgeopt.profiler.architectures import model_text
+from edgeopt.profiler.quality import profile_quality
 from edgeopt.profiles.checkpoints import with_relative_checkpoints
 from edgeopt.training.digits.checkpoints import train_all
 from edgeopt.training.digits.data import data_folder, pack_csv
@@ -21,7 +22,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="folder of the checkpoints; default: the library's")
     parser.add_argument("--only", action="append", metavar="NAME", help="train only this one; repeatable")
     parser.add_argument("--csv", type=Path, help="take the data from scikit-learn's digits.csv.gz first")
-    parser.add_argument("--profile", type=Path, help="model profile to write, without quality")
+    parser.add_argument("--profile", type=Path, help="model profile to write, with its quality measured")
     arguments = parser.parse_args()
     out = arguments.out or data_folder()
     out.mkdir(parents=True, exist_ok=True)
@@ -29,7 +30,8 @@ def main() -> None:
         pack_csv(arguments.csv, out)
     train_all(out, arguments.only)
     if arguments.profile:
-        model = with_relative_checkpoints(digits_model(out), arguments.profile.parent)
+        measured = profile_quality(digits_model(out), progress=print)
+        model = with_relative_checkpoints(measured, arguments.profile.parent)
         write_whole(arguments.profile, model_text(model))
 
 

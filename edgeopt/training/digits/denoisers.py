@@ -78,10 +78,10 @@ _UNET: dict[str, Any] = {
     "in_channels": 1,
     "out_channels": 1,
     "layers_per_block": 1,
-    "block_out_channels": [24, 48],
+    "block_out_channels": [16, 32],
     "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
     "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
-    "attention_head_dim": 24,
+    "attention_head_dim": 16,
     "norm_num_groups": 8,
     "num_class_embeds": NUM_CLASSES + 1,
 }
@@ -90,7 +90,7 @@ DENOISERS: dict[str, Recipe] = {
     "large": Recipe("DiTTransformer2DModel", _transformer(64, 4, 4), 2000, 2e-3),
     "medium": Recipe("DiTTransformer2DModel", _transformer(32, 2, 2), 2000, 4e-3),
     "small": Recipe("DiTTransformer2DModel", _transformer(16, 1, 1), 2000, 8e-3),
-    "unet": Recipe("UNet2DModel", _UNET, 1200, 2e-3),
+    "unet": Recipe("UNet2DModel", _UNET, 800, 3e-3),
 }
 
 

@@ -1,4 +1,4 @@
-"""The model profile of the trained family: counted like any other, with its checkpoints, still without quality."""
+"""The model profile of the trained family: counted like any other, with its checkpoints; its quality comes later."""
 
 from __future__ import annotations
 
