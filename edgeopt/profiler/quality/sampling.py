@@ -29,6 +29,11 @@ class PlanSampler:
         Class asked for of each image.
     noise : (N, *latent_shape)
         Standard normal; the same for every plan, so that plans differ by what they do and not by luck.
+
+    Raises
+    ------
+    InputError
+        A variant without a checkpoint, or one that knows too few classes or none.
     """
 
     def __init__(
@@ -40,6 +45,11 @@ class PlanSampler:
         self._modules = [_load(model, name) for name in self.names]
         self._predict = [predictor(_trained(model, name))[0] for name in self.names]
         self._null = [_num_labels(model, name) for name in self.names]
+        wanted = int(labels.max()) + 1
+        for name, count in zip(self.names, self._null, strict=True):
+            if count < wanted:
+                message = f"knows {count} classes, {wanted} are asked for"
+                raise InputError(Finding(f"model.variants.{name}", message, "give a family trained on these classes"))
         scale = getattr(self._scheduler(0), "init_noise_sigma", 1.0)
         self._start = (noise * scale).to(self._dtype)
         self._kept: dict[tuple[int, int], torch.Tensor] = {}

@@ -91,6 +91,13 @@ class TestSampler:
             _samples(model, 2, 4, [0] * 4)
 
 
+    def test_classes_that_the_family_does_not_know(self, two):
+        from edgeopt.profiler.quality import PlanSampler
+
+        with pytest.raises(InputError, match="knows 10 classes, 12 are asked for"):
+            PlanSampler(two, 4, torch.tensor([3, 11]), torch.zeros(2, 1, 8, 8))
+
+
 def test_noise_errors_rank_the_family(digits):
     from edgeopt.profiler.quality import Reference, noise_errors
 
