@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -89,7 +90,6 @@ class TestSampler:
         model = two.model_copy(update={"variants": two.variants | {"small": variant}})
         with pytest.raises(InputError, match="random weights"):
             _samples(model, 2, 4, [0] * 4)
-
 
     def test_classes_that_the_family_does_not_know(self, two):
         from edgeopt.profiler.quality import PlanSampler
@@ -215,10 +215,17 @@ class TestProfile:
         assert main(["profile", "quality", "digits", "-o", str(target), *words, "--cuts", "1"]) == 0
         capsys.readouterr()
         text = target.read_text()
-        assert "checkpoint: .." in text  # seen from the file, wherever it was written
+        assert 'checkpoint: "../' in text  # seen from the file, wherever it was written
         measured = load_model(target)
         assert measured.quality.first == "small"
-        assert measured.variants == load_model("digits").variants
+        files = [variant.architecture.checkpoint for variant in measured.variants.values()]
+        assert [Path(file).resolve().name for file in files] == [f"{name}.safetensors" for name in measured.variants]
+        assert all(Path(file).is_file() for file in files)
+        problem = load_problem("digits-multistage")
+        limits = problem.constraints.model_copy(update={"quality": measured.quality.quality[0]})
+        chosen = planner.solve(problem.model_copy(update={"model": measured, "constraints": limits}))
+        assert chosen.quality <= measured.quality.quality[0] + 1e-9
+        assert {stage.variant for stage in chosen.stages} <= {"small", "medium"}
 
 
 class TestPlan:
