@@ -240,6 +240,18 @@ class TestPlan:
         assert found["floor"]["frechet"] < found["sampled"]["frechet"]
         assert found["sampled"]["agreement"] > 0.8
 
+    def test_the_bundled_problem_runs_in_parts_as_it_does_whole(self, plan):
+        from edgeopt import programs
+
+        assert len({stage.device for stage in plan.stages}) > 1
+        assert {stage.variant for stage in plan.stages} >= {"small", "large"}
+        parts = [programs.build(plan, [k]) for k in range(len(plan.stages))]
+        tensors = programs.build(plan, []).request(3)
+        for k, part in enumerate(parts):
+            part.begin()
+            tensors = part.run(k, 0, tensors)
+        assert programs.compare(plan, tensors, programs.reference(plan, 3))["kind"] == "bitwise"
+
     def test_prints_samples_beside_real_data(self, plan, tmp_path, capsys):
         path = tmp_path / "plan.yaml"
         save_plan(plan, path)
