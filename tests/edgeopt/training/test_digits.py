@@ -146,3 +146,16 @@ class TestTraining:
         train, test = load_digits()
         model = train_classifier(train, iterations=200)
         assert (model(test.images).argmax(1) == test.labels).float().mean() > 0.85
+
+    def test_the_program_hands_its_arguments_on_and_writes_a_profile(self, tmp_path, monkeypatch):
+        import edgeopt.training.digits.__main__ as program
+        from edgeopt.training.digits.data import data_folder
+
+        asked, target = [], tmp_path / "digits.yaml"
+        monkeypatch.setattr(program, "train_all", lambda out, only: asked.append((out, only)))
+        monkeypatch.setattr(program, "profile_quality", lambda model, progress: model)
+        monkeypatch.setattr("sys.argv", ["digits", "--only", "small", "--only", "unet", "--profile", str(target)])
+        program.main()
+        assert asked == [(data_folder(), ["small", "unet"])]
+        written = load_model(target)
+        assert os.path.samefile(written.variants["unet"].architecture.checkpoint, data_folder() / "unet.safetensors")
