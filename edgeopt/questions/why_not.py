@@ -20,13 +20,18 @@ from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.profiles.library import nearest
 from edgeopt.questions.terms import element_names, variant_names
-from edgeopt_solvers import Result
+from edgeopt_solvers import Result, Status
 from edgeopt_solvers import solve as solve_instance
-from edgeopt_solvers.chain import Chain
+from edgeopt_solvers.chain import Chain, exact
+from edgeopt_solvers.result import relative_gap
+from edgeopt_solvers.solve import Options
 
 __all__ = ["Answer", "Wish", "parse", "why_not"]
 
 EXAMPLES = "'stage 1 on phone', 'block.* on phone', '4:8 on phone', 'step.0 with small', 'phone' or 'without phone'"
+
+#: Relative gap up to which the best of several plans counts as proven.
+PROVEN = 1e-9
 
 _WISH = re.compile(r"(?P<what>.+?)(?: on (?P<device>.+?))?(?: with (?P<variant>.+?))?")
 
@@ -64,6 +69,8 @@ class Answer:
         The best plan that grants it, ``None`` where there is none.
     price
         Its objective minus that of the plan in question; 0: it is as good; ``inf``: impossible.
+    bound
+        Proven lower bound of all plans that grant it, where the plan's own ``bound`` is that of all plans.
     proven
         Whether both are optima; if not, the price is that of the best plan found in time.
     broken
@@ -75,6 +82,7 @@ class Answer:
     question: str
     plan: Plan | None
     price: float
+    bound: float
     proven: bool
     broken: str = ""
     granted: bool = False
@@ -146,32 +154,49 @@ def why_not(plan: Plan, question: str, time_limit_s: float | None = None) -> Ans
     technique = planner.choose_strategy(plan.problem, plan.strategy)
     chain = technique.build(plan.problem)
     if _grants(plan, wish, chain):
-        return Answer(question, plan, 0.0, plan.status == "optimal", granted=True)
+        return Answer(question, plan, 0.0, plan.bound, plan.status == "optimal", granted=True)
     conflict = _conflict(plan, chain, wish)
     if conflict:
-        return Answer(question, None, math.inf, True, conflict)
+        return Answer(question, None, math.inf, math.inf, True, conflict)
+    result = _best(list(_granting(chain, wish)), time_limit_s)
+    if result.solution is None:
+        if result.status.reason != "infeasible":
+            return Answer(question, None, math.inf, -math.inf, False, "no plan that does so was found in the time")
+        broken = technique.describe(plan.problem)(_reason(result.message, chain, element_names(plan.problem)))
+        return Answer(question, None, math.inf, math.inf, True, broken)
+    optimal = result.status.reason == "optimal"
+    # As a plan of the problem it is one among all: optimal only where the wish costs nothing.
+    other = technique.plan(plan.problem, chain, replace(result, status=Status("gap_reached", True)))
+    price, bound = other.objective - plan.objective, min(plan.bound, other.objective)
+    gap = relative_gap(other.objective, bound)
+    return Answer(
+        question, other.model_copy(update={"bound": bound, "gap": gap}), price, other.bound,
+        optimal and plan.status == "optimal",
+    )  # fmt: skip
+
+
+def _best(chains: list[Chain], time_limit_s: float | None) -> Result:
+    """Return the best plan of several chains, recomputed; the reason why there is none is that of the first."""
     deadline = math.inf if time_limit_s is None else time.perf_counter() + time_limit_s
-    best: tuple[Result, Chain] | None = None
-    complete, broken = True, []
-    for granted in _granting(chain, wish):
-        left_s = None if time_limit_s is None else deadline - time.perf_counter()
-        if left_s is not None and left_s <= 0:
-            complete = False
-            break
-        start = best[0].solution if best else None
-        result = solve_instance(granted, time_limit_s=left_s, warm_start=start)
-        complete &= result.status.reason in ("optimal", "infeasible")
-        if result.solution is None:
-            broken.append(result.message)
-        elif best is None or result.objective < best[0].objective:
-            best = result, granted
-    if best is None:
-        if not complete:
-            return Answer(question, None, math.inf, False, "no plan that does so was found in time; raise the limit")
-        describe = technique.describe(plan.problem)
-        return Answer(question, None, math.inf, True, describe(_reason(broken, chain, element_names(plan.problem))))
-    other = technique.plan(plan.problem, best[1], best[0])
-    return Answer(question, other, other.objective - plan.objective, complete and plan.status == "optimal")
+
+    def left_s() -> float | None:
+        return None if time_limit_s is None else max(deadline - time.perf_counter(), 1e-3)
+
+    if len(chains) == 1:
+        return solve_instance(chains[0], time_limit_s=left_s())
+    best, start, bound = 0, None, math.inf
+    for k, chain in enumerate(chains):
+        # The family's own method, since a diagnosis of each of them would take far longer than solving it.
+        found = exact.solve(chain, Options(time_limit_s=left_s(), warm_start=start and start.solution))
+        bound = min(bound, found.bound)
+        if found.solution is not None and (start is None or found.objective < start.objective):
+            best, start = k, found
+    result = solve_instance(chains[best], time_limit_s=left_s(), warm_start=start)
+    if result.solution is None:
+        return result if math.isinf(bound) and bound > 0 else replace(result, status=Status("time_limit", False))
+    bound = min(bound, result.objective)
+    proven = relative_gap(result.objective, bound) <= PROVEN
+    return replace(result, status=Status("optimal" if proven else "time_limit", True), bound=bound)
 
 
 def _grants(plan: Plan, wish: Wish, chain: Chain) -> bool:
@@ -230,15 +255,15 @@ def _granting(chain: Chain, wish: Wish) -> Iterator[Chain]:
         yield replace(chain, pins=pins, compute_s=compute_s)
 
 
-def _reason(messages: list[str], chain: Chain, names: list[str]) -> str:
-    """Join what a diagnosis names, without the wish itself, and with the elements' names."""
-    clauses = [clause for message in dict.fromkeys(messages) for clause in re.split(r"; or |; ", message)]
+def _reason(message: str, chain: Chain, names: list[str]) -> str:
+    """Return what a diagnosis names, without the wish itself, and with the elements' names."""
+    clauses = message.split("; or ")
     own = [clause for clause in clauses if not _is_wish(clause, chain)] or clauses
     named = [
         re.sub(r"\belement (\d+)\b", lambda m: names[int(m[1])] if int(m[1]) < len(names) else m[0], clause)
         for clause in own
     ]
-    return "; or ".join(list(dict.fromkeys(named))[:4])
+    return "; or ".join(named)
 
 
 def _is_wish(clause: str, chain: Chain) -> bool:

@@ -60,7 +60,7 @@ def _answer_record(answer: Answer) -> dict[str, Any]:
         "proven": answer.proven,
         "broken": answer.broken,
         "objective": None if plan is None else plan.objective,
-        "bound": None if plan is None else plan.bound,
+        "bound": answer.bound,
         "stages": [] if plan is None else _stages(plan),
     }
 

@@ -1,0 +1,123 @@
+"""Prices of limits are differences of optima; both optima come from listing every plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from edgeopt import planner
+from edgeopt.errors import NoPlanError
+from edgeopt.questions.prices import changes, prices
+from tests.edgeopt.factories import device, network, text_problem
+from tests.edgeopt.questions.draws import drawn, listed
+
+SEEDS = range(24)
+
+
+def changed_chain(chain, limit, amount, names):
+    """Loosen a limit on the arrays, sharing nothing with the code that loosens it in the problem."""
+    if limit.endswith(".memory"):
+        memory = chain.memory_bytes.copy()
+        memory[int(limit.removeprefix("devices[").partition("]")[0])] += amount
+        return replace(chain, memory_bytes=memory)
+    return {
+        "network.default.rate": lambda: replace(chain, rate_bytes_per_s=2 * chain.rate_bytes_per_s),
+        "network.default.latency": lambda: replace(chain, latency_s=chain.latency_s / 2),
+        "constraints.deadline": lambda: replace(chain, max_latency_s=1.1 * (chain.max_latency_s or 0)),
+        "constraints.quality": lambda: replace(chain, max_quality_loss=(chain.max_quality_loss or 0) + amount),
+        "constraints.max_stages": lambda: replace(chain, max_stages=(chain.max_stages or 0) + 1),
+        "constraints.first": lambda: replace(chain, pins=None),
+    }[limit]()
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_prices_are_differences_of_optima(seed):
+    problem = drawn(seed)
+    chain, *_, values = listed(problem)
+    if not values.size:
+        with pytest.raises(NoPlanError):
+            planner.solve(problem)
+        return
+    plan = planner.solve(problem)
+    found, missed = prices(plan)
+    assert missed == []
+    by_limit = {price.change.limit: price for price in found}
+    for change in changes(problem):
+        *_, loose = listed(problem, changed_chain(chain, change.limit, change.amount, None))
+        gain = values.min() - loose.min()
+        price = by_limit.get(change.limit)
+        assert (0.0 if price is None else price.gain) == pytest.approx(gain, rel=1e-6, abs=1e-9)
+        assert price is None or price.proven
+    assert [price.gain for price in found] == sorted((price.gain for price in found), reverse=True)
+
+
+def test_a_limit_that_no_amount_of_loosening_helps_is_left_out():
+    roomy = text_problem(devices=[device("phone", gflops=1, memory=9e12), device("server", gflops=50, memory=9e12)])
+    limits = {price.change.limit for price in prices(planner.solve(roomy))[0]}
+    assert not any(limit.endswith(".memory") for limit in limits)
+
+
+def test_a_step_that_is_too_small_still_shows_what_lifting_brings():
+    """A block of 5 GB does not fit with 1 GB more, and would with enough: the limit binds at a gain of nothing yet."""
+    from tests.edgeopt.factories import language_model
+
+    devices = [device("phone", gflops=1, memory=64e9), device("server", gflops=50, memory=2e9)]
+    problem = text_problem(model=language_model(num_blocks=2, weights=5e9), devices=devices)
+    price = next(one for one in prices(planner.solve(problem))[0] if one.change.limit == "devices[1].memory")
+    assert price.gain == 0.0
+    assert price.change.what == "1 GB more on server"
+    assert price.lifted < price.before
+
+
+def test_every_link_and_choice_is_asked_about_in_words():
+    devices = [device("phone"), device("laptop"), device("server")]
+    links = [
+        {"between": ["phone", "server"], "rate": 5e6, "latency": 0.02},
+        {"from": "laptop", "to": "phone", "rate": 1e6, "latency": 0.0},
+    ]
+    constraints = {
+        "pin": {"block.*": "server"}, "last": "server", "forbid": ["laptop"], "min_segment": 2, "max_stages": 2,
+        "period": 9.0,
+    }  # fmt: skip
+    asked = {
+        change.limit: change.what
+        for change in changes(
+            text_problem(devices=devices, network=network(rate=1e6, links=links), constraints=constraints)
+        )
+    }
+    assert asked["network.default.rate"] == "16 instead of 8 Mbit/s on links that are not listed"
+    assert asked["network.links[0].rate"] == "80 instead of 40 Mbit/s between phone and server"
+    assert asked["network.links[0].latency"] == "10 instead of 20 ms between phone and server"
+    assert asked["network.links[1].rate"] == "16 instead of 8 Mbit/s from laptop to phone"
+    assert "network.links[1].latency" not in asked
+    assert asked["constraints.forbid[0]"] == "laptop allowed"
+    assert asked["constraints.pin.block.*"] == "block.* free to leave server"
+    assert asked["constraints.last"] == "the last element free to leave server"
+    assert asked["constraints.min_segment"] == "stages of 1 elements"
+    assert asked["constraints.max_stages"] == "3 stages"
+    assert asked["constraints.period"] == "period 9.9 s instead of 9 s"
+    assert asked["devices[0].memory"] == "4 GB more on phone"
+    assert "devices[1].memory" not in asked, "a device that may not compute needs no memory"
+
+
+def test_what_is_not_looked_at_in_time_is_said():
+    plan = planner.solve(text_problem())
+    found, missed = prices(plan, time_limit_s=1e-9)
+    assert found == []
+    assert missed == [change.limit for change in changes(plan.problem)]
+
+
+def test_loosening_changes_one_field_only():
+    problem = drawn(3)
+    for change in changes(problem):
+        before, after = problem.model_dump(), change.problem.model_dump()
+        assert {key for key in before if before[key] != after[key]} == {
+            {"devices": "devices", "network": "network", "constraints": "constraints"}[
+                change.limit.partition(".")[0].partition("[")[0]
+            ]
+        }
+        assert change.amount is None or (change.amount > 0 and math.isfinite(change.amount))
+        assert np.isfinite(planner.choose_strategy(change.problem, problem.strategy).build(change.problem).cut_bytes).all()
