@@ -8,7 +8,7 @@ from typing import Any
 from edgeopt.errors import Finding, InputError, NoPlanError, TimeLimitError
 from edgeopt.plan import Plan
 from edgeopt.profiles.problem import Problem
-from edgeopt.questions.contest import Entry, hold_contest
+from edgeopt.questions.contest import failure_of, hold_contest
 from edgeopt.strategies import Strategy, get_strategy, strategy_names
 from edgeopt_solvers import solve as solve_instance
 from edgeopt_solvers.chain import Solution, evaluate
@@ -65,18 +65,8 @@ def solve(
 
     best, *others = hold_contest(list(fitting), attempt, time_limit_s)
     if best.plan is None:
-        raise _failure([best, *others])
+        raise failure_of([best, *others])
     return best.plan.model_copy(update={"alternatives": [alternative_of(entry, problem) for entry in others]})
-
-
-def _failure(entries: list[Entry]) -> Exception:
-    """Return the error to raise when no strategy found a plan: out of time before infeasible before refused."""
-    errors = [entry.error for entry in entries if entry.error is not None]
-    for kind in (TimeLimitError, NoPlanError):
-        if any(isinstance(error, kind) for error in errors):
-            return kind("; ".join(str(error) for error in errors if isinstance(error, kind)))
-    inputs = [error for error in errors if isinstance(error, InputError)]
-    return InputError([finding for error in inputs for finding in error.findings]) if inputs else errors[0]
 
 
 def solve_with(

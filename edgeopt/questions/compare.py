@@ -8,7 +8,7 @@ from edgeopt import planner
 from edgeopt.plan import Alternative, Plan
 from edgeopt.profiles.problem import Problem
 from edgeopt.questions.baseline import one_device
-from edgeopt.questions.contest import hold_contest
+from edgeopt.questions.contest import failure_of, hold_contest
 from edgeopt.questions.figures import alternative_of
 from edgeopt.strategies import get_strategy, strategy_names
 
@@ -25,7 +25,7 @@ class Comparison:
     Attributes
     ----------
     plan
-        The best plan, ``None`` where no strategy found one.
+        The best plan.
     strategies
         All that fit.
     baseline
@@ -35,7 +35,7 @@ class Comparison:
     """
 
     problem: Problem
-    plan: Plan | None
+    plan: Plan
     strategies: tuple[Alternative, ...]
     baseline: Alternative
     unfit: dict[str, str]
@@ -59,7 +59,9 @@ def compare(
     Raises
     ------
     InputError
-        No strategy fits; the message has the reason of each.
+        No strategy fits, or none can be built; the message has the reason of each.
+    NoPlanError, TimeLimitError
+        None found a plan.
     """
     fitting = planner.fitting_strategies(problem)
 
@@ -67,11 +69,14 @@ def compare(
         return planner.solve_with(fitting[name], problem, backend, limit_s, gap, start)
 
     entries = hold_contest(list(fitting), attempt, time_limit_s)
+    best = entries[0].plan
+    if best is None:
+        raise failure_of(entries)
     limit_s = BASELINE_S if time_limit_s is None else min(BASELINE_S, time_limit_s)
     others = {name: get_strategy(name).unfit(problem) for name in strategy_names() if name not in fitting}
     return Comparison(
         problem=problem,
-        plan=entries[0].plan,
+        plan=best,
         strategies=tuple(alternative_of(entry, problem) for entry in entries),
         baseline=alternative_of(one_device(problem, backend, limit_s), problem),
         unfit={name: reason for name, reason in others.items() if reason},

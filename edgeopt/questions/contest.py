@@ -17,7 +17,7 @@ from edgeopt.errors import EdgeoptError, InputError, NoPlanError, TimeLimitError
 from edgeopt.plan import Plan
 from edgeopt_solvers import UnsupportedError
 
-__all__ = ["FIRST_SLICE_S", "Entry", "Outcome", "hold_contest"]
+__all__ = ["FIRST_SLICE_S", "Entry", "Outcome", "failure_of", "hold_contest"]
 
 #: Wall seconds that each way gets at first.
 FIRST_SLICE_S = 1.0
@@ -127,3 +127,13 @@ def hold_contest(names: Sequence[str], attempt: Attempt, time_limit_s: float | N
         if entry.outcome in ("time_limit", "gap_reached"):
             entry.close_above(best)
     return sorted(entries, key=lambda entry: (entry.objective, entry.bound))
+
+
+def failure_of(entries: Sequence[Entry]) -> Exception:
+    """Return the error to raise where no way found a plan: out of time before infeasible before refused."""
+    errors = [entry.error for entry in entries if entry.error is not None]
+    for kind in (TimeLimitError, NoPlanError):
+        if any(isinstance(error, kind) for error in errors):
+            return kind("; ".join(str(error) for error in errors if isinstance(error, kind)))
+    inputs = [error for error in errors if isinstance(error, InputError)]
+    return InputError([finding for error in inputs for finding in error.findings]) if inputs else errors[0]

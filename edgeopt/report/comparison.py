@@ -28,7 +28,7 @@ def comparison_document(comparison: Comparison, frontier: Frontier | None = None
         "problem": problem.name,
         "model": problem.model.name,
         "objective": problem.objective,
-        "best": None if comparison.plan is None else comparison.plan.strategy,
+        "best": comparison.plan.strategy,
         "strategies": [one.model_dump() for one in comparison.strategies],
         "baseline": comparison.baseline.model_dump(),
         "unfit": [{"strategy": name, "reason": reason} for name, reason in comparison.unfit.items()],
@@ -67,9 +67,7 @@ def comparison_view(comparison: Comparison) -> Iterable[RenderableType]:
     yield table
     yield from (Text(f"{row.strategy}: {row.remark}") for row in rows if row.remark)
     yield from (Text(f"does not fit: {reason}") for reason in comparison.unfit.values())
-    gain = _gain(comparison)
-    if gain:
-        yield Text(gain, style="bold")
+    yield Text(_gain(comparison), style="bold")
 
 
 def _cells(row: Alternative, comparison: Comparison) -> list[str]:
@@ -90,8 +88,6 @@ def _cells(row: Alternative, comparison: Comparison) -> list[str]:
 def _gain(comparison: Comparison) -> str:
     """Say what collaboration gains over one device, the reader's first question."""
     plan, alone = comparison.plan, comparison.baseline.objective
-    if plan is None:
-        return ""
     if alone is None:
         return f"best: {plan.strategy}; no single device can run all of it"
     if plan.objective >= alone - 1e-9 * abs(alone):
