@@ -26,9 +26,7 @@ def compare(
         str | None, typer.Option(metavar="A,B", help="Frontier of two of latency, throughput, energy, quality.")
     ] = None,
     points: Annotated[int, typer.Option(min=2, help="Most plans on the frontier, for each strategy.")] = 20,
-    picture: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Draw the frontier: .svg, .png or .pdf.")
-    ] = None,
+    picture: Annotated[Path | None, typer.Option(metavar="FILE", help="Draw the frontier: .svg, .png or .pdf.")] = None,
     json: Json = False,
 ) -> None:
     """Solve by every strategy that fits, and show them side by side, with the best that one device can do."""

@@ -54,7 +54,7 @@ def compare(
         As in :func:`edgeopt_solvers.solve`.
     time_limit_s
         Wall seconds for all strategies together; the plan on one device takes up to :data:`BASELINE_S` per device
-        beside them.
+        beside them, by the exact method.
 
     Raises
     ------
@@ -78,6 +78,6 @@ def compare(
         problem=problem,
         plan=best,
         strategies=tuple(alternative_of(entry, problem) for entry in entries),
-        baseline=alternative_of(one_device(problem, backend, limit_s), problem),
+        baseline=alternative_of(one_device(problem, limit_s), problem),
         unfit={name: reason for name, reason in others.items() if reason},
     )

@@ -181,9 +181,7 @@ class _Search:
             name = METRICS[axis][0]
             given = getattr(limits, name)
             fields[name] = budget if given is None else min(budget, given)
-        changed = self.problem.model_copy(
-            update={"objective": metric, "constraints": limits.model_copy(update=fields)}
-        )
+        changed = self.problem.model_copy(update={"objective": metric, "constraints": limits.model_copy(update=fields)})
         left_s = None if self.deadline is None else max(self.deadline - time.perf_counter(), 1e-3)
         plan = planner.solve_with(self.technique, changed, time_limit_s=left_s, warm_start=start)
         self.complete &= plan.status == "optimal"

@@ -2,15 +2,16 @@
 
 The price is the difference of two optima, not a dual value: stages are whole elements, so an optimum moves in jumps,
 and a duality price would be wrong at nearly every one of them. A limit that may be lifted altogether without any
-gain does not bind, and is not asked about again.
+gain does not bind, and is not asked about again; for one that binds the amount is doubled until there is a gain.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from edgeopt import planner
@@ -46,6 +47,8 @@ class Change:
         With the limit loosened.
     lifted
         Without the limit, where it can be lifted altogether.
+    larger
+        Makes the same change with twice the amount, where that is another.
     """
 
     limit: str
@@ -53,6 +56,7 @@ class Change:
     amount: float | None
     problem: Problem
     lifted: Problem | None = None
+    larger: Callable[[], Change] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +104,8 @@ def prices(plan: Plan, time_limit_s: float | None = None) -> tuple[list[Price], 
         return planner.solve_with(technique, problem, time_limit_s=left_s, warm_start=plan)
 
     todo = list(changes(plan.problem))
-    for change in todo:
+    for asked in todo:
+        change = asked
         if time.perf_counter() > deadline:
             missed.append(change.limit)
             continue
@@ -109,6 +114,11 @@ def prices(plan: Plan, time_limit_s: float | None = None) -> tuple[list[Price], 
             if lifted is not None and not _gains(plan, lifted):
                 continue
             loosened = solve(change.problem)
+            while (
+                lifted is not None and change.larger and not _gains(plan, loosened) and time.perf_counter() < deadline
+            ):
+                change = change.larger()
+                loosened = solve(change.problem)
         except (NoPlanError, TimeLimitError):  # nothing found in the little time left, or a plan that was no optimum
             missed.append(change.limit)
             continue
@@ -134,12 +144,17 @@ def changes(problem: Problem) -> Iterator[Change]:
 def _memory(problem: Problem) -> Iterator[Change]:
     for i, (device, able) in enumerate(zip(problem.devices, able_devices(problem), strict=True)):
         if able:
-            extra = _round_bytes(device.memory / 2)
-            grown, plenty = (
-                _with(problem, devices=_replaced(problem.devices, i, _with(device, memory=device.memory + more)))
-                for more in (extra, _PLENTY)
-            )
-            yield Change(f"devices[{i}].memory", f"{_gigabytes(extra)} more on {device.name}", extra, grown, plenty)
+            yield _more_memory(problem, i, _round_bytes(device.memory / 2))
+
+
+def _more_memory(problem: Problem, i: int, extra: float) -> Change:
+    device = problem.devices[i]
+    changed = (
+        _with(problem, devices=_replaced(problem.devices, i, _with(device, memory=device.memory + more)))
+        for more in (extra, _PLENTY)
+    )
+    what = f"{_gigabytes(extra)} more on {device.name}"
+    return Change(f"devices[{i}].memory", what, extra, *changed, partial(_more_memory, problem, i, 2 * extra))
 
 
 def _links(problem: Problem) -> Iterator[Change]:
@@ -174,17 +189,20 @@ def _budgets(problem: Problem) -> Iterator[Change]:
     for name, unit in (("deadline", " s"), ("period", " s"), ("energy", " J"), ("quality", "")):
         limit = getattr(problem.constraints, name)
         if limit is not None:
-            extra = 0.1 * abs(limit) or 1.0
-            text = f"{name} {short(limit + extra)}{unit} instead of {short(limit)}{unit}"
-            changed = (_limited(problem, **{name: value}) for value in (limit + extra, None))
-            yield Change(f"constraints.{name}", text, extra, *changed)
+            yield _budget(problem, name, unit, limit, 0.1 * abs(limit) or 1.0)
+    if problem.constraints.max_stages is not None:
+        yield _budget(problem, "max_stages", "", problem.constraints.max_stages, 1)
+
+
+def _budget(problem: Problem, name: str, unit: str, limit: float, extra: float) -> Change:
+    text = f"{name} {short(limit + extra)}{unit} instead of {short(limit)}{unit}"
+    changed = (_limited(problem, **{name: value}) for value in (limit + extra, None))
+    larger = partial(_budget, problem, name, unit, limit, 2 * extra)
+    return Change(f"constraints.{name}", text, extra, *changed, larger)
 
 
 def _choices(problem: Problem) -> Iterator[Change]:
     limits = problem.constraints
-    if limits.max_stages is not None:
-        changed = (_limited(problem, max_stages=value) for value in (limits.max_stages + 1, None))
-        yield Change("constraints.max_stages", f"{limits.max_stages + 1} stages", 1.0, *changed)
     if limits.min_segment > 1:
         changed = (_limited(problem, min_segment=value) for value in (limits.min_segment - 1, 1))
         yield Change("constraints.min_segment", f"stages of {limits.min_segment - 1} elements", 1.0, *changed)

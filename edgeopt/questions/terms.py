@@ -1,4 +1,4 @@
-"""Where a plan's cost comes from: seconds by stage, transfer and cause; joules; who is busy for how long per request."""
+"""Where a plan's cost comes from: seconds by stage, transfer and cause, and who is busy for how long per request."""
 
 from __future__ import annotations
 

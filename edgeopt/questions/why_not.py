@@ -19,12 +19,12 @@ from edgeopt import planner
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.profiles.library import nearest
+from edgeopt.questions.solving import solve_undiagnosed
 from edgeopt.questions.terms import element_names, variant_names
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers import solve as solve_instance
-from edgeopt_solvers.chain import Chain, exact
+from edgeopt_solvers.chain import Chain
 from edgeopt_solvers.result import relative_gap
-from edgeopt_solvers.solve import Options
 
 __all__ = ["Answer", "Wish", "parse", "why_not"]
 
@@ -186,8 +186,7 @@ def _best(chains: list[Chain], time_limit_s: float | None) -> Result:
         return solve_instance(chains[0], time_limit_s=left_s())
     best, start, bound = 0, None, math.inf
     for k, chain in enumerate(chains):
-        # The family's own method, since a diagnosis of each of them would take far longer than solving it.
-        found = exact.solve(chain, Options(time_limit_s=left_s(), warm_start=start and start.solution))
+        found = solve_undiagnosed(chain, left_s(), start and start.solution)
         bound = min(bound, found.bound)
         if found.solution is not None and (start is None or found.objective < start.objective):
             best, start = k, found

@@ -92,7 +92,9 @@ def _gain(comparison: Comparison) -> str:
         return f"best: {plan.strategy}; no single device can run all of it"
     if plan.objective >= alone - 1e-9 * abs(alone):
         return f"best: {plan.strategy}, which is no better than one device alone"
-    return f"best: {plan.strategy}, {amount(plan.objective - alone, comparison.problem, signed=True)} against one device"
+    return (
+        f"best: {plan.strategy}, {amount(plan.objective - alone, comparison.problem, signed=True)} against one device"
+    )
 
 
 def frontier_view(frontier: Frontier) -> Iterable[RenderableType]:

@@ -83,7 +83,9 @@ def test_axes_that_are_none_are_refused(text):
         parse_axes(text, image_problem())
 
 
-@pytest.mark.parametrize(("text", "field"), [("latency,quality", "objective"), ("latency,energy", "devices[0].power.busy")])
+@pytest.mark.parametrize(
+    ("text", "field"), [("latency,quality", "objective"), ("latency,energy", "devices[0].power.busy")]
+)
 def test_metrics_that_the_profiles_do_not_carry_are_refused(text, field):
     with pytest.raises(InputError) as caught:
         parse_axes(text, text_problem())

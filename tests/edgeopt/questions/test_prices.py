@@ -5,16 +5,15 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from edgeopt import planner
 from edgeopt.errors import NoPlanError
 from edgeopt.questions.prices import changes, prices
-from tests.edgeopt.factories import device, network, text_problem
+from tests.edgeopt.factories import device, language_model, network, text_problem
 from tests.edgeopt.questions.draws import drawn, listed
 
-SEEDS = range(14)
+SEEDS = range(10)
 
 
 def changed_chain(chain, limit, amount):
@@ -26,9 +25,9 @@ def changed_chain(chain, limit, amount):
     return {
         "network.default.rate": lambda: replace(chain, rate_bytes_per_s=2 * chain.rate_bytes_per_s),
         "network.default.latency": lambda: replace(chain, latency_s=chain.latency_s / 2),
-        "constraints.deadline": lambda: replace(chain, max_latency_s=1.1 * (chain.max_latency_s or 0)),
+        "constraints.deadline": lambda: replace(chain, max_latency_s=(chain.max_latency_s or 0) + amount),
         "constraints.quality": lambda: replace(chain, max_quality_loss=(chain.max_quality_loss or 0) + amount),
-        "constraints.max_stages": lambda: replace(chain, max_stages=(chain.max_stages or 0) + 1),
+        "constraints.max_stages": lambda: replace(chain, max_stages=(chain.max_stages or 0) + int(amount)),
         "constraints.first": lambda: replace(chain, pins=None),
     }[limit]()
 
@@ -50,11 +49,15 @@ def test_prices_are_differences_of_optima(asked):
         assert missed == []
         by_limit = {price.change.limit: price for price in found}
         for change in changes(problem):
-            *_, loose = listed(problem, changed_chain(chain, change.limit, change.amount))
             price = by_limit.get(change.limit)
+            asked = change if price is None else price.change
+            *_, loose = listed(problem, changed_chain(chain, change.limit, asked.amount))
             gain = 0.0 if price is None else price.gain
             assert gain == pytest.approx(values.min() - loose.min(), rel=1e-6, abs=1e-9), change
             assert price is None or price.proven
+            if asked.amount != change.amount:  # doubled, since half of it brings nothing
+                *_, loose = listed(problem, changed_chain(chain, change.limit, asked.amount / 2))
+                assert loose.min() == pytest.approx(values.min(), rel=1e-9)
         assert [price.gain for price in found] == sorted((price.gain for price in found), reverse=True)
 
 
@@ -75,16 +78,15 @@ def test_a_limit_that_no_amount_of_loosening_helps_is_left_out():
     assert not any(limit.endswith(".memory") for limit in limits)
 
 
-def test_a_step_that_is_too_small_still_shows_what_lifting_brings():
-    """A block of 5 GB does not fit with 1 GB more, and would with enough: the limit binds at a gain of nothing yet."""
-    from tests.edgeopt.factories import language_model
-
+def test_the_amount_is_doubled_until_it_helps():
+    """A block of 5 GB does not fit into 2 GB with one or two more; with four it does."""
     devices = [device("phone", gflops=1, memory=64e9), device("server", gflops=50, memory=2e9)]
     problem = text_problem(model=language_model(num_blocks=2, weights=5e9), devices=devices)
+    assert next(one for one in changes(problem) if one.limit == "devices[1].memory").what == "1 GB more on server"
     price = next(one for one in prices(planner.solve(problem))[0] if one.change.limit == "devices[1].memory")
-    assert price.gain == 0.0
-    assert price.change.what == "1 GB more on server"
-    assert price.lifted < price.before
+    assert price.change.what == "4 GB more on server"
+    assert price.gain > 0
+    assert price.lifted < price.after, "the second block would fit as well"
 
 
 def test_every_link_and_choice_is_asked_about_in_words():
@@ -112,7 +114,7 @@ def test_every_link_and_choice_is_asked_about_in_words():
     assert asked["constraints.pin.block.*"] == "block.* free to leave server"
     assert asked["constraints.last"] == "the last element free to leave server"
     assert asked["constraints.min_segment"] == "stages of 1 elements"
-    assert asked["constraints.max_stages"] == "3 stages"
+    assert asked["constraints.max_stages"] == "max_stages 3 instead of 2"
     assert asked["constraints.period"] == "period 9.9 s instead of 9 s"
     assert asked["devices[0].memory"] == "4 GB more on phone"
     assert "devices[1].memory" not in asked, "a device that may not compute needs no memory"
@@ -125,14 +127,11 @@ def test_what_is_not_looked_at_in_time_is_said():
     assert missed == [change.limit for change in changes(plan.problem)]
 
 
-def test_loosening_changes_one_field_only():
+def test_loosening_changes_the_field_that_it_names_and_no_other():
     problem = drawn(3)
+    before = problem.model_dump()
     for change in changes(problem):
-        before, after = problem.model_dump(), change.problem.model_dump()
-        assert {key for key in before if before[key] != after[key]} == {
-            {"devices": "devices", "network": "network", "constraints": "constraints"}[
-                change.limit.partition(".")[0].partition("[")[0]
-            ]
-        }
+        after = change.problem.model_dump()
+        part = change.limit.partition(".")[0].partition("[")[0]
+        assert {key for key in before if before[key] != after[key]} == {part}
         assert change.amount is None or (change.amount > 0 and math.isfinite(change.amount))
-        assert np.isfinite(planner.choose_strategy(change.problem, problem.strategy).build(change.problem).cut_bytes).all()

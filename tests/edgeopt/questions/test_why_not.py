@@ -79,9 +79,7 @@ def test_prices_are_those_of_the_best_plan_that_does_so(asked):
 
 
 def test_the_draws_meet_answers_of_every_kind(asked):
-    kinds = {
-        "granted" if answer.granted else "impossible" if answer.plan is None else "priced" for *_, answer in asked
-    }
+    kinds = {"granted" if answer.granted else "impossible" if answer.plan is None else "priced" for *_, answer in asked}
     assert kinds == {"granted", "impossible", "priced"}
 
 
