@@ -19,7 +19,8 @@ def compare(
     problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
     backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
     time_limit: Annotated[
-        str | None, typer.Option(metavar="DURATION", help="For all strategies together; default: none.")
+        str | None,
+        typer.Option(metavar="DURATION", help="For all strategies together, and again for a frontier; default: none."),
     ] = None,
     gap: Annotated[float, typer.Option(help="Stop a strategy once this relative gap is proven.")] = 0.0,
     pareto: Annotated[

@@ -12,11 +12,12 @@ import time
 from dataclasses import dataclass
 
 from edgeopt import planner
-from edgeopt.errors import Finding, InputError, NoPlanError, TimeLimitError
+from edgeopt.errors import EdgeoptError, Finding, InputError, NoPlanError, TimeLimitError
 from edgeopt.plan import Plan
 from edgeopt.profiles.checks import check_objective
 from edgeopt.profiles.problem import Problem
 from edgeopt.profiles.reader import field_name
+from edgeopt_solvers import UnsupportedError
 
 __all__ = ["METRICS", "Frontier", "Point", "frontier", "parse_axes", "value_of"]
 
@@ -88,13 +89,16 @@ def frontier(
 
     Raises
     ------
+    InputError
+        No strategy can trade these two: shares of a reserved medium serve one goal only.
     NoPlanError, TimeLimitError
         As :func:`edgeopt.planner.solve`, where there is no plan at all.
     """
     names = list(planner.fitting_strategies(problem))
     deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
     points: list[Point] = []
-    complete, errors = True, []
+    complete = True
+    errors: list[EdgeoptError] = []
     for place, name in enumerate(names):
         share_s = None if deadline is None else max(deadline - time.perf_counter(), 1e-3) / (len(names) - place)
         search = _Search(problem, axes, name, share_s)
@@ -103,6 +107,11 @@ def frontier(
         except (InputError, NoPlanError, TimeLimitError) as error:
             errors.append(error)
             search.complete = isinstance(error, NoPlanError)
+        except UnsupportedError as error:
+            search.complete = False
+            message = f"{name} cannot trade {axes[0]} for {axes[1]} here: {error}"
+            mend = "choose two other metrics, or make reserved media time_shared"
+            errors.append(InputError(Finding("--pareto", message, mend)))
         complete &= search.complete
     if not points:
         raise errors[0]

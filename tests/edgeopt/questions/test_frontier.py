@@ -7,7 +7,7 @@ import pytest
 
 from edgeopt.errors import InputError, NoPlanError
 from edgeopt.questions.frontier import RESOLUTION, frontier, parse_axes
-from tests.edgeopt.factories import image_problem, text_problem
+from tests.edgeopt.factories import device, image_problem, network, text_problem
 from tests.edgeopt.questions.draws import drawn, listed
 
 
@@ -69,8 +69,6 @@ def test_limits_of_the_problem_stay_in_force():
 
 
 def test_one_best_plan_is_a_frontier_of_one_point():
-    from tests.edgeopt.factories import device
-
     alone = text_problem(devices=[device("server", memory=9e9, power={"busy": 5.0})])
     found = frontier(alone, ("latency", "energy"))
     assert found.complete
@@ -90,3 +88,10 @@ def test_metrics_that_the_profiles_do_not_carry_are_refused(text, field):
     with pytest.raises(InputError) as caught:
         parse_axes(text, text_problem())
     assert caught.value.findings[0].field == field
+
+
+def test_goals_that_pull_on_the_same_shares_are_refused():
+    media = {"wifi": {"sharing": "reserved"}}
+    links = network(media=media, default={"rate": 1e6, "latency": 0.01, "medium": "wifi"})
+    with pytest.raises(InputError, match="pipeline cannot trade latency for throughput here"):
+        frontier(text_problem(network=links), ("latency", "throughput"))
