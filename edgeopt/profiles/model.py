@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edgeopt.profiles.base import DType, Profile, Strict
+from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
@@ -144,7 +144,7 @@ class AdditiveQuality(Strict):
     loss: dict[str, list[float]]
     handoff: float = 0.0
     fit_error: float | None = None
-    source: str = Field(min_length=3)
+    source: Provenance
 
 
 class TableQuality(Strict):
@@ -156,7 +156,7 @@ class TableQuality(Strict):
     second: str
     fraction: list[float] = Field(min_length=2)
     quality: list[float] = Field(min_length=2)
-    source: str = Field(min_length=3)
+    source: Provenance
 
 
 class WholeQuality(Strict):
@@ -165,7 +165,7 @@ class WholeQuality(Strict):
     form: Literal["whole"]
     metric: str
     quality: dict[str, float] = Field(min_length=1)
-    source: str = Field(min_length=3)
+    source: Provenance
 
 
 class Sampler(Strict):
