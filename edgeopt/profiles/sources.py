@@ -1,8 +1,8 @@
 """Where the numbers of a profile come from: every number has a source, and every entry of ``sources`` a number.
 
-``source`` covers all numbers of a file; an entry of ``sources`` speaks for a field and all below it instead. Its key is
-the field's path as messages write it (``power.idle``, ``links[0].rate``); ``*`` stands for any key, and an item of a list
-may be called by its ``name`` (``layers.head.output_per_token``).
+``source`` covers all numbers of a file; an entry of ``sources`` speaks for a field and all below it instead. Its key
+is the field's path as messages write it (``power.idle``, ``links[0].rate``); ``*`` stands for any key or item, and an
+item of a list may be called by its ``name`` (``layers.head.output_per_token``).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def check_sources(data: Mapping[str, Any]) -> Iterator[Flaw]:
 
 
 def covered(data: Any, key: str) -> Iterator[FieldPath]:
-    """Yield the places in plain data that a key of ``sources`` speaks for; keys of mappings may themselves hold dots."""
+    """Yield the places in plain data that a key of ``sources`` speaks for; keys of mappings may hold dots."""
     for part, item in _items(data):
         names = {str(part), "*", *([f"[{part}]", "[*]"] if isinstance(part, int) else [])}
         if isinstance(part, int) and isinstance(item, dict) and isinstance(item.get("name"), str):

@@ -1,4 +1,4 @@
-"""Llama 3.1 70B on what a household has, from the bundled problem's name alone: what fits where, and who is left out."""
+"""Llama 3.1 70B on what a household has, from the bundled problem's name alone: what fits where, who is left out."""
 
 from __future__ import annotations
 

@@ -103,10 +103,8 @@ def test_without_its_source_no_shipped_file_is_read(path, tmp_path):
 
 
 def test_a_change_in_a_problem_takes_sources_with_it(tmp_path):
-    sourced = (
-        DEVICE
-        + "sources: {power.idle: a guess, memory: a sheet}\nmargin: {workspace: 1 GiB, fragmentation: 0.1, basis: assumed}\n"
-    )
+    margin = "margin: {workspace: 1 GiB, fragmentation: 0.1, basis: assumed}\n"
+    sourced = f"{DEVICE}sources: {{power.idle: a guess, memory: a sheet}}\n{margin}"
     (tmp_path / "mine.yaml").write_text(sourced)
     (device,) = problem_of(tmp_path, "  - {profile: mine.yaml, name: pi, power: null, memory: 2 GiB}\n").devices
     assert device.power is None
