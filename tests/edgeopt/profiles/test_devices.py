@@ -1,4 +1,4 @@
-"""What holds for every device of the library: sources, tags, dense rates, plausible figures."""
+"""What holds for every device of the library: sources, tags, dense rates, plausible figures; and what is in it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 import pytest
 
 from edgeopt.costs.memory import usable_bytes
-from edgeopt.profiles import list_profiles, load_device, load_network
+from edgeopt.profiles import list_profiles, load_device, load_model, load_network
 
 DEVICES = [entry["name"] for entry in list_profiles("device")]
 NETWORKS = [entry["name"] for entry in list_profiles("network")]
@@ -17,6 +17,26 @@ REQUIRED = {
     "macbook-m2", "macbook-m3", "macbook-m4", "mini-pc", "desktop-ryzen", "laptop", "rtx-3060", "rtx-3090", "rtx-4060",
     "rtx-4090", "rtx-5090", "l4", "t4", "v100", "a100", "h100", "h200",
 }  # fmt: skip
+LINKS = {
+    "ethernet-100m", "ethernet-1g", "ethernet-10g", "wifi-5-home", "wifi-6-home", "wifi-7-home", "lte", "5g-sub6",
+    "5g-mmwave", "bluetooth-5", "wan-100m", "wifi-6-radio",
+}  # fmt: skip
+LANGUAGE = {
+    "llama-3.2-1b", "llama-3.2-3b", "llama-3.1-8b", "llama-3.1-70b", "gemma-2-2b", "mixtral-8x7b", "qwen3-30b-a3b",
+    *(f"qwen2.5-{size}b" for size in ("0.5", "1.5", "3", "7", "14", "32")),
+    *(f"qwen3-{size}b" for size in ("0.6", "1.7", "4", "8", "14", "32")),
+}  # fmt: skip
+#: Denoisers, number of text encoders, whether there is a decoder, whether quality was published.
+DIFFUSION = {
+    "sd15-bksdm": ({"sd15", "bk-base", "bk-small", "bk-tiny"}, 1, True, True),
+    "sdxl": ({"base", "refiner"}, 2, True, False),
+    "ssd-1b": ({"ssd-1b"}, 2, True, False),
+    "sd3-medium": ({"sd3-medium"}, 3, True, False),
+    "flux.1-dev": ({"flux.1-dev"}, 2, True, False),
+    "pixart-alpha": ({"pixart-alpha"}, 1, True, False),
+    "dit": ({"s", "b", "xl"}, 0, True, True),
+    "tstitch-ldm": ({"small", "large"}, 0, False, True),
+}
 #: Dense rates, in TFLOP/s, of the vendors' tables; products accumulate in float32, as torch lets them.
 DENSE = {
     ("a100-80gb", "bfloat16"): 312, ("h100-sxm", "bfloat16"): 989.5, ("h200-sxm", "bfloat16"): 989.5,
@@ -27,6 +47,28 @@ DENSE = {
 
 def test_the_library_has_what_people_have():
     assert [stem for stem in sorted(REQUIRED) if not any(name.startswith(stem) for name in DEVICES)] == []
+
+
+def test_the_library_has_the_links_people_have():
+    assert sorted(set(NETWORKS)) == sorted(NETWORKS)
+    assert set(NETWORKS) >= LINKS
+
+
+def test_the_library_has_the_language_models_people_run():
+    names = {entry["name"] for entry in list_profiles("model")}
+    assert names >= LANGUAGE
+    assert names >= DIFFUSION.keys()
+
+
+@pytest.mark.parametrize("name", DIFFUSION)
+def test_diffusion_families_have_their_encoders_and_decoders(name):
+    variants, encoders, decoder, quality = DIFFUSION[name]
+    model = load_model(name)
+    assert model.variants.keys() == variants
+    found = model.text_encoder
+    assert (len(found.parts) or 1 if found else 0) == encoders
+    assert (model.decoder is not None) == decoder
+    assert (model.quality is not None) == quality
 
 
 @pytest.mark.parametrize("name", DEVICES)
