@@ -22,7 +22,10 @@ import numpy as np
 from edgeopt_solvers.fleet.admission import Counting, as_sum
 from edgeopt_solvers.fleet.even import evened, largest_cost
 from edgeopt_solvers.fleet.instance import REFUSED, Array, Fleet, Solution
-from edgeopt_solvers.fleet.model import build, price, worth
+from edgeopt_solvers.fleet.check import evaluate
+from edgeopt_solvers.fleet.model import Model, build, price, worth
+from edgeopt_solvers.fleet.needs import Floor, within
+from edgeopt_solvers.fleet.packing import Packer
 from edgeopt_solvers.fleet.run import OPTIMAL, Run
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
@@ -31,6 +34,12 @@ __all__ = ["MOST_PROBES", "at_level", "refuted", "solve"]
 
 #: Levels that are tried; a level that is neither reached nor refuted counts too.
 MOST_PROBES = 60
+#: Fleets of up to this many users go on to the tree; larger ones to more packings.
+_FEW = 400
+#: Packings after the first, with and without the clock to end them.
+_PACKINGS, _MOST_PACKINGS = 6, 100_000
+#: Options considered when packing: largest reduced cost, in parts of a user's mean need.
+_REACH = 0.3
 #: Levels left undecided before giving up, when there is no time limit.
 _UNDECIDED = 3
 
@@ -70,7 +79,7 @@ class _Levels:
 
     def result(self) -> Result:
         self._first()
-        if not self.infeasible and self.plan is not None:
+        if not self.infeasible and self.plan is not None and self.fleet.num_users <= _FEW:
             self._bisect()
         if self.infeasible:
             return Result(Status("infeasible", False), math.inf, math.inf, None, "exact", 0.0, statistics=self.counts)
@@ -97,23 +106,77 @@ class _Levels:
         return Options(limit, 0.0, None, self.options.seed)
 
     def _first(self) -> None:
-        """Find some plan, or prove that there is none: the sum of costs knows the same limits."""
-        warm = self.options.warm_start
+        """Prices of what is needed first; then, unless that was enough, some plan or a proof that there is none."""
+        model = build(replace(self.fleet, objective="sum"))
+        self.low = self._alone(model)
+        if math.isfinite(self.low):
+            self._by_needs(model)
+        if self.plan is not None and (self._settled() or self.fleet.num_users > _FEW):
+            return
         options = self._options(0.5)
         if options is None:
             return
+        warm = self.options.warm_start if self.plan is None else self.plan
         run = Run(replace(self.fleet, objective="sum"), replace(options, gap=0.05, warm_start=warm)).go()
         self._count(run)
         self.infeasible = run.infeasible
         if run.plan is not None:
             self._offer(run.plan)
         # The largest cost is at least the mean one.
-        self.low = max(0.0, run.bound / self.fleet.num_users if math.isfinite(run.bound) else 0.0)
-        self.low = max(self.low, self._alone())
+        if math.isfinite(run.bound):
+            self.low = max(self.low, run.bound / self.fleet.num_users)
 
-    def _alone(self) -> float:
+    def _settled(self) -> bool:
+        return relative_gap(self.high, self.low) <= max(self.options.gap, 0.5 * OPTIMAL)
+
+    def _by_needs(self, model: Model) -> None:
+        """Raise the proven level by prices, and pack plans near it."""
+        floor = Floor(model, self.low)
+        rng = np.random.default_rng(self.options.seed)
+        out_of_time = lambda: self.left_s() <= 0  # noqa: E731
+        if isinstance(self.options.warm_start, Solution) and len(self.options.warm_start.cuts) == model.num_users:
+            self._offer_if_kept(self.options.warm_start)
+        for gap in (0.1, 0.02, max(self.options.gap, 1e-4)):
+            floor.raise_to(math.inf, gap, out_of_time)
+            self.low = max(self.low, floor.level)
+            self.counts["newton_and_pricing"] = float(floor.work)
+            if floor.hopeless:
+                # The run over the sum proves it again, with the tree's tolerances.
+                return
+            self._pack(model, floor, rng, 0)
+            if self._settled() or out_of_time():
+                return
+        for attempt in range(1, _PACKINGS if self.fleet.num_users <= _FEW else _MOST_PACKINGS):
+            if self.options.time_limit_s is None and attempt >= _PACKINGS:
+                return
+            self._pack(model, floor, rng, attempt)
+            if self._settled() or out_of_time() or not math.isfinite(self.high):
+                return
+
+    def _pack(self, model: Model, floor: Floor, rng: np.random.Generator, attempt: int) -> None:
+        """Offer a plan for a level between the proven one and that of the best plan."""
+        out_of_time = lambda: self.left_s() <= 0  # noqa: E731
+        level = max(floor.near, floor.level)
+        if attempt and math.isfinite(self.high):
+            level += (self.high - level) * float(rng.random())
+        at = within(model, level * (1 + 1e-6))
+        if not np.isfinite(price(at, floor.prices)[2]).all() or out_of_time():
+            return
+        packer = Packer(at, floor.prices, _REACH * (1 + 0.5 * (attempt % 7)) / model.num_users)
+        packer.polish(out_of_time)
+        if attempt:
+            packer.shake(rng, 20, out_of_time)
+        plan = packer.sketch(self.fleet)
+        if plan is not None:
+            self._offer(plan)
+
+    def _offer_if_kept(self, plan: Solution) -> None:
+        if not evaluate(self.fleet, plan).violations:
+            self._offer(plan)
+
+    @staticmethod
+    def _alone(model: Model) -> float:
         """What the worst-off user pays with everything to itself."""
-        model = build(replace(self.fleet, objective="sum"))
         least = price(model, np.zeros(model.num_prices))[2]
         return float(least.max()) if np.isfinite(least).all() else 0.0
 

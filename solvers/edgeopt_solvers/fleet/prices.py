@@ -34,6 +34,7 @@ __all__ = [
     "conjugate_gradients",
     "maximise",
     "positive",
+    "sample",
     "soft",
     "with_memory",
 ]
@@ -56,7 +57,7 @@ def charges(cols: Columns, prices: Array) -> Array:
     """Return what every column pays at ``prices``."""
     size = cols.num_resources
     extended = np.append(prices[:size], 0.0)
-    paid = charge(cols.lin, cols.a * extended[cols.cell] + cols.b * extended[cols.resource], cols.slack)
+    paid = charge(cols.lin, cols.a * extended[cols.cell] + cols.b * extended[cols.resource], cols.slack, cols.aim)
     if cols.held is not None:
         memory = np.zeros(size + 1)
         memory[2 * size - len(prices) : size] = prices[size:]
@@ -77,7 +78,6 @@ def ascend(
     cols: Columns,
     prices: Array,
     temperature: float,
-    num_cells: int,
     copies: Array | None = None,
     steps: int = 12,
     out_of_time: Callable[[], bool] = lambda: False,
@@ -88,9 +88,14 @@ def ascend(
     """
     paid = charges(cols, prices)
     value, probability = soft(cols, paid, temperature)
-    objective = _objective(value, prices, cols.num_resources, copies)
+    # Where only deadlines count, many resources hardly matter, and prices without a floor would run to zero.
+    barrier = 0.0
+    if cols.aim != "cost":
+        barrier = temperature * (len(cols.first) if copies is None else float(copies.sum())) / len(prices)
+    size = cols.num_resources
+    objective = _objective(cols, value, prices, copies, barrier)
     for step in range(steps):
-        gradient, hessian = _derivatives(cols, prices, probability, temperature, num_cells, copies)
+        gradient, hessian = _derivatives(cols, prices, probability, temperature, barrier, copies)
         direction = conjugate_gradients(-hessian, gradient)
         rise = float((gradient * direction).sum())
         # Not finite: the dual is unbounded (no plan meets the deadlines) and the prices have run away.
@@ -100,8 +105,13 @@ def ascend(
         while True:
             # Prices stay positive: at most nine tenths of the way to zero.
             trial = np.maximum(prices + length * direction, 0.1 * prices)
+            if cols.aim != "cost":
+                # A line in the prices, not in their roots: then the dual is concave on it.
+                trial = prices + length * direction
+                shares = prices[:size] * np.maximum(prices[:size] + 2 * length * direction[:size], 0.01 * prices[:size])
+                trial = np.append(np.sqrt(shares), np.maximum(trial[size:], 0.1 * prices[size:]))
             trial_value, trial_probability = soft(cols, charges(cols, trial), temperature)
-            trial_objective = _objective(trial_value, trial, cols.num_resources, copies)
+            trial_objective = _objective(cols, trial_value, trial, copies, barrier)
             if trial_objective >= objective + 0.1 * length * rise:
                 break
             length *= 0.4
@@ -111,12 +121,17 @@ def ascend(
     return prices, steps
 
 
-def _objective(value: Array, prices: Array, num_resources: int, copies: Array | None) -> float:
-    return float((value if copies is None else value * copies).sum()) - worth(prices, num_resources)
+def _objective(cols: Columns, value: Array, prices: Array, copies: Array | None, barrier: float) -> float:
+    total = float((value if copies is None else value * copies).sum()) - worth(prices, cols.num_resources, cols.aim)
+    if barrier:
+        # Of prices: the first are roots of prices.
+        power = np.where(np.arange(len(prices)) < cols.num_resources, 2.0, 1.0)
+        total += barrier * float((power * np.log(prices)).sum())
+    return total
 
 
 def _derivatives(
-    cols: Columns, prices: Array, probability: Array, temperature: float, num_cells: int, copies: Array | None
+    cols: Columns, prices: Array, probability: Array, temperature: float, barrier: float, copies: Array | None
 ) -> tuple[Array, Array]:
     """Gradient and Hessian of the soft dual; with deadlines, in the metric of share prices, where it is concave."""
     num_users, num_resources = len(cols.first), cols.num_resources
@@ -129,7 +144,7 @@ def _derivatives(
     if cols.slack is not None:
         extended = np.append(prices[:num_resources], 0.0)
         use = a * extended[cols.cell] + b * extended[cols.resource]
-        late = use > cols.slack
+        late = use > (cols.slack if cols.aim == "cost" else 0.0)
         if late.any():
             bound_by_deadline = True
             slack = np.where(late & (cols.slack > 0), cols.slack, np.inf)
@@ -161,12 +176,20 @@ def _derivatives(
         mean[np.arange(high - low), cols.cell[cols.first[low:high]]] += mean_a[low:high]
         _add_gram(slopes, mean, -ones[low:high])
     real = np.delete(np.arange(size), num_resources)
-    gradient = 2 * total[real]
-    gradient[:num_resources] -= 2 * prices[:num_resources]
-    gradient[num_resources:] -= 1
+    # What all there is costs, and how that rises with the prices.
+    rise, each = np.append(2 * prices[:num_resources], np.ones(len(prices) - num_resources)), 1.0
+    if cols.aim == "level":
+        each = worth(prices, num_resources)
+    gradient = 2 * total[real] - each * rise
     hessian = (curvature - slopes * (4 / temperature))[np.ix_(real, real)]
     diagonal = np.arange(num_resources)
-    hessian[diagonal, diagonal] -= 2
+    hessian[diagonal, diagonal] -= 2 * each
+    if cols.aim == "level":
+        hessian -= np.outer(rise, rise)
+    if barrier:
+        inverse = np.where(np.arange(len(prices)) < num_resources, 2 * barrier, barrier) / prices
+        gradient += inverse
+        hessian[np.arange(len(prices)), np.arange(len(prices))] -= inverse / prices
     relative = gradient / np.maximum(prices, 1e-300)
     if bound_by_deadline:
         hessian[diagonal, diagonal] -= relative[:num_resources]
@@ -253,21 +276,24 @@ def maximise(
     """Follow the soft dual from temperature ``coarsest`` to ``finest``, in parts of the mean cost of a user."""
     if start is None:
         start, coarsest = _start(model, out_of_time, coarsest)
-    value, _, least, _ = _price(model, start, copies)
+    value, _, least, _ = _price(model, start, copies, None, out_of_time)
     mean = float(np.abs(least).mean()) or 1.0
     dual = Dual(start, value, mean, 1)
     prices, keys = start, np.zeros(0, dtype=np.int64)
     temperature = coarsest * mean
     while temperature > finest * mean and not out_of_time():
         for _ in range(8):
-            value, new, _, _ = _price(model, prices, copies, 8 * temperature)
+            value, new, _, _ = _price(model, prices, copies, 8 * temperature, out_of_time)
             dual.work += 1
             if value > dual.bound:
                 dual.prices, dual.bound = prices, value
+            if out_of_time():
+                # The pass may have seen only some users.
+                return dual
             num_old = len(keys)
             keys = np.union1d(keys, new)
             cols = columns(model, keys)
-            moved, steps = ascend(cols, prices, temperature, model.num_cells, copies, 12, out_of_time)
+            moved, steps = ascend(cols, prices, temperature, copies, 12, out_of_time)
             dual.work += steps
             shift = float(np.abs(moved - prices).max() / max(float(moved.max()), 1e-300))
             prices = moved
@@ -278,23 +304,34 @@ def maximise(
         temperature /= 5
         keys = np.sort(cols.key[(excess <= 60 * temperature) & (cols.key >= 0)])
     if not out_of_time():
-        value = _price(model, prices, copies)[0]
+        value = _price(model, prices, copies, None, out_of_time)[0]
         if value > dual.bound:
             dual.prices, dual.bound = prices, value
     return dual
 
 
 def _price(
-    model: Model, prices: Array, copies: Array | None, reach: float | None = None
+    model: Model, prices: Array, copies: Array | None, reach: float | None, out_of_time: Callable[[], bool]
 ) -> tuple[float, Ints, Array, float]:
-    value, keys, least, kept = price(model, prices, reach, 2000 + 20 * model.num_users)
-    if copies is not None:
-        value = float((least * copies).sum()) - worth(prices, model.num_resources)
+    value, keys, least, kept = price(model, prices, reach, 2000 + 20 * model.num_users, out_of_time)
+    if copies is not None and value > -math.inf:
+        value = float((least * copies).sum()) - worth(prices, model.num_resources, model.aim)
     return value, keys, least, kept
 
 
 def _start(model: Model, out_of_time: Callable[[], bool], coarsest: float) -> tuple[Array, float]:
     """Prices to begin with: those of a sample of the users in a large fleet, else the use in a quick greedy plan."""
+    part = sample(model)
+    if part is None:
+        return with_memory(model, _greedy(model, out_of_time)), coarsest
+    few, copies = subset(model, part[0]), part[1]
+    first = with_memory(few, _greedy(few, out_of_time, copies))
+    dual = maximise(few, out_of_time, first, copies, coarsest, 2e-3)
+    return dual.prices, 0.1 * coarsest
+
+
+def sample(model: Model) -> tuple[Ints, Array] | None:
+    """Return a few hundred users of every cell, and for how many each of them stands; ``None`` in a small fleet."""
     per_cell = max(4, _COARSE // model.num_cells)
     rank = np.zeros(model.num_users, dtype=np.int64)
     order = np.argsort(model.cell, kind="stable")
@@ -302,13 +339,9 @@ def _start(model: Model, out_of_time: Callable[[], bool], coarsest: float) -> tu
     rank[order] = np.arange(model.num_users) - np.repeat(np.cumsum(counts) - counts, counts)
     chosen = np.flatnonzero(rank < per_cell)
     if 2 * len(chosen) > model.num_users:
-        return with_memory(model, _greedy(model, out_of_time)), coarsest
+        return None
     taken = np.bincount(model.cell[chosen], minlength=model.num_cells)
-    copies = (counts / np.maximum(taken, 1))[model.cell[chosen]]
-    sample = subset(model, chosen)
-    first = with_memory(sample, _greedy(sample, out_of_time, copies))
-    dual = maximise(sample, out_of_time, first, copies, coarsest, 2e-3)
-    return dual.prices, 0.1 * coarsest
+    return chosen, (counts / np.maximum(taken, 1))[model.cell[chosen]]
 
 
 def positive(prices: Array, num_resources: int) -> Array:

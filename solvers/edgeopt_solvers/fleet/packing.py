@@ -1,0 +1,176 @@
+r"""Plans where only deadlines count: choices whose least needs fit into all there is.
+
+Fixed choices meet their deadlines if and only if the largest eigenvalue of their needs is at most 1 (``shares.strain``).
+Near the best prices :math:`\mu` of ``needs.py`` that eigenvalue is, to second order, the needs at :math:`\mu` plus a
+square for every resource that is used more or less than its price says. With :math:`A = a h / slack` and
+:math:`B = b h / slack`, the use of an option in roots of prices, the users' choices then minimise
+
+.. math::
+
+    \sum_u (cost - need)_{u,p_u} + \sum_r S_r^2, \qquad need = h^2 / slack, \qquad S_r = \sum_u (A \text{ or } B),
+
+which at :math:`S = \mu` charges exactly the need. That is the form of the sum of costs without deadlines, so its local
+search (:class:`~edgeopt_solvers.fleet.search.Search`) finds the choices; memory stays a hard limit of every move.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt_solvers.fleet.instance import Array, Fleet, Ints, Solution
+from edgeopt_solvers.fleet.model import Columns, Model, columns, price
+from edgeopt_solvers.fleet.needs import cheapest, use_at
+from edgeopt_solvers.fleet.search import Search
+from edgeopt_solvers.fleet.shares import Allocation, Strain, solution, strain
+
+__all__ = ["Packer"]
+
+#: Refused users that are tried again, one by one, when a plan has room left.
+_TRIED = 60
+
+
+class Packer:
+    """Choices for a model that counts needs only (:func:`~edgeopt_solvers.fleet.needs.within` or ``admitting``).
+
+    Parameters
+    ----------
+    model, prices
+        The options (every user has one), and prices near which a plan is sought.
+    reach
+        Largest reduced cost of the options considered.
+    """
+
+    def __init__(self, model: Model, prices: Array, reach: float) -> None:
+        cols = columns(model, price(model, prices, reach, 30 * model.num_users + 20_000)[1])
+        assert cols.slack is not None
+        # An option that nothing can save would only disturb the search.
+        cols = cols.take(np.flatnonzero(cols.slack > 0))
+        self.model, self.cols, self.prices = model, cols, prices
+        a, b = use_at(cols, prices)
+        extended = np.append(prices[: cols.num_resources], 0.0)
+        need = a * extended[cols.cell] + b * extended[cols.resource]
+        # A constant per user keeps the sum away from zero, where relative gains mean nothing.
+        constant = 2 * float((prices[: cols.num_resources] ** 2).sum()) / len(cols.first)
+        surrogate = replace(cols, slack=None, lin=cols.lin - need + constant, a=a, b=b, aim="cost")
+        self.search = Search(model, surrogate, cheapest(cols, prices))
+
+    def polish(self, out_of_time: Callable[[], bool]) -> None:
+        """Empty overfull servers, then move and exchange users while that helps."""
+        self.search.unload(out_of_time)
+        if math.isfinite(self.search.value):
+            self.search.descend(out_of_time)
+            self.search.exchange(out_of_time)
+            self.search.settle()
+
+    def shake(self, rng: np.random.Generator, tries: int, out_of_time: Callable[[], bool]) -> bool:
+        """Try small shake-ups; return whether one of them helped."""
+        helped = False
+        if len(self.search.cols.user) == len(self.search.choice) or not math.isfinite(self.search.value):
+            return False
+        for _ in range(tries):
+            if out_of_time():
+                break
+            helped |= self.search.shake(rng, out_of_time)
+        self.search.settle()
+        return helped
+
+    def admitted(self, out_of_time: Callable[[], bool]) -> Columns | None:
+        """Return choices that meet all deadlines: refuse until the rest fits, then readmit while there is room.
+
+        ``None`` if the clock ends first, or users who may not be refused do not fit.
+        """
+        if self.search.overfull():
+            return None
+        choice = self.search.choice.copy()
+        cols = self.cols
+        solo = np.full(len(choice), -1)
+        alone = np.flatnonzero(cols.key < 0)
+        solo[cols.user[alone]] = alone
+        state = self._strain(choice, None)
+        while state.most > 1:
+            if out_of_time():
+                return None
+            if state.least <= 1:
+                # Undecided by a hair: one user less.
+                state = replace(state, least=1 + 1e-9)
+            need = self._need(choice, state.prices)
+            price_of = np.where(solo >= 0, cols.lin[solo], math.inf)
+            price_of[(choice == solo) | (need <= 0)] = math.inf
+            order = np.argsort(price_of / np.maximum(need, 1e-300), kind="stable")
+            order = order[np.isfinite(price_of[order])]
+            if not len(order):
+                return None
+            number = int(np.searchsorted(np.cumsum(need[order]), state.least - 1)) + 1
+            choice[order[:number]] = solo[order[:number]]
+            state = self._strain(choice, state.prices)
+        return cols.take(self._readmit(choice, solo, state, out_of_time))
+
+    def _readmit(self, choice: Ints, solo: Ints, state: Strain, out_of_time: Callable[[], bool]) -> Ints:
+        cols = self.cols
+        paid = self._needs(cols, state.prices)
+        paid = np.where((choice == solo)[cols.user] & (cols.lin < cols.lin[solo[cols.user]]), paid, math.inf)
+        gain = np.where(choice == solo, cols.lin[solo], 0.0)
+        target = np.full(len(choice), -1)
+        least = np.minimum.reduceat(paid, cols.first)
+        at = np.flatnonzero((paid <= least[cols.user]) & np.isfinite(paid))
+        target[cols.user[at]] = at
+        order = np.argsort(least / np.maximum(gain, 1e-300), kind="stable")
+        full = None if cols.held is None else cols.memory(choice)
+        failures = 0
+        for user in order.tolist():
+            if target[user] < 0 or not least[user] < 1 or failures >= _TRIED or out_of_time():
+                break
+            new = int(target[user])
+            if full is not None and cols.held is not None and full[cols.resource[new]] + cols.held[new] > 1:
+                continue
+            trial = choice.copy()
+            trial[user] = new
+            after = self._strain(trial, state.prices)
+            if after.most <= 1:
+                choice, state = trial, after
+                if full is not None and cols.held is not None:
+                    full[cols.resource[new]] += cols.held[new]
+            else:
+                failures += 1
+        return choice
+
+    def sketch(self, fleet: Fleet) -> Solution | None:
+        """Return the choices with shares in proportion to the needs, ``None`` if memory does not hold them."""
+        if self.search.overfull():
+            return None
+        chosen = self.cols.take(self.search.choice)
+        a, b = use_at(chosen, self.prices)
+        size = chosen.num_resources
+        total = np.bincount(chosen.cell, a, size + 1) + np.bincount(chosen.resource, b, size + 1)
+        spectrum = np.where(a > 0, a / np.maximum(total[chosen.cell], 1e-300), 0.0)
+        compute = np.where(b > 0, b / np.maximum(total[chosen.resource], 1e-300), 0.0)
+        return solution(fleet, self.model, chosen, Allocation(math.inf, self.prices, a, spectrum, compute))
+
+    def _strain(self, choice: Ints, start: Array | None) -> Strain:
+        """Return the strain of the users who are not refused."""
+        part = self.cols.take(choice)
+        served: NDArray[np.bool_] = part.key >= 0
+        if not served.any():
+            return Strain(0.0, 0.0, np.full(part.num_resources, 1.0))
+        assert part.slack is not None
+        remote = replace(
+            part, user=part.user[served], cell=part.cell[served], resource=part.resource[served],
+            lin=part.lin[served], a=part.a[served], b=part.b[served], slack=part.slack[served], key=part.key[served],
+            held=None,
+        )  # fmt: skip
+        return strain(remote, start)
+
+    def _need(self, choice: Ints, prices: Array) -> Array:
+        return self._needs(self.cols.take(choice), prices)
+
+    @staticmethod
+    def _needs(cols: Columns, prices: Array) -> Array:
+        """Return what columns need at ``prices`` of shares."""
+        extended = np.append(prices[: cols.num_resources], 0.0)
+        a, b = use_at(cols, prices)
+        return np.asarray(a * extended[cols.cell] + b * extended[cols.resource])
