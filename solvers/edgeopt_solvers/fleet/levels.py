@@ -20,9 +20,9 @@ from dataclasses import replace
 import numpy as np
 
 from edgeopt_solvers.fleet.admission import Counting, as_sum
+from edgeopt_solvers.fleet.check import evaluate
 from edgeopt_solvers.fleet.even import evened, largest_cost
 from edgeopt_solvers.fleet.instance import REFUSED, Array, Fleet, Solution
-from edgeopt_solvers.fleet.check import evaluate
 from edgeopt_solvers.fleet.model import Model, build, price, worth
 from edgeopt_solvers.fleet.needs import Floor, within
 from edgeopt_solvers.fleet.packing import Packer
@@ -77,6 +77,9 @@ class _Levels:
     def left_s(self) -> float:
         return self.stop_at - time.perf_counter()
 
+    def out_of_time(self) -> bool:
+        return self.left_s() <= 0
+
     def result(self) -> Result:
         self._first()
         if not self.infeasible and self.plan is not None and self.fleet.num_users <= _FEW:
@@ -108,8 +111,9 @@ class _Levels:
     def _first(self) -> None:
         """Prices of what is needed first; then, unless that was enough, some plan or a proof that there is none."""
         model = build(replace(self.fleet, objective="sum"))
-        self.low = self._alone(model)
-        if math.isfinite(self.low):
+        alone = self._alone(model)
+        if math.isfinite(alone):
+            self.low = alone
             self._by_needs(model)
         if self.plan is not None and (self._settled() or self.fleet.num_users > _FEW):
             return
@@ -133,57 +137,56 @@ class _Levels:
         """Raise the proven level by prices, and pack plans near it."""
         floor = Floor(model, self.low)
         rng = np.random.default_rng(self.options.seed)
-        out_of_time = lambda: self.left_s() <= 0  # noqa: E731
-        if isinstance(self.options.warm_start, Solution) and len(self.options.warm_start.cuts) == model.num_users:
-            self._offer_if_kept(self.options.warm_start)
+        warm = self.options.warm_start
+        if (
+            isinstance(warm, Solution)
+            and len(warm.cuts) == model.num_users
+            and not evaluate(self.fleet, warm).violations
+        ):
+            self._offer(warm)
         for gap in (0.1, 0.02, max(self.options.gap, 1e-4)):
-            floor.raise_to(math.inf, gap, out_of_time)
+            floor.raise_to(math.inf, gap, self.out_of_time)
             self.low = max(self.low, floor.level)
             self.counts["newton_and_pricing"] = float(floor.work)
             if floor.hopeless:
                 # The run over the sum proves it again, with the tree's tolerances.
                 return
             self._pack(model, floor, rng, 0)
-            if self._settled() or out_of_time():
+            if self._settled() or self.out_of_time():
                 return
         for attempt in range(1, _PACKINGS if self.fleet.num_users <= _FEW else _MOST_PACKINGS):
             if self.options.time_limit_s is None and attempt >= _PACKINGS:
                 return
             self._pack(model, floor, rng, attempt)
-            if self._settled() or out_of_time() or not math.isfinite(self.high):
+            if self._settled() or self.out_of_time() or not math.isfinite(self.high):
                 return
 
     def _pack(self, model: Model, floor: Floor, rng: np.random.Generator, attempt: int) -> None:
         """Offer a plan for a level between the proven one and that of the best plan."""
-        out_of_time = lambda: self.left_s() <= 0  # noqa: E731
         level = max(floor.near, floor.level)
         if attempt and math.isfinite(self.high):
             level += (self.high - level) * float(rng.random())
-        at = within(model, level * (1 + 1e-6))
-        if not np.isfinite(price(at, floor.prices)[2]).all() or out_of_time():
+        reach = _REACH * (1 + 0.5 * (attempt % 7)) / model.num_users
+        packer = Packer.near(within(model, level * (1 + 1e-6)), floor.prices, reach, self.out_of_time)
+        if packer is None:
             return
-        packer = Packer(at, floor.prices, _REACH * (1 + 0.5 * (attempt % 7)) / model.num_users)
-        packer.polish(out_of_time)
+        packer.polish(self.out_of_time)
         if attempt:
-            packer.shake(rng, 20, out_of_time)
+            packer.shake(rng, 20, self.out_of_time)
         plan = packer.sketch(self.fleet)
         if plan is not None:
             self._offer(plan)
 
-    def _offer_if_kept(self, plan: Solution) -> None:
-        if not evaluate(self.fleet, plan).violations:
-            self._offer(plan)
-
-    @staticmethod
-    def _alone(model: Model) -> float:
-        """What the worst-off user pays with everything to itself."""
-        least = price(model, np.zeros(model.num_prices))[2]
-        return float(least.max()) if np.isfinite(least).all() else 0.0
+    def _alone(self, model: Model) -> float:
+        """What the worst-off user pays with everything to itself; ``inf``: there is a user without any option."""
+        value, _, least, _ = price(model, np.zeros(model.num_prices), out_of_time=self.out_of_time)
+        return float(least.max()) if value > -math.inf else 0.0
 
     def _offer(self, plan: Solution) -> None:
+        """Keep the plan with even shares if that is better; where no shares meet the deadlines, it is not."""
         better = evened(self.fleet, plan)
         value = largest_cost(self.fleet, better)
-        if value < self.high:
+        if value < self.high and not evaluate(self.fleet, better).violations:
             self.high, self.plan = value, better
 
     def _count(self, run: Run) -> None:

@@ -320,6 +320,4 @@ def columns(model: Model, keys: Ints) -> Columns:
     held = None
     if model.inverse_memory is not None:
         held = np.concatenate([none, model.memory_share(pair, server)])[order]
-    return Columns(
-        user, model.cell[user], resource, lin, a, b, slack, key, first, model.num_resources, held, model.aim
-    )
+    return Columns(user, model.cell[user], resource, lin, a, b, slack, key, first, model.num_resources, held, model.aim)

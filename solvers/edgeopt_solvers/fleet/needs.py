@@ -24,7 +24,8 @@ import numpy as np
 
 from edgeopt_solvers.fleet.instance import REFUSED, Array, Ints
 from edgeopt_solvers.fleet.model import Aim, Columns, Model, columns, price, subset, worth
-from edgeopt_solvers.fleet.prices import charges, maximise, positive, sample
+from edgeopt_solvers.fleet.prices import charges, maximise
+from edgeopt_solvers.fleet.starts import positive, sample
 
 __all__ = ["Floor", "admitting", "cheapest", "use_at", "within"]
 
@@ -111,9 +112,7 @@ def _needs(model: Model, prices: Array, level: float, copies: Array | None, out_
         extended = np.append(prices[:size], 0.0)
         stretch = (chosen.a * extended[chosen.cell] + chosen.b * extended[chosen.resource]) / chosen.slack
     total = worth(prices, size)
-    return _Needs(
-        float((least * ones).sum()) / total, -float((ones * moving * stretch * stretch).sum()) / total, used
-    )
+    return _Needs(float((least * ones).sum()) / total, -float((ones * moving * stretch * stretch).sum()) / total, used)
 
 
 class Floor:

@@ -1,6 +1,7 @@
 r"""Plans where only deadlines count: choices whose least needs fit into all there is.
 
-Fixed choices meet their deadlines if and only if the largest eigenvalue of their needs is at most 1 (``shares.strain``).
+Fixed choices meet their deadlines if and only if the largest eigenvalue of their needs is at most 1
+(:func:`~edgeopt_solvers.fleet.shares.strain`).
 Near the best prices :math:`\mu` of ``needs.py`` that eigenvalue is, to second order, the needs at :math:`\mu` plus a
 square for every resource that is used more or less than its price says. With :math:`A = a h / slack` and
 :math:`B = b h / slack`, the use of an option in roots of prices, the users' choices then minimise
@@ -40,16 +41,21 @@ class Packer:
     Parameters
     ----------
     model, prices
-        The options (every user has one), and prices near which a plan is sought.
-    reach
-        Largest reduced cost of the options considered.
+        The options, and prices near which a plan is sought.
+    cols
+        Options considered, with time for all of them; every user has one (:meth:`near`).
     """
 
-    def __init__(self, model: Model, prices: Array, reach: float) -> None:
-        cols = columns(model, price(model, prices, reach, 30 * model.num_users + 20_000)[1])
-        assert cols.slack is not None
-        # An option that nothing can save would only disturb the search.
-        cols = cols.take(np.flatnonzero(cols.slack > 0))
+    @classmethod
+    def near(cls, model: Model, prices: Array, reach: float, out_of_time: Callable[[], bool]) -> Packer | None:
+        """Return a packer over the options of reduced cost up to ``reach``; ``None``: no time, or a user without."""
+        most = 30 * model.num_users + 20_000
+        _, keys, least, _ = price(model, prices, reach, most, out_of_time)
+        if out_of_time() or not np.isfinite(least).all():
+            return None
+        return cls(model, prices, columns(model, keys))
+
+    def __init__(self, model: Model, prices: Array, cols: Columns) -> None:
         self.model, self.cols, self.prices = model, cols, prices
         a, b = use_at(cols, prices)
         extended = np.append(prices[: cols.num_resources], 0.0)
@@ -79,8 +85,8 @@ class Packer:
         self.search.settle()
         return helped
 
-    def admitted(self, out_of_time: Callable[[], bool]) -> Columns | None:
-        """Return choices that meet all deadlines: refuse until the rest fits, then readmit while there is room.
+    def admitted(self, fleet: Fleet, out_of_time: Callable[[], bool]) -> Solution | None:
+        """Return a plan that meets all deadlines: refuse until the rest fits, then readmit while there is room.
 
         ``None`` if the clock ends first, or users who may not be refused do not fit.
         """
@@ -91,13 +97,10 @@ class Packer:
         solo = np.full(len(choice), -1)
         alone = np.flatnonzero(cols.key < 0)
         solo[cols.user[alone]] = alone
-        state = self._strain(choice, None)
+        state = self._strain(choice, self.prices[: cols.num_resources])
         while state.most > 1:
             if out_of_time():
                 return None
-            if state.least <= 1:
-                # Undecided by a hair: one user less.
-                state = replace(state, least=1 + 1e-9)
             need = self._need(choice, state.prices)
             price_of = np.where(solo >= 0, cols.lin[solo], math.inf)
             price_of[(choice == solo) | (need <= 0)] = math.inf
@@ -105,24 +108,27 @@ class Packer:
             order = order[np.isfinite(price_of[order])]
             if not len(order):
                 return None
-            number = int(np.searchsorted(np.cumsum(need[order]), state.least - 1)) + 1
+            # Refusing moves the vector as well, so only part of the excess at a time; at least one user.
+            number = int(np.searchsorted(np.cumsum(need[order]), 0.5 * (state.least - 1))) + 1
             choice[order[:number]] = solo[order[:number]]
             state = self._strain(choice, state.prices)
-        return cols.take(self._readmit(choice, solo, state, out_of_time))
+        choice, state = self._readmit(choice, solo, state, out_of_time)
+        return self._plan(fleet, choice, state.prices)
 
-    def _readmit(self, choice: Ints, solo: Ints, state: Strain, out_of_time: Callable[[], bool]) -> Ints:
+    def _readmit(self, choice: Ints, solo: Ints, state: Strain, out_of_time: Callable[[], bool]) -> tuple[Ints, Strain]:
+        """Serve refused users, the dearest for what they need first, each with its option of least need."""
         cols = self.cols
         paid = self._needs(cols, state.prices)
-        paid = np.where((choice == solo)[cols.user] & (cols.lin < cols.lin[solo[cols.user]]), paid, math.inf)
-        gain = np.where(choice == solo, cols.lin[solo], 0.0)
+        refused = choice == solo
+        paid[~refused[cols.user] | (cols.lin >= cols.lin[solo[cols.user]])] = math.inf
+        gain = np.where(refused, cols.lin[solo], 0.0)
         target = np.full(len(choice), -1)
         least = np.minimum.reduceat(paid, cols.first)
         at = np.flatnonzero((paid <= least[cols.user]) & np.isfinite(paid))
         target[cols.user[at]] = at
-        order = np.argsort(least / np.maximum(gain, 1e-300), kind="stable")
         full = None if cols.held is None else cols.memory(choice)
         failures = 0
-        for user in order.tolist():
+        for user in np.argsort(least / np.maximum(gain, 1e-300), kind="stable").tolist():
             if target[user] < 0 or not least[user] < 1 or failures >= _TRIED or out_of_time():
                 break
             new = int(target[user])
@@ -137,19 +143,27 @@ class Packer:
                     full[cols.resource[new]] += cols.held[new]
             else:
                 failures += 1
-        return choice
+        return choice, state
 
     def sketch(self, fleet: Fleet) -> Solution | None:
         """Return the choices with shares in proportion to the needs, ``None`` if memory does not hold them."""
         if self.search.overfull():
             return None
-        chosen = self.cols.take(self.search.choice)
-        a, b = use_at(chosen, self.prices)
+        return self._plan(fleet, self.search.choice, self.prices)
+
+    def _plan(self, fleet: Fleet, choice: Ints, prices: Array) -> Solution:
+        """Return the plan of shares in proportion to the needs at ``prices``.
+
+        With S the sum of a h / slack over a resource, a user takes at most its slack times the largest S / price:
+        where the strain's ``most`` is at most 1, that is in time.
+        """
+        chosen = self.cols.take(choice)
+        a, b = use_at(chosen, prices)
         size = chosen.num_resources
         total = np.bincount(chosen.cell, a, size + 1) + np.bincount(chosen.resource, b, size + 1)
         spectrum = np.where(a > 0, a / np.maximum(total[chosen.cell], 1e-300), 0.0)
         compute = np.where(b > 0, b / np.maximum(total[chosen.resource], 1e-300), 0.0)
-        return solution(fleet, self.model, chosen, Allocation(math.inf, self.prices, a, spectrum, compute))
+        return solution(fleet, self.model, chosen, Allocation(math.inf, prices, a, spectrum, compute))
 
     def _strain(self, choice: Ints, start: Array | None) -> Strain:
         """Return the strain of the users who are not refused."""

@@ -19,12 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Ints
-from edgeopt_solvers.fleet.model import Columns, Model, charge, columns, price, slack_left, subset, worth
+from edgeopt_solvers.fleet.instance import Array, Ints
+from edgeopt_solvers.fleet.model import Columns, Model, charge, columns, price, subset, worth
+from edgeopt_solvers.fleet.starts import greedy, sample, with_memory
 
 __all__ = [
     "Dual",
@@ -33,14 +33,8 @@ __all__ = [
     "charges",
     "conjugate_gradients",
     "maximise",
-    "positive",
-    "sample",
     "soft",
-    "with_memory",
 ]
-
-#: Users in the first, coarse dual of a large fleet.
-_COARSE = 400
 
 
 @dataclass(slots=True)
@@ -151,37 +145,21 @@ def _derivatives(
             add_products(curvature, cols, a, b, mass * 2 / slack)
             stretch = np.where(late, use / np.where(cols.slack > 0, cols.slack, 1.0), 1.0)
             a, b = a * stretch, b * stretch
-    slopes = np.zeros((size, size))
-    add_products(slopes, cols, a, b, mass)
-    memory, half = _memory(cols, size)
-    if half is not None:
-        _add_memory(slopes, cols, a, b, memory, half, mass)
-    # Mean use of every user: one cell, few servers; in blocks of users so that memory stays small.
-    mean_a = np.add.reduceat(probability * a, cols.first)
     ones = np.ones(num_users) if copies is None else copies
-    total = np.zeros(size)
-    np.add.at(total, cols.cell[cols.first], mean_a * ones)
-    total += np.bincount(cols.resource, mass * b, size)
+    memory, half = _memory(cols, size)
+    total = np.bincount(cols.cell, mass * a, size) + np.bincount(cols.resource, mass * b, size)
     if half is not None:
         total += np.bincount(memory, mass * half, size)
-    block = max(1, 2_000_000 // size)
-    for low in range(0, num_users, block):
-        high = min(num_users, low + block)
-        i, j = cols.first[low], len(cols.user) if high == num_users else cols.first[high]
-        row = (cols.user[i:j] - low) * size
-        mean: Array = np.bincount(row + cols.resource[i:j], probability[i:j] * b[i:j], (high - low) * size)  # type: ignore[assignment]
-        if half is not None:
-            mean += np.bincount(row + memory[i:j], probability[i:j] * half[i:j], (high - low) * size)
-        mean = mean.reshape(high - low, size)
-        mean[np.arange(high - low), cols.cell[cols.first[low:high]]] += mean_a[low:high]
-        _add_gram(slopes, mean, -ones[low:high])
+    spread = np.zeros((size, size))
+    if len(cols.user) > num_users:
+        spread = _spread(cols, a, b, memory, half, probability, ones, size)
     real = np.delete(np.arange(size), num_resources)
     # What all there is costs, and how that rises with the prices.
     rise, each = np.append(2 * prices[:num_resources], np.ones(len(prices) - num_resources)), 1.0
     if cols.aim == "level":
         each = worth(prices, num_resources)
     gradient = 2 * total[real] - each * rise
-    hessian = (curvature - slopes * (4 / temperature))[np.ix_(real, real)]
+    hessian = (curvature - spread * (4 / temperature))[np.ix_(real, real)]
     diagonal = np.arange(num_resources)
     hessian[diagonal, diagonal] -= 2 * each
     if cols.aim == "level":
@@ -197,6 +175,32 @@ def _derivatives(
     diagonal = np.arange(num_resources, len(prices))
     hessian[diagonal, diagonal] -= np.where(relative < 0, -relative, 0.1 * relative)[num_resources:]
     return gradient, hessian
+
+
+def _spread(
+    cols: Columns, a: Array, b: Array, memory: Ints, half: Array | None, probability: Array, copies: Array, size: int
+) -> Array:
+    """Return the sum over users of the covariance of their use of resources; nothing for users with one option."""
+    num_users = len(cols.first)
+    mass = probability * copies[cols.user]
+    spread = np.zeros((size, size))
+    add_products(spread, cols, a, b, mass)
+    if half is not None:
+        _add_memory(spread, cols, a, b, memory, half, mass)
+    # Mean use of every user: one cell, few servers; in blocks of users so that memory stays small.
+    mean_a = np.add.reduceat(probability * a, cols.first)
+    block = max(1, 2_000_000 // size)
+    for low in range(0, num_users, block):
+        high = min(num_users, low + block)
+        i, j = cols.first[low], len(cols.user) if high == num_users else cols.first[high]
+        row = (cols.user[i:j] - low) * size
+        mean: Array = np.bincount(row + cols.resource[i:j], probability[i:j] * b[i:j], (high - low) * size)  # type: ignore[assignment]
+        if half is not None:
+            mean += np.bincount(row + memory[i:j], probability[i:j] * half[i:j], (high - low) * size)
+        mean = mean.reshape(high - low, size)
+        mean[np.arange(high - low), cols.cell[cols.first[low:high]]] += mean_a[low:high]
+        _add_gram(spread, mean, -copies[low:high])
+    return spread
 
 
 def _memory(cols: Columns, size: int) -> tuple[Ints, Array | None]:
@@ -323,83 +327,8 @@ def _start(model: Model, out_of_time: Callable[[], bool], coarsest: float) -> tu
     """Prices to begin with: those of a sample of the users in a large fleet, else the use in a quick greedy plan."""
     part = sample(model)
     if part is None:
-        return with_memory(model, _greedy(model, out_of_time)), coarsest
+        return with_memory(model, greedy(model, out_of_time)), coarsest
     few, copies = subset(model, part[0]), part[1]
-    first = with_memory(few, _greedy(few, out_of_time, copies))
+    first = with_memory(few, greedy(few, out_of_time, copies))
     dual = maximise(few, out_of_time, first, copies, coarsest, 2e-3)
     return dual.prices, 0.1 * coarsest
-
-
-def sample(model: Model) -> tuple[Ints, Array] | None:
-    """Return a few hundred users of every cell, and for how many each of them stands; ``None`` in a small fleet."""
-    per_cell = max(4, _COARSE // model.num_cells)
-    rank = np.zeros(model.num_users, dtype=np.int64)
-    order = np.argsort(model.cell, kind="stable")
-    counts = np.bincount(model.cell, minlength=model.num_cells)
-    rank[order] = np.arange(model.num_users) - np.repeat(np.cumsum(counts) - counts, counts)
-    chosen = np.flatnonzero(rank < per_cell)
-    if 2 * len(chosen) > model.num_users:
-        return None
-    taken = np.bincount(model.cell[chosen], minlength=model.num_cells)
-    return chosen, (counts / np.maximum(taken, 1))[model.cell[chosen]]
-
-
-def positive(prices: Array, num_resources: int) -> Array:
-    """Lift prices of (nearly) zero: a step of the dual multiplies them."""
-    lifted = prices.copy()
-    for part in (slice(0, num_resources), slice(num_resources, None)):
-        lifted[part] = np.maximum(prices[part], max(1e-6 * float(prices[part].max(initial=0.0)), 1e-300))
-    return lifted
-
-
-def with_memory(model: Model, prices: Array) -> Array:
-    """Append first prices of memory: a hundredth of what all compute of a server costs on average."""
-    if model.inverse_memory is None:
-        return prices
-    return np.append(prices, np.full(model.num_servers, 0.01 * float((prices**2).mean())))
-
-
-def _greedy(model: Model, out_of_time: Callable[[], bool], copies: Array | None = None) -> Array:
-    """Let users choose in turn, in blocks, at the congestion they find; return the average use of the last rounds."""
-    num_users, num_resources = model.num_users, model.num_resources
-    ones = np.ones(num_users) if copies is None else copies
-    load, average = np.zeros(num_resources), np.zeros(num_resources)
-    bounds = np.linspace(0, num_users, min(num_users, 64) + 1).astype(int)
-    used = [np.zeros(num_resources)] * (len(bounds) - 1)
-    rounds = 3
-    for number in range(rounds):
-        for block, (low, high) in enumerate(pairwise(bounds)):
-            load = np.maximum(load - used[block], 0.0)
-            used[block] = _respond(model, int(low), int(high), load, ones)
-            load = load + used[block]
-            if out_of_time():
-                return np.maximum(load, 1e-6 * max(float(load.max(initial=0.0)), 1e-300))
-        if number:
-            average += load / (rounds - 1)
-    return np.maximum(average, 1e-6 * max(float(average.max(initial=0.0)), 1e-300))
-
-
-def _respond(model: Model, low: int, high: int, load: Array, copies: Array) -> Array:
-    """Use of every resource when users ``low`` to ``high`` each take their cheapest option at ``load``."""
-    used = np.zeros(model.num_resources)
-    i, j = int(model.first_pair[low]), int(model.first_pair[high])
-    if i == j or not model.num_servers:
-        return used
-    user, a = model.pair_user[i:j], model.pair_a[i:j]
-    b = model.pair_b[i:j, None] * model.inverse_root_speed
-    use = b * (load[model.num_cells :] + b / 2) + (a * (load[model.cell[user]] + a / 2))[:, None]
-    lin = model.pair_lin[i:j, None] + model.delay[user]
-    limit = None if model.limit is None else model.limit[user][:, None]
-    slack = None if limit is None else slack_left(limit, lin, a[:, None] ** 2 + b**2)
-    cost = charge(lin, use, slack)
-    if model.inverse_memory is not None:
-        cost[model.memory_share(slice(i, j)) > 1 + MEMORY_SLIP] = math.inf
-    server = cost.argmin(axis=1)
-    best = cost[np.arange(j - i), server]
-    order = np.lexsort((best, user))
-    _, where = np.unique(user[order], return_index=True)
-    row = order[where]
-    row = row[best[row] < model.solo_lin[user[row]]]
-    np.add.at(used, model.cell[user[row]], copies[user[row]] * a[row])
-    np.add.at(used, model.num_cells + server[row], copies[user[row]] * b[row, server[row]])
-    return used

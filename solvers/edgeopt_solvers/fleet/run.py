@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Fleet, Ints, Solution
 from edgeopt_solvers.fleet.model import Columns, Model, build, columns, price, subset
-from edgeopt_solvers.fleet.prices import Dual, charges, maximise, positive, with_memory
+from edgeopt_solvers.fleet.prices import Dual, charges, maximise
 from edgeopt_solvers.fleet.search import Search
 from edgeopt_solvers.fleet.shares import allocate, solution
+from edgeopt_solvers.fleet.starts import positive, with_memory
 from edgeopt_solvers.fleet.tree import finish
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
