@@ -288,10 +288,12 @@ def price(
 def _shrink(model: Model, found: list[Ints], reduced: list[Array], most: int, reach: float) -> float:
     """Keep about ``most`` options of least reduced cost, and one of each user's cheapest; return the reach left."""
     keys, excess = np.concatenate(found), np.concatenate(reduced)
-    order = np.argsort(excess, kind="stable")
+    keep = np.zeros(len(keys), dtype=bool)
+    order = np.argpartition(excess, most)
+    keep[order[:most]] = True
     cheapest = np.flatnonzero(excess <= 0)
-    _, one_each = np.unique(model.pair_user[keys[cheapest] // model.num_servers], return_index=True)
-    keep = np.union1d(order[:most], cheapest[one_each])
+    # Options are found in the order of their users.
+    keep[cheapest[np.diff(model.pair_user[keys[cheapest] // model.num_servers], prepend=-1) > 0]] = True
     found[:], reduced[:] = [keys[keep]], [excess[keep]]
     return min(reach, float(excess[order[most]]))
 
