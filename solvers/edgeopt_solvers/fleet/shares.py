@@ -67,7 +67,7 @@ def allocate(model: Model, chosen: Columns, start: Array | None = None) -> Alloc
     if chosen.slack is not None:
         limit = chosen.lin + chosen.slack
         if (chosen.lin + seconds > limit * (1 + _SLIP)).any():
-            return Allocation(np.inf, strain(chosen).prices, stretch, spectrum, compute)
+            return Allocation(np.inf, strain(chosen, decide=False).prices, stretch, spectrum, compute)
     return Allocation(value, prices[:-1], stretch, spectrum, compute)
 
 
@@ -109,8 +109,11 @@ class Strain:
     prices: Array
 
 
-def strain(chosen: Columns, start: Array | None = None, turns: int = 300) -> Strain:
+def strain(chosen: Columns, start: Array | None = None, *, decide: bool = True, turns: int = 300) -> Strain:
     """Return how far the users' least needs exceed all there is, at the prices where they do so most.
+
+    With ``decide`` it ends as soon as the bounds tell whether shares exist; the prices are then the nearer the further
+    that took.
 
     Meeting the deadlines takes a quadratic form of the roots of prices; it has no negative entries, so that its powers
     lead to the leading vector and bound the eigenvalue from both sides on the way.
@@ -134,7 +137,7 @@ def strain(chosen: Columns, start: Array | None = None, turns: int = 300) -> Str
         square = float((vector * vector).sum())
         least = scale * float((vector * image).sum()) / square
         most = scale * float((image[used] / np.maximum(vector[used], 1e-300)).max(initial=0.0))
-        if most <= 1 or least > 1 + 1e-6 or most - least <= 1e-10 * most:
+        if most - least <= (1e-10 if decide else 1e-14) * most or (decide and (most <= 1 or least > 1 + 1e-6)):
             break
         vector = np.maximum(image / max(float(image.max()), 1e-300), 1e-200)
     return Strain(least, most, vector / math.sqrt(float((vector * vector).sum())))
