@@ -33,6 +33,10 @@ DEFAULT_NODES = 4_000
 OPTIMAL = 1e-6
 #: The tree is used up to this many users and columns.
 _TREE_USERS, _TREE_COLUMNS = 400, 30_000
+#: Part of the time limit that is kept for rounding.
+_ROUNDING = 0.2
+#: Time that a wider list of options takes, in parts of what the last one took.
+_WIDER = 4.0
 
 
 class Measure:
@@ -68,6 +72,9 @@ class Run:
         # What the checker and the packing of the answer need is kept back.
         reserve = 0.0 if limit is None else min(0.1 * limit, 0.02 + 1e-5 * fleet.num_users)
         self.stop_at = math.inf if limit is None else time.perf_counter() + limit - reserve
+        # Prices alone are no plan: rounding gets its share of the time.
+        self.round_at = self.stop_at - (0.0 if limit is None else _ROUNDING * limit)
+        self.listing_s = 0.0
         self.rng = np.random.default_rng(options.seed)
         self.value, self.bound = math.inf, -math.inf
         self.plan: Solution | None = None
@@ -77,6 +84,13 @@ class Run:
 
     def out_of_time(self) -> bool:
         return time.perf_counter() >= self.stop_at
+
+    def time_to_round(self) -> bool:
+        return time.perf_counter() >= self.round_at
+
+    def time_to_widen(self) -> bool:
+        """Whether a list of options a few times as long as the last one can be made and used."""
+        return time.perf_counter() + _WIDER * self.listing_s < self.stop_at
 
     def good_enough(self) -> bool:
         return self._reaches(self.value, max(self.options.gap, 0.5 * OPTIMAL))
@@ -123,7 +137,7 @@ class Run:
         # Smoothing costs about R temperatures: no need to go far below the requested gap.
         finest = 0.005 * self.options.gap * model.num_users / max(1, model.num_resources)
         finest = min(1e-4, max(2e-6, finest))
-        dual = maximise(stand_in, self.out_of_time, start, None, coarsest, finest)
+        dual = maximise(stand_in, self.time_to_round, start, None, coarsest, finest)
         self.counts["newton_and_pricing"] += dual.work
         self.bound, self.prices = dual.bound, dual.prices
         search = self._round(stand_in, dual, warm)
@@ -191,7 +205,7 @@ class Run:
                 other = Search(model, cols, _carry(cols, dual, None))
                 self._polish(other)
                 search = other if other.value < search.value else search
-            if self.out_of_time() or self._reaches(search.value, self.options.gap):
+            if not self.time_to_widen() or self._reaches(search.value, self.options.gap):
                 break
             if len(cols.user) > 60 * model.num_users or reach > search.value - self.bound:
                 break
@@ -200,9 +214,11 @@ class Run:
         return search
 
     def _near(self, model: Model, dual: Dual, reach: float, extra: Ints) -> Columns:
+        started = time.perf_counter()
         keys = price(model, dual.prices, reach, 100 * model.num_users + 20_000)[1]
         cols = columns(model, np.unique(np.concatenate([keys, extra[extra >= 0]])))
         self.counts["columns"] = float(len(cols.user))
+        self.listing_s = time.perf_counter() - started
         return cols
 
     def _polish(self, search: Search) -> None:
@@ -264,6 +280,8 @@ class Run:
         while not self.good_enough() and not self.out_of_time() and self.options.time_limit_s is not None:
             if not self._shakes(search, 20):
                 # Nothing left to choose: the options of small reduced cost are used up.
+                if not self.time_to_widen():
+                    break
                 search = Search(model, *self._wider(model, dual, search))
             self._keep(model, search, nobody)
         self.exhausted = self.options.time_limit_s is None and not self.good_enough()
