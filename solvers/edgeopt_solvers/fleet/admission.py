@@ -19,11 +19,12 @@ import numpy as np
 
 from edgeopt_solvers.fleet.check import evaluate
 from edgeopt_solvers.fleet.instance import REFUSED, Fleet, Solution
-from edgeopt_solvers.fleet.model import Model, build, price
-from edgeopt_solvers.fleet.needs import admitting
-from edgeopt_solvers.fleet.packing import Packer
-from edgeopt_solvers.fleet.prices import maximise
+from edgeopt_solvers.fleet.model import Model, build, subset
+from edgeopt_solvers.fleet.needs import admitting, alone
+from edgeopt_solvers.fleet.packing import Packer, nobody_remote
+from edgeopt_solvers.fleet.prices import Dual, maximise
 from edgeopt_solvers.fleet.run import Measure, Run
+from edgeopt_solvers.fleet.starts import sample
 from edgeopt_solvers.result import Result, relative_gap
 from edgeopt_solvers.solve import Options
 
@@ -33,6 +34,10 @@ __all__ = ["Counting", "as_sum", "refusals", "solve"]
 _HARDLY = 1e-7
 #: Plans that are packed, and the options considered for the first of them: reduced cost in parts of a user's mean cost.
 _PACKINGS, _REACH = 4, 0.3
+#: Packings when only the clock ends them, and the part of the time limit that is kept for packing.
+_MOST_PACKINGS, _PACKING = 100_000, 0.3
+#: Fleets of up to this many users go on to the tree; larger ones to more packings.
+_FEW = 400
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,22 +129,24 @@ class _Admission:
 
     def result(self) -> Result:
         model = build(self.sums)
-        if np.isfinite(price(model, np.zeros(model.num_prices), out_of_time=self.out_of_time)[2]).all():
+        if np.isfinite(alone(model, self.out_of_time)).all():
             self._by_needs(model)
         options = self.options
         if options.time_limit_s is not None:
             options = replace(options, time_limit_s=max(self.left_s(), 1e-6))
         if self.plan is not None:
             options = replace(options, warm_start=self.plan)
-        run = Run(self.sums, options, replace(self.counting, proven=self.low))
-        if not self._settled():
+        counting = replace(self.counting, proven=self.low)
+        run = Run(self.sums, options, counting)
+        if self.plan is None or (not self._settled() and self.fleet.num_users <= _FEW):
             run.go()
         run.counts["newton_and_pricing"] += self.work
         if run.plan is not None:
             self._offer(run.plan)
         if self.plan is not None:
             run.plan, run.infeasible = self.plan, False
-        return run.result(self.value, min(self.value, run.measure.bound(run.bound)))
+            run.exhausted = self.options.time_limit_s is None
+        return run.result(self.value, min(self.value, counting.bound(run.bound)))
 
     def _settled(self) -> bool:
         return relative_gap(self.value, self.low) <= self.options.gap
@@ -150,28 +157,45 @@ class _Admission:
         warm = self.options.warm_start
         if isinstance(warm, Solution) and len(warm.cuts) == model.num_users:
             self._offer(warm)
-        refused = asked.solo_lin[np.isfinite(asked.solo_lin)]
-        worth_each = max(float(refused.sum()), 1e-300) / asked.num_prices
-        start = np.full(asked.num_prices, worth_each)
-        start[: asked.num_resources] = math.sqrt(worth_each)
-        dual = maximise(asked, self.out_of_time, start, None, 0.3, 1e-4)
-        self.work += dual.work
+        dual = self._prices(asked)
         self.low = max(self.low, self.counting.rounded(dual.bound))
         rng = np.random.default_rng(self.options.seed)
-        for attempt in range(_PACKINGS):
+        few = self.options.time_limit_s is None or model.num_users <= _FEW
+        for attempt in range(_PACKINGS if few else _MOST_PACKINGS):
             if self._settled() or self.out_of_time():
-                return
-            packer = Packer.near(asked, dual.prices, _REACH * (1 + attempt) * dual.mean, self.out_of_time)
+                break
+            reach = _REACH * (1 + attempt % 5) * dual.mean
+            packer = Packer.near(asked, dual.prices, reach, self.out_of_time)
             if packer is None:
-                return
+                break
             packer.polish(self.out_of_time)
             if attempt:
                 packer.shake(rng, 20, self.out_of_time)
-            plan = packer.admitted(self.fleet, self.out_of_time)
-            if plan is not None:
-                self._offer(plan)
+            self._offer(packer.admitted(self.fleet, self.out_of_time))
+        if self.plan is None and self.out_of_time():
+            self._offer(nobody_remote(model))
 
-    def _offer(self, plan: Solution) -> None:
+    def _prices(self, asked: Model) -> Dual:
+        """Return the best prices of what is needed; in a large fleet, from those of a sample of its users."""
+        costs = asked.solo_lin[np.isfinite(asked.solo_lin)]
+        each = max(float(costs.sum()), 1e-300) / asked.num_prices
+        start = np.full(asked.num_prices, each)
+        start[: asked.num_resources] = math.sqrt(each)
+        limit = self.options.time_limit_s
+        stop_at = math.inf if limit is None else self.stop_at - _PACKING * limit
+        late = lambda: time.perf_counter() >= stop_at  # noqa: E731
+        coarsest = 0.3
+        if (part := sample(asked)) is not None:
+            dual = maximise(subset(asked, part[0]), late, start, part[1], coarsest, 2e-3)
+            self.work += dual.work
+            start, coarsest = dual.prices, 0.01
+        dual = maximise(asked, late, start, None, coarsest, 1e-4)
+        self.work += dual.work
+        return dual
+
+    def _offer(self, plan: Solution | None) -> None:
+        if plan is None:
+            return
         value = refusals(self.fleet, plan)
         if value < self.value and not evaluate(self.fleet, plan).violations:
             self.value, self.plan = value, plan

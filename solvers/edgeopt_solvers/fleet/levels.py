@@ -19,13 +19,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeopt_solvers.fleet import needs
 from edgeopt_solvers.fleet.admission import Counting, as_sum
 from edgeopt_solvers.fleet.check import evaluate
 from edgeopt_solvers.fleet.even import evened, largest_cost
 from edgeopt_solvers.fleet.instance import REFUSED, Array, Fleet, Solution
 from edgeopt_solvers.fleet.model import Model, build, price, worth
 from edgeopt_solvers.fleet.needs import Floor, within
-from edgeopt_solvers.fleet.packing import Packer
+from edgeopt_solvers.fleet.packing import Packer, nobody_remote
 from edgeopt_solvers.fleet.run import OPTIMAL, Run
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
@@ -111,10 +112,12 @@ class _Levels:
     def _first(self) -> None:
         """Prices of what is needed first; then, unless that was enough, some plan or a proof that there is none."""
         model = build(replace(self.fleet, objective="sum"))
-        alone = self._alone(model)
+        alone = float(needs.alone(model, self.out_of_time).max())
         if math.isfinite(alone):
-            self.low = alone
+            self.low = alone * (1 - 1e-12)
             self._by_needs(model)
+            if self.plan is None and self.out_of_time():
+                self._offer(nobody_remote(model))
         if self.plan is not None and (self._settled() or self.fleet.num_users > _FEW):
             return
         options = self._options(0.5)
@@ -144,6 +147,8 @@ class _Levels:
             and not evaluate(self.fleet, warm).violations
         ):
             self._offer(warm)
+        floor.begin(math.inf, self.out_of_time)
+        self._pack(model, floor, rng, 0)
         for gap in (0.1, 0.02, max(self.options.gap, 1e-4)):
             floor.raise_to(math.inf, gap, self.out_of_time)
             self.low = max(self.low, floor.level)
@@ -173,17 +178,12 @@ class _Levels:
         packer.polish(self.out_of_time)
         if attempt:
             packer.shake(rng, 20, self.out_of_time)
-        plan = packer.sketch(self.fleet)
-        if plan is not None:
-            self._offer(plan)
+        self._offer(packer.sketch(self.fleet))
 
-    def _alone(self, model: Model) -> float:
-        """What the worst-off user pays with everything to itself; ``inf``: there is a user without any option."""
-        value, _, least, _ = price(model, np.zeros(model.num_prices), out_of_time=self.out_of_time)
-        return float(least.max()) if value > -math.inf else 0.0
-
-    def _offer(self, plan: Solution) -> None:
+    def _offer(self, plan: Solution | None) -> None:
         """Keep the plan with even shares if that is better; where no shares meet the deadlines, it is not."""
+        if plan is None:
+            return
         better = evened(self.fleet, plan)
         value = largest_cost(self.fleet, better)
         if value < self.high and not evaluate(self.fleet, better).violations:

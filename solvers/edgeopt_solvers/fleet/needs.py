@@ -22,12 +22,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from edgeopt_solvers.fleet.instance import REFUSED, Array, Ints
+from edgeopt_solvers.fleet.instance import MEMORY_SLIP, REFUSED, Array, Ints
 from edgeopt_solvers.fleet.model import Aim, Columns, Model, columns, price, subset, worth
 from edgeopt_solvers.fleet.prices import charges, maximise
 from edgeopt_solvers.fleet.starts import positive, sample
 
-__all__ = ["Floor", "admitting", "cheapest", "use_at", "within"]
+__all__ = ["Floor", "admitting", "alone", "cheapest", "use_at", "within"]
 
 #: Steps that scale every price by the use of its resource, before Newton's.
 _SCALINGS = 24
@@ -35,6 +35,10 @@ _SCALINGS = 24
 _LEVELS = 8
 #: Options of a fleet whose first prices are those of a sample.
 _MANY = 6_000_000
+#: Part of the level of a sample that is tried on all users.
+_SAFE = 0.95
+#: Options rated at once: small enough to stay in cache.
+_BLOCK = 150_000
 
 
 def within(model: Model, level: float) -> Model:
@@ -61,6 +65,25 @@ def _questioned(model: Model, limit: Array, solo: Array, aim: Aim) -> Model:
         pair_a=model.pair_a[pairs], pair_b=model.pair_b[pairs],
         pair_bytes=None if model.pair_bytes is None else model.pair_bytes[pairs],
     )  # fmt: skip
+
+
+def alone(model: Model, out_of_time: Callable[[], bool]) -> Array:
+    """Return what each user pays at least, with all spectrum and compute to itself; zeros if the clock ends first."""
+    least = model.solo_lin.copy()
+    step = max(1, _BLOCK // max(1, model.num_servers))
+    for low in range(0, len(model.pair_user) if model.num_servers else 0, step):
+        if out_of_time():
+            return np.zeros(model.num_users)
+        part = slice(low, low + step)
+        user = model.pair_user[part]
+        paid = (model.pair_b[part, None] * model.inverse_root_speed) ** 2 + model.delay[user]
+        paid += (model.pair_a[part] ** 2 + model.pair_lin[part])[:, None]
+        if model.limit is not None:
+            paid[paid > model.limit[user][:, None] * (1 + 1e-9)] = math.inf
+        if model.inverse_memory is not None:
+            paid[model.memory_share(part) > 1 + MEMORY_SLIP] = math.inf
+        np.minimum.at(least, user, paid.min(axis=1))
+    return least
 
 
 def cheapest(cols: Columns, prices: Array) -> Ints:
@@ -102,7 +125,7 @@ def _needs(model: Model, prices: Array, level: float, copies: Array | None, out_
     a, b = use_at(chosen, prices)
     size = model.num_resources
     used = np.bincount(chosen.cell, ones * a, size + 1) + np.bincount(chosen.resource, ones * b, size + 1)
-    used = used[:size] / np.maximum(prices[:size], 1e-300)
+    used = np.asarray(used[:size] / np.maximum(prices[:size], 1e-300), np.float64)
     if chosen.held is not None:
         held = np.bincount(chosen.resource, ones * chosen.held, size + 1)
         used = np.append(used, held[model.num_cells : size])
@@ -145,9 +168,9 @@ class Floor:
 
     def raise_to(self, high: float, gap: float, out_of_time: Callable[[], bool]) -> None:
         """Raise the level as far as prices go, to within ``gap`` of it; no plan needs more than ``high``."""
-        near = self.near
         if not self.work:
-            near = self._begin(min(max(2 * near, 1e-300), high), high, out_of_time)
+            self.begin(high, out_of_time)
+        near = self.near
         for _ in range(_LEVELS):
             before, self.finest = near, max(min(1e-4, 0.1 * gap), 0.3 * self.finest)
             near = self._newton(self.model, near, None, 3 * self.finest, high, out_of_time)
@@ -159,8 +182,9 @@ class Floor:
             if abs(near - before) <= max(0.3 * gap, 1e-9) * near and self.finest <= 0.5 * gap:
                 return
 
-    def _begin(self, near: float, high: float, out_of_time: Callable[[], bool]) -> float:
-        """Find rough prices, and return the level that they balance; in a large fleet, of a sample of its users."""
+    def begin(self, high: float, out_of_time: Callable[[], bool]) -> None:
+        """Find rough prices, and the level near which they balance; in a large fleet, of a sample of its users."""
+        near = min(max(2 * self.near, 1e-300), high)
         few, copies = self.model, None
         if len(few.pair_user) * few.num_servers > _MANY and (part := sample(few)) is not None:
             few, copies = subset(few, part[0]), part[1]
@@ -169,10 +193,14 @@ class Floor:
         size, count = self.model.num_resources, len(self.prices)
         self.prices[:size] = np.sqrt(0.7 * self.prices[:size] ** 2 + 0.3 / count)
         self.prices[size:] = 0.7 * self.prices[size:] + 0.3 / count
-        for coarsest, finest in ((0.5, 0.05), (0.1, 0.01)) if copies is not None else ((0.5, 0.05),):
-            self.finest = finest
-            near = self._newton(few, near, copies, coarsest, high, out_of_time)
-        return near
+        self.finest = 0.05
+        near = self._newton(few, near, copies, 0.5, high, out_of_time)
+        self.near = near
+        if copies is not None:
+            # What a sample balances is nearly right for all, and a proof before the long steps.
+            lower = _SAFE * near
+            needs = _needs(within(self.model, lower), self.prices, lower, None, out_of_time)
+            self._prove(lower, needs, out_of_time)
 
     def _scale(
         self, model: Model, near: float, copies: Array | None, high: float, out_of_time: Callable[[], bool]
@@ -215,11 +243,15 @@ class Floor:
         needs = _needs(at, self.prices, near, copies, out_of_time)
         if out_of_time():
             return near
-        if copies is None and needs.sum > 1 + 1e-9:
-            self.level = max(self.level, near)
-            if math.isfinite(needs.sum) and (needs.slope == 0 or near >= high):
-                self.hopeless = needs.slope == 0
+        if copies is None:
+            self._prove(near, needs, out_of_time)
         return near if math.isinf(needs.sum) else self._next(near, needs, high, inverse=False)
+
+    def _prove(self, level: float, needs: _Needs, out_of_time: Callable[[], bool]) -> None:
+        """Remember a level at which all users need more than there is, unless the clock ended their pricing."""
+        if needs.sum > 1 + 1e-9 and not out_of_time():
+            self.level = max(self.level, level)
+            self.hopeless = math.isfinite(needs.sum) and needs.slope == 0
 
     def _next(self, near: float, needs: _Needs, high: float, *, inverse: bool) -> float:
         """Newton's step to where the needs equal all there is; ``inverse``: on one over the needs."""

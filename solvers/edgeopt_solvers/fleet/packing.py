@@ -29,10 +29,18 @@ from edgeopt_solvers.fleet.needs import cheapest, use_at
 from edgeopt_solvers.fleet.search import Search
 from edgeopt_solvers.fleet.shares import Allocation, Strain, solution, strain
 
-__all__ = ["Packer"]
+__all__ = ["Packer", "nobody_remote"]
 
 #: Refused users that are tried again, one by one, when a plan has room left.
 _TRIED = 60
+
+
+def nobody_remote(model: Model) -> Solution | None:
+    """Return the plan in which nobody needs a server, ``None`` if somebody has to; what is left when time is up."""
+    if not np.isfinite(model.solo_lin).all():
+        return None
+    nothing = np.zeros(model.num_users)
+    return Solution(tuple(model.solo_cut), tuple(nothing - 1), tuple(nothing), tuple(nothing))
 
 
 class Packer:

@@ -215,7 +215,9 @@ class Run:
 
     def _near(self, model: Model, dual: Dual, reach: float, extra: Ints) -> Columns:
         started = time.perf_counter()
-        keys = price(model, dual.prices, reach, 100 * model.num_users + 20_000)[1]
+        # Where prices are rough, nearly everything is near them: no list is much longer than the one before.
+        most = min(100 * model.num_users, max(20 * model.num_users, 5 * int(self.counts["columns"]))) + 20_000
+        keys = price(model, dual.prices, reach, most)[1]
         cols = columns(model, np.unique(np.concatenate([keys, extra[extra >= 0]])))
         self.counts["columns"] = float(len(cols.user))
         self.listing_s = time.perf_counter() - started
