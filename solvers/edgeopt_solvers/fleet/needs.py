@@ -193,14 +193,15 @@ class Floor:
         size, count = self.model.num_resources, len(self.prices)
         self.prices[:size] = np.sqrt(0.7 * self.prices[:size] ** 2 + 0.3 / count)
         self.prices[size:] = 0.7 * self.prices[size:] + 0.3 / count
-        self.finest = 0.05
+        self.finest, before = 0.05, near
         near = self._newton(few, near, copies, 0.5, high, out_of_time)
+        if copies is not None and near > before:
+            # What a sample balances is nearly right for all, and a proof before the long steps; those from above are
+            # the longest.
+            near = _SAFE * before
+            needs = _needs(within(self.model, near), self.prices, near, None, out_of_time)
+            self._prove(near, needs, out_of_time)
         self.near = near
-        if copies is not None:
-            # What a sample balances is nearly right for all, and a proof before the long steps.
-            lower = _SAFE * near
-            needs = _needs(within(self.model, lower), self.prices, lower, None, out_of_time)
-            self._prove(lower, needs, out_of_time)
 
     def _scale(
         self, model: Model, near: float, copies: Array | None, high: float, out_of_time: Callable[[], bool]
