@@ -1,14 +1,12 @@
-r"""The least largest cost: bisection on a level that nobody may exceed.
+r"""The least largest cost: a level that nobody may exceed, raised by prices, lowered by plans, then bisected.
 
-Whether everybody can stay within a level :math:`\tau` is a question of deadlines :math:`\min(D_u, \tau / \omega_u)` and
-of who must be served, answered by ``admission.py`` (is it possible to refuse nobody?). Its plan, with the shares of
-``even.py``, has a largest cost of at most the level; its proof that someone is left out says that the optimum lies
-above. Any prices prove more than the level they were found for: the least :math:`\tau` at which what the users need
-at least, at these prices, is worth no more than all there is,
+What the users need at least to stay within a level, at the best prices, proves levels too low (``needs.py``); plans are
+packed near these prices (``packing.py``), with the shares of ``even.py``. In a large fleet that is all.
 
-.. math::
-
-    \sum_u \min_p \left(\frac{h_{up}^2}{\tau_u - lin_{up}} + \nu m_{up}\right) \le \sum_r \mu_r^2 + \sum_e \nu_e.
+In a small one bisection goes on. Whether everybody can stay within a level :math:`\tau` is a question of deadlines
+:math:`\min(D_u, \tau / \omega_u)` and of who must be served, answered by a run over the sum of costs (is it possible to
+refuse nobody?). Its plan has a largest cost of at most the level; its proof that someone is left out says that the
+optimum lies above, and its prices often prove more than the level they were found for (:func:`refuted`).
 """
 
 from __future__ import annotations

@@ -34,7 +34,7 @@ _SCALINGS = 24
 #: Newton steps on the level.
 _LEVELS = 8
 #: Options of a fleet whose first prices are those of a sample.
-_MANY = 6_000_000
+_MANY = 2_000_000
 #: Part of the level of a sample that is tried on all users.
 _SAFE = 0.95
 #: Options rated at once: small enough to stay in cache.
