@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Fleet, Ints, Solution
 from edgeopt_solvers.fleet.model import Columns, Model, build, columns, price, subset
+from edgeopt_solvers.fleet.needs import alone
 from edgeopt_solvers.fleet.prices import Dual, charges, maximise
 from edgeopt_solvers.fleet.search import Search
 from edgeopt_solvers.fleet.shares import allocate, solution
@@ -132,6 +133,10 @@ class Run:
         return self.infeasible
 
     def _solve(self, model: Model) -> None:
+        if self.options.time_limit_s is not None:
+            # Whatever the clock leaves of the prices, there is a finite bound.
+            least = float(alone(model, self.out_of_time).sum())
+            self.bound = least * (1 - 1e-12) if math.isfinite(least) else 0.0
         stand_in, artificial = _with_artificial(model)
         start, coarsest, warm = self._warm(model)
         # Smoothing costs about R temperatures: no need to go far below the requested gap.
@@ -139,7 +144,10 @@ class Run:
         finest = min(1e-4, max(2e-6, finest))
         dual = maximise(stand_in, self.time_to_round, start, None, coarsest, finest)
         self.counts["newton_and_pricing"] += dual.work
-        self.bound, self.prices = dual.bound, dual.prices
+        if math.isinf(dual.bound):
+            # The clock ended the prices of a sample: what they prove for all takes one pass.
+            dual.bound = price(stand_in, dual.prices, out_of_time=self.out_of_time)[0]
+        self.bound, self.prices = max(self.bound, dual.bound), dual.prices
         search = self._round(stand_in, dual, warm)
         self._keep(stand_in, search, artificial)
         if artificial.any():
