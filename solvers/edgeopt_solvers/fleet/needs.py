@@ -125,17 +125,19 @@ def _needs(model: Model, prices: Array, level: float, copies: Array | None, out_
     a, b = use_at(chosen, prices)
     size = model.num_resources
     used = np.bincount(chosen.cell, ones * a, size + 1) + np.bincount(chosen.resource, ones * b, size + 1)
-    used = np.asarray(used[:size] / np.maximum(prices[:size], 1e-300), np.float64)
+    used_of_price: Array = np.asarray(used[:size] / np.maximum(prices[:size], 1e-300), np.float64)
     if chosen.held is not None:
         held = np.bincount(chosen.resource, ones * chosen.held, size + 1)
-        used = np.append(used, held[model.num_cells : size])
+        used_of_price = np.append(used_of_price, held[model.num_cells : size])
     # Users whose own deadline is sooner do not gain from a higher level.
     moving = np.where((chosen.key >= 0) & (model.limit >= level), 1.0, 0.0)
     with np.errstate(over="ignore"):
         extended = np.append(prices[:size], 0.0)
         stretch = (chosen.a * extended[chosen.cell] + chosen.b * extended[chosen.resource]) / chosen.slack
     total = worth(prices, size)
-    return _Needs(float((least * ones).sum()) / total, -float((ones * moving * stretch * stretch).sum()) / total, used)
+    return _Needs(
+        float((least * ones).sum()) / total, -float((ones * moving * stretch * stretch).sum()) / total, used_of_price
+    )
 
 
 class Floor:
