@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgeopt_solvers import solve
-from edgeopt_solvers.fleet import evaluate
+from edgeopt_solvers.fleet import Fleet, evaluate
 from edgeopt_solvers.fleet.admission import as_sum
 from edgeopt_solvers.fleet.model import build, columns, price, worth
-from edgeopt_solvers.fleet.needs import Floor, admitting, within
+from edgeopt_solvers.fleet.needs import Floor, admitting, alone, within
 from edgeopt_solvers.fleet.shares import strain
 from tests.solvers.fleet.brute import optimum
 from tests.solvers.fleet.draws import population, small
@@ -49,11 +49,37 @@ def test_needs_above_all_there_is_refute_a_level(seed, deadlines, refusal, memor
 def test_proven_level_is_below_the_optimum(seed, deadlines, refusal, memory):
     fleet = small(seed, objective="max", deadlines=deadlines, refusal=refusal, memory=memory, most_users=3)
     best = optimum(fleet)
-    floor = Floor(build(replace(fleet, objective="sum")), 0.0)
+    model = build(replace(fleet, objective="sum"))
+    lowest = float(alone(model, lambda: False).max())
+    assert lowest <= best * (1 + 1e-9)
+    if math.isinf(lowest):
+        return
+    floor = Floor(model, lowest)
     floor.raise_to(math.inf, 1e-3, lambda: False)
     assert floor.level <= best * (1 + 1e-7)
     if floor.hopeless:
         assert math.isinf(best)
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(SEEDS)
+def test_proven_level_is_the_optimum_without_a_choice(seed):
+    rng = np.random.default_rng(seed)
+    users = int(rng.integers(2, 6))
+    fleet = Fleet(
+        rng.uniform(0, 1, (users, 1)), rng.lognormal(0, 1, (users, 1)), rng.lognormal(0, 1, (users, 1)),
+        rng.lognormal(1, 1, users), [2.0], rng.uniform(0, 0.5, (users, 1)), cell=rng.integers(0, 2, users),
+        weight=rng.uniform(0.5, 2, users), objective="max",
+    )  # fmt: skip
+    best = optimum(fleet)
+    model = build(replace(fleet, objective="sum"))
+    lowest = float(alone(model, lambda: False).max())
+    assert lowest <= best * (1 + 1e-9)
+    if math.isinf(lowest):
+        return
+    floor = Floor(model, lowest)
+    floor.raise_to(math.inf, 1e-3, lambda: False)
+    assert best * (1 - 2e-3) <= floor.level <= best * (1 + 1e-7)
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
