@@ -1,0 +1,3 @@
+PART = "calibration"
+def run(*a): pass
+def summary(l): return None

@@ -1,0 +1,3 @@
+PART = "correct"
+def run(*a): pass
+def summary(l): return None

@@ -1,0 +1,3 @@
+PART = "faults"
+def run(*a): pass
+def summary(l): return None

@@ -1,0 +1,3 @@
+PART = "overhead"
+def run(*a): pass
+def summary(l): return None
