@@ -113,8 +113,7 @@ def priced(problem: Problem, solution: Solution) -> Plan:
 
 
 def _language_decisions(rng: np.random.Generator, chain) -> Solution:
-    most = min(3, chain.num_devices)
-    count = int(rng.integers(1, most + 1))
+    count = int(rng.integers(1, chain.num_devices + 1))
     cuts = sorted(int(c) for c in rng.permutation(np.arange(1, chain.num_elements))[: count - 1])
     devices = tuple(int(d) for d in rng.permutation(chain.num_devices)[:count])
     return Solution((*cuts, chain.num_elements), devices, (0,) * count, None)
