@@ -201,6 +201,15 @@ def test_a_full_disk_costs_the_report_but_not_the_figures(plan_file, tmp_path, r
     assert not list(out.iterdir())
 
 
+def test_ctrl_c_is_said_and_is_exit_130(plan_file, run, capsys):
+    def interrupt(plan):
+        raise KeyboardInterrupt
+
+    run["answer"] = interrupt
+    assert main(["execute", str(plan_file)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
+
+
 @pytest.mark.parametrize(
     "words", [["--timeout", "soon"], ["--timeout", "5"], ["--repeat", "many"], ["-o", "no/such/folder/report.json"]]
 )
