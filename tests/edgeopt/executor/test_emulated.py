@@ -142,6 +142,18 @@ def test_an_allocation_is_enforced() -> None:
     assert cut.seconds.median == pytest.approx(0.002 + cut.bytes / (40 * MBIT), rel=0.1)
 
 
+def test_a_request_begins_when_all_are_ready_and_not_before() -> None:
+    """Hosts far from each other do not delay what a near source sends: nobody is still on the way out of a barrier."""
+    near, far = {"rate": 1e7, "latency": 0.001}, {"rate": 1e7, "latency": 0.15}
+    links = [{"between": ["laptop", "phone"], **near}, {"between": ["laptop", "server"], **near},
+             {"between": ["phone", "server"], **far}]  # fmt: skip
+    plan = with_network(toy_plan(("phone", 3), ("server", 6), source="laptop", rounds=1), default=None, links=links)
+    report = run(plan, check=False, repeat=4)
+    seconds = {moved.purpose: moved.seconds.median for moved in report.transfers}
+    assert seconds["input"] < 0.05
+    assert seconds["cut"] == pytest.approx(0.15, rel=0.3)
+
+
 def test_a_quota_paces_a_device() -> None:
     slow = {"server": {"runtime": {"threads": 1, "cpu_quota": 0.25}}}
     plan = with_network(
