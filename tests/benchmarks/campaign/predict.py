@@ -93,13 +93,12 @@ def _row(cluster: str, plan: Plan, report: Report) -> dict[str, Any]:
     assert error is not None
     compute_s = sum(stage.compute_s.median for stage in report.stages)
     links_s = sum(moved.seconds for moved in plan.transfers)
-    rounds = plan.transfers[0].messages if plan.strategy == "pipeline" and plan.transfers else 1.0
     shortest_s = min(
         stage.compute_s.median / max(getattr(plan.problem.workload, "new_tokens", 1), 1) for stage in report.stages
     )
     return {
         "cluster": cluster, "family": plan.strategy, "chosen": plan.backend != "drawn",
-        "devices": len({stage.device for stage in plan.stages}), "stages": len(plan.stages), "rounds": rounds,
+        "devices": len({stage.device for stage in plan.stages}), "stages": len(plan.stages),
         "predicted_s": plan.latency_s, "measured_s": latency.median, "samples_s": latency.samples,
         "error": plan.latency_s / latency.median - 1,
         "compute_error_s": error.compute_s, "transfer_error_s": error.transfer_s, "overhead_error_s": error.overhead_s,
