@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from datetime import date
 from typing import Any
 
@@ -25,7 +26,7 @@ def page(ledger: Ledger, found: dict[str, Any], seconds: dict[str, float], quick
         "resting ([Emulated hosts](../design/emulated-hosts.md)). Profiles are measured once, before any plan exists,",
         "and nothing is adjusted afterwards.",
         "",
-        f"{date.today().isoformat()}, {machine.usable_cores} x {machine.cpu}, {machine.system}, torch "
+        f"{date.today().isoformat()}, {machine.usable_cores} x {machine.cpu} ({platform.machine()}), torch "
         f"{machine.versions.get('torch', '?')}. Seconds: {took}.",
         "",
     ]  # fmt: skip
