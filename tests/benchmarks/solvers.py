@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from edgeopt_solvers import SolverError, solve
 from edgeopt_solvers.chain import evaluate
 from edgeopt_solvers.result import relative_gap
-from tests.benchmarks import divisible
+from tests.benchmarks import divisible, policy
 from tests.benchmarks.baselines import BASELINES
 from tests.instances import library
 from tests.solvers.fleet.draws import population
@@ -89,12 +89,24 @@ FLEET = {
 
 DIVISIBLE = {
     "8 devices x 64 units": Row(lambda seed: divisible.instance(seed, 8, 64)),
+    "8 devices x 64 units, private links": Row(lambda seed: divisible.instance(seed, 8, 64, shared=False)),
     "64 devices x 512 units": Row(lambda seed: divisible.instance(seed, 64, 512), general_s=10),
+    "64 devices x 512 units, at most 10": Row(
+        lambda seed: divisible.instance(seed, 64, 512, max_devices=10), general_s=10
+    ),
+    "64 devices x 512 units, makespan and energy": Row(
+        lambda seed: divisible.instance(seed, 64, 512, objective={"makespan": 1.0, "energy": 0.01}), general_s=10
+    ),
 }
 
 POLICY = {
     "speculative": Row(library.speculative),
+    "speculative, 8 x 4 x 20 devices, length 32": Row(policy.speculative),
     "cascade, 300 queries": Row(lambda seed: library.cascade(seed, 300)),
+    "cascade, 5 models, 100,000 queries": Row(lambda seed: policy.cascade(seed, min_accuracy=0.76), general_s=0),
+    "cascade, 5 models, 10,000 queries, any threshold": Row(
+        lambda seed: policy.cascade(seed, 10_000, min_accuracy=0.76, num_levels=None), general_s=0
+    ),
 }
 
 #: Family → its rows.

@@ -83,13 +83,13 @@ def bandwidth(seed: int, flows: int, media: int, objective: str) -> Bandwidth:
     )  # fmt: skip
 
 
-def _divisible(seed: int, devices: int, units: int) -> Divisible:
+def _divisible(seed: int, devices: int, units: int, **more: Any) -> Divisible:
     rng = np.random.default_rng(seed)
     return Divisible(
         units, rng.uniform(0.01, 0.2, devices), fixed_s=rng.uniform(0, 0.3, devices),
         fixed_bytes=rng.uniform(0, 1e5, devices), unit_bytes=rng.uniform(1e3, 1e5, devices),
         rate_bytes_per_s=rng.uniform(1e6, 2e7, devices), shared=np.ones(devices, dtype=bool),
-        memory_bytes=rng.uniform(0.3, 1.5, devices) * units, unit_memory_bytes=np.ones(devices),
+        memory_bytes=rng.uniform(0.3, 1.5, devices) * units, unit_memory_bytes=np.ones(devices), **more,
     )  # fmt: skip
 
 
@@ -134,6 +134,9 @@ STORED: dict[str, Callable[[], Any]] = {
     "fleet_40x10": lambda: population(40, 10, 3, 18),
     "divisible_5x64": lambda: _divisible(19, 5, 64),
     "divisible_12x256": lambda: _divisible(20, 12, 256),
+    "divisible_12x96_weighted": lambda: _divisible(
+        23, 12, 96, power_w=np.linspace(4, 40, 12), objective={"makespan": 1.0, "energy": 0.02}
+    ),
     "policy_speculative": lambda: speculative(21),
     "policy_cascade_300": lambda: cascade(22, 300),
 }
@@ -147,6 +150,13 @@ DRAWN: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     ),
     "chain_types_200x64": (
         "tests.solvers.generators:cluster", [200, 64], {"seed": 1, "distinct": False, "num_types": 6},
+    ),
+    "divisible_64x512": ("tests.benchmarks.divisible:instance", [0, 64, 512], {}),
+    "divisible_64x512_of_10": ("tests.benchmarks.divisible:instance", [0, 64, 512], {"max_devices": 10}),
+    "policy_speculative_8x4x20": ("tests.benchmarks.policy:speculative", [0], {}),
+    "policy_cascade_100000": ("tests.benchmarks.policy:cascade", [0, 100_000], {"min_accuracy": 0.76}),
+    "policy_cascade_10000_any_threshold": (
+        "tests.benchmarks.policy:cascade", [0, 10_000], {"min_accuracy": 0.76, "num_levels": None},
     ),
 }  # fmt: skip
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array, whole_number
+from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
-from edgeopt_solvers.policy.validate import amounts, content_of, read_json
+from edgeopt_solvers.policy.validate import amounts
 
 __all__ = ["EXPERTS_FEATURES", "Experts", "ExpertsSolution"]
 
@@ -44,7 +44,7 @@ class ExpertsSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Experts:
+class Experts(JsonInstance):
     """Place the experts of a model, with replicas, and split the tokens of each among its replicas.
 
     G layers of E experts on D devices. In layer g, device d takes
@@ -127,27 +127,6 @@ class Experts:
             "max_replicas": self.max_replicas is not None,
         }
         return frozenset(name for name, present in used.items() if present)
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
-        return json.dumps({"family": self.family, "problem": self.problem, **content_of(self)}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Experts:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
-        """
-        return cls(**read_json(cls, text, ("load", "unit_s")))
-
-    def __eq__(self, other: object) -> bool:
-        return content_of(self) == content_of(other) if isinstance(other, Experts) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
 
 
 def _normalised(given: Experts) -> dict[str, Any]:
