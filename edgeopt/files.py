@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from pathlib import Path
@@ -25,6 +26,8 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
         The folder does not exist.
     IsADirectoryError
         ``path`` is a folder.
+    OSError
+        It cannot be written (the disk is full, no permission); the message names the file and says why.
     """
     target = Path(path)
     if target.is_symlink():
@@ -34,17 +37,23 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder '{target.parent}' does not exist; make it or write elsewhere")
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
-    # The temporary file lies in the same folder: os.replace is atomic only within one file system.
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
+    temporary: str | None = None
     try:
+        # The temporary file lies in the same folder: os.replace is atomic only within one file system.
+        handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
             stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, mode)
         os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
+    except BaseException as error:
+        if temporary is not None:
+            os.unlink(temporary)
+        if isinstance(error, OSError) and error.errno is not None:  # the system names no file when a disk is full
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            room = f" for {len(text.encode())} bytes; make room or write elsewhere" if full else ""
+            raise OSError(error.errno, f"not written, {error.strerror}{room}", str(target)) from error
         raise
 
 

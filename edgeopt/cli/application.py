@@ -48,6 +48,10 @@ _profiles.command("schema")(library.schema)
 app.add_typer(_profiles, name="profiles")
 
 
+#: 128 and the number of SIGINT, as shells count.
+_INTERRUPTED = 130
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         print(f"edgeopt {__version__}")
@@ -73,10 +77,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = [word for word in arguments if word != "--debug"]
     try:
         command = shlex.join(["edgeopt", *arguments])
-        return app(arguments, prog_name="edgeopt", standalone_mode=False, obj=command) or 0
+        code: int = app(arguments, prog_name="edgeopt", standalone_mode=False, obj=command) or 0
+        if code == _INTERRUPTED:  # typer makes a code of Ctrl-C and says nothing
+            raise KeyboardInterrupt
+        return code
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except Exception as error:
         if debug:
             import traceback

@@ -128,17 +128,17 @@ def execute(
             check=check, port=port, hosts=hosts, enforce_memory=enforce_memory, on_fault=on_fault,
             stall_s=duration("--stall", stall), progress=progress,
         )  # fmt: skip
+    if not json:  # before anything is written: a full disk must not cost the figures
+        from edgeopt.report import tables
+
+        tables.show(*tables.report_view(report))
     if output is not None:
         write(output, report)
     _write_timelines(report.replanned or loaded, report, trace, picture)
     if json:
         print_json(report.model_dump(mode="json", by_alias=True))
-    else:
-        from edgeopt.report import tables
-
-        tables.show(*tables.report_view(report))
-        if output is not None:
-            print(f"report written to {output}")
+    elif output is not None:
+        print(f"report written to {output}")
     if report.output is not None and not (report.output.equal and report.output.repeats_equal):
         raise typer.Exit(1)
 

@@ -1,8 +1,8 @@
 """Go on after a fault: with the same devices, or planned again without the one that is lost.
 
 A request is resumed from its last hand-off: a diffusion run from the latent that the last stage to begin was handed, a
-language model from the tokens it has made, which are then part of the prompt. The workers start again, since the
-group they formed is broken with any of them.
+language model from the tokens it has made, which are then part of the prompt. What is left of it gets a plan of its own
+(:mod:`edgeopt.executor.rest`). The workers start again, since the group they formed is broken with any of them.
 """
 
 from __future__ import annotations
@@ -82,12 +82,16 @@ def _recover(
     """Finish the request that the fault interrupted; leave in ``ran`` what serves the others."""
     failed_s, lost = time.monotonic(), ran.log
     plan, policy = ran.launcher.plan, options.on_fault
-    if policy == "replan":
-        plan = _planned_again(ran.launcher, error, options)
-    replanned_s = time.monotonic()
     number = max(lost.traces, default=-1) + 1 if _is_whole(lost, ran.launcher) else max(lost.traces, default=0)
     handoffs = _usable(lost.handoffs, number)
-    resumed = resumed_plan(plan, handoffs)
+    rest = None
+    if policy == "replan":
+        from edgeopt.executor.rest import plan_rest  # planning is loaded when there is something to plan
+
+        plan = _planned_again(ran.launcher, error, options)
+        rest = plan_rest(plan.problem, ran.launcher.plan, handoffs)
+    replanned_s = time.monotonic()
+    resumed = rest or resumed_plan(plan, handoffs)
     options.progress(f"{error}; {policy}: request {number + 1} goes on {_from(handoffs)}")
     log, again = Log(), launch(resumed)
     run_workers(resumed, again, replace(options, repeat=1, warmup=0), log, result_fd, started_s, handoffs)
@@ -108,6 +112,7 @@ def _recover(
             served_before_s=failed_s - (lost.serving_s or failed_s),
             devices=list(dict.fromkeys(stage.device for stage in plan.stages)),
             predicted_latency_s=plan.latency_s,
+            predicted_rest_s=None if rest is None else rest.latency_s,
             digest=source.digest,
         )
     )

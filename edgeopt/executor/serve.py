@@ -85,7 +85,7 @@ def serve(
     post_next()
     state.now("wait")
     if transport is not None:
-        transport.barrier()
+        transport.assemble()
     if request is not None:
         spans.start = time.monotonic()
         send(layout.boundaries[0], 0, request)

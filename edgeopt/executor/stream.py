@@ -131,7 +131,7 @@ def stream(
     left = count * (stages * program.rounds + (requests is not None))
     if transport is not None:
         state.now("wait")
-        transport.barrier()
+        transport.assemble()
         for slot in range(min(window, count)):
             threading.Thread(target=own.listen, args=(slot, count), daemon=True).start()
 

@@ -2,7 +2,7 @@
 
 On one clock a transfer is the receiver's end minus the sender's start: workers of one machine share theirs, others are
 shifted by their measured offset first. Rounds of a request are summed. What is neither compute nor transfer is
-overhead: barriers, scheduling, waking up.
+overhead: scheduling, waking up.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ __all__ = ["Pending", "Transport", "TransportError", "agree_on_time", "join", "o
 
 _TENSORS_PER_MESSAGE = 1 << 8
 _GO = TensorSpec((1,), torch.uint8)
+#: Above the tags of all tensors.
+_READY_TAG = 1 << 30
 
 
 class TransportError(RuntimeError):
@@ -137,6 +139,30 @@ class Transport:
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from error
         self._sending.clear()
+
+    def assemble(self) -> None:
+        """Hold the source until all others are ready for its request; they go on at once.
+
+        First everybody hears from everybody: gloo tells a sender that a receive is posted, and on each connection what
+        was said before the word has then arrived. Then the source hears once more that this is so. After a barrier it
+        would start while others are still inside, for as long as the slowest link takes, and what it sends them would
+        seem to take that long.
+        """
+        others = [host.rank for host in self._layout.hosts if host.rank != self._rank]
+        try:
+            self._exchange(others, others, _READY_TAG)
+            self._exchange([] if self._rank == 0 else [0], others if self._rank == 0 else [], _READY_TAG + 1)
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
+
+    def _exchange(self, to: list[int], of: list[int], tag: int) -> None:
+        """Say one byte to some and hear one byte of some."""
+        words = {rank: torch.empty(1, dtype=torch.uint8) for rank in of}
+        said = torch.ones(1, dtype=torch.uint8)
+        works = [dist.irecv(word, rank, tag=tag) for rank, word in words.items()]
+        works += [dist.isend(said, rank, tag=tag) for rank in to]
+        for work in works:
+            work.wait()
 
     def barrier(self) -> None:
         """Wait for all workers."""

@@ -18,7 +18,7 @@ from edgeopt.profiles.device import Device, Efficiency, Margin, Runtime, Timing
 from edgeopt.profiles.model import CausalLM, Diffusion
 from edgeopt.profiles.problem import ImageWorkload, TextWorkload
 
-__all__ = ["available_memory_bytes", "profile_device", "profile_model", "usable_cores"]
+__all__ = ["available_memory_bytes", "profile_device", "profile_model", "slowed", "usable_cores"]
 
 
 def profile_device(
@@ -136,7 +136,8 @@ def profile_model(
     Parameters
     ----------
     device
-        A profile of this machine; its ``runtime`` says how to compute.
+        A profile of this machine; its ``runtime`` says how to compute. Where that has a CPU quota, models are timed
+        without it and the times divided by it.
     models, workloads, repeats, processes, timeout_s, command, progress
         As for :func:`profile_device`.
 
@@ -168,9 +169,44 @@ def profile_model(
         source=f"measured on {date.today().isoformat()} by {cited} on {_processor()}, {threads}",
         progress=progress or (lambda text: None),
     )
+    if device.runtime.cpu_quota is not None:
+        timings = _at_quota(timings, device.runtime.cpu_quota)
     new = {_point(row) for row in timings}
     kept = [row for row in device.timings if _point(row) not in new]
     return device.model_copy(update={"timings": [*kept, *timings]})
+
+
+def slowed(device: Device, quota: float, name: str) -> Device:
+    """Return a measured device at a fraction of its speed, as its ``runtime.cpu_quota`` makes it when plans are run.
+
+    Parameters
+    ----------
+    quota
+        Over 0, up to 1: rates are multiplied by it, times divided. Timing under a throttle would measure the
+        throttle's grain, too.
+    name
+        Of the new profile.
+    """
+    whole = quota * (device.runtime.cpu_quota or 1.0)
+    return device.model_copy(
+        update={
+            "name": name,
+            "description": f"{device.name} at {quota:g} of its speed.",
+            "compute": {dtype: quota * rate for dtype, rate in device.compute.items()},
+            "memory_bandwidth": quota * device.memory_bandwidth,
+            "launch_overhead": device.launch_overhead / quota,
+            "runtime": device.runtime.model_copy(update={"cpu_quota": None if whole == 1 else whole}),
+            "timings": _at_quota(device.timings, quota),
+        }
+    )
+
+
+def _at_quota(timings: Sequence[Timing], quota: float) -> list[Timing]:
+    how = f"; divided by the quota of {quota:g}" if quota != 1 else ""
+    return [
+        row.model_copy(update={"elements": [value / quota for value in row.elements], "source": row.source + how})
+        for row in timings
+    ]
 
 
 def _point(row: Timing) -> tuple[object, ...]:

@@ -141,7 +141,8 @@ class Recovery(_Record):
 
     ``served_before_s`` passed between the first request and the fault's detection; then ``planning_s``, ``restart_s``
     until workers were ready again, and ``rest_s`` for what was left of the request. ``kept_bytes`` is what had been
-    kept of it. ``digest`` is that of its result; ``equal``: requests that nothing interrupted returned the same.
+    kept of it, ``predicted_rest_s`` what the plan of the rest said, where it has one. ``digest`` is that of
+    its result; ``equal``: requests that nothing interrupted returned the same.
     """
 
     request: int
@@ -157,6 +158,7 @@ class Recovery(_Record):
     rest_s: float
     devices: list[str]
     predicted_latency_s: float
+    predicted_rest_s: float | None = None
     digest: str | None
     equal: bool | None = None
 

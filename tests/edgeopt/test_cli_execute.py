@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from datetime import UTC, datetime
 
 import pytest
@@ -181,6 +183,31 @@ def test_a_failed_run_writes_nothing_and_says_why(plan_file, tmp_path, run, caps
     assert document["exit_code"] == code
     if isinstance(error, ExecutionError):
         assert (document["stage"], document["device"]) == (1, "server")
+
+
+def test_a_full_disk_costs_the_report_but_not_the_figures(plan_file, tmp_path, run, capsys, monkeypatch):
+    def full(_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    out = tmp_path / "out"
+    out.mkdir()
+    assert main(["execute", str(plan_file), "-o", str(out / "report.json")]) == 2
+    printed = capsys.readouterr()
+    assert "latency" in printed.out
+    for word in ("No space left on device", "make room", str(out / "report.json")):
+        assert word in printed.err
+    assert "report written" not in printed.out
+    assert not list(out.iterdir())
+
+
+def test_ctrl_c_is_said_and_is_exit_130(plan_file, run, capsys):
+    def interrupt(plan):
+        raise KeyboardInterrupt
+
+    run["answer"] = interrupt
+    assert main(["execute", str(plan_file)]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "interrupted"
 
 
 @pytest.mark.parametrize(

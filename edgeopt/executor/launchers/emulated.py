@@ -116,15 +116,33 @@ _FAST = 125e6
 def wires_of(plan: Plan, layout: Layout) -> list[Wire]:
     """Wires between the hosts of a plan, as its network and its reserved shares say.
 
+    A transfer that holds a share of a reserved medium gets its share of the rate and no more. Where transfers of
+    different shares go the same way they use one wire, whose rate is such that together they take as long as reserved:
+    all bytes over all their seconds of sending.
+
     A pair without a link in either direction gets a fast one for the control messages of the rendezvous; the plan
     sends no tensor over it.
     """
     names = [host.device for host in layout.hosts]
     rate, latency = link_matrices(plan.problem.network, [device.name for device in plan.problem.devices])
     index = {device.name: i for i, device in enumerate(plan.problem.devices)}
+    for (a, b), reserved in _reserved_rates(plan).items():
+        rate[index[a], index[b]] = reserved
     wires = []
     for a, b in combinations(names, 2):
         ends = [(index[a], index[b]), (index[b], index[a])]
         there, back = ((rate[end], latency[end]) if rate[end] > 0 else _CONTROL for end in ends)
         wires.append(Wire(a, b, (float(there[0]), float(back[0])), (float(there[1]), float(back[1]))))
     return wires
+
+
+def _reserved_rates(plan: Plan) -> dict[tuple[str, str], float]:
+    """Bytes/s by (source, destination) of the directions whose transfers hold shares of a reserved medium."""
+    media = plan.problem.network.media
+    sent: dict[tuple[str, str], list[tuple[float, float]]] = {}
+    for moved in plan.transfers:
+        if moved.medium is None or media[moved.medium].sharing != "reserved" or not moved.rate_bytes_per_s:
+            continue
+        # A message without bytes still has its byte on the wire.
+        sent.setdefault((moved.source, moved.destination), []).append((max(moved.bytes, 1.0), moved.rate_bytes_per_s))
+    return {pair: sum(q for q, _ in parts) / sum(q / rate for q, rate in parts) for pair, parts in sent.items()}

@@ -103,6 +103,57 @@ def test_links_differ_by_direction_and_absent_ones_carry_control_only() -> None:
     assert {(w.a, w.b): w.rates for w in wires_of(three, Layout.of(three))}[("phone", "server")] == (125e6, 125e6)
 
 
+def reserved(plan: Plan, shares: dict[str, float], rate: float) -> Plan:
+    """Every transfer holds its share of a medium that all links are part of."""
+    plan = with_network(
+        plan,
+        media={"air": {"sharing": "reserved"}},
+        default={"rate": rate, "latency": 0.002, "medium": "air"},
+    )
+    transfers = [
+        one.model_copy(
+            update={
+                "medium": "air", "share": shares[one.purpose], "rate_bytes_per_s": shares[one.purpose] * rate,
+                "bytes": 1000.0 if one.purpose == "loop" else 100.0,
+            }
+        )
+        for one in plan.transfers
+    ]  # fmt: skip
+    return plan.model_copy(update={"transfers": transfers})
+
+
+def test_a_reserved_share_is_the_rate_of_its_link() -> None:
+    plan = toy_plan(("laptop", 2), ("server", 4), ("phone", 6), source="laptop", rounds=2)
+    plan = reserved(plan, {"cut": 0.25, "loop": 0.5, "output": 0.125}, 8e6)
+    rates = {(wire.a, wire.b): wire.rates for wire in wires_of(plan, Layout.of(plan))}
+    assert rates["laptop", "server"] == (2e6, 8e6), "nothing goes back, so nothing is reserved there"
+    assert rates["server", "phone"] == (2e6, 8e6)
+    # 1000 bytes at 4 MB/s and 100 at 1 MB/s share the way from phone to laptop: 350 us for 1100 bytes.
+    assert rates["laptop", "phone"] == (8e6, pytest.approx(1100 / 350e-6))
+
+
+def test_an_allocation_is_enforced() -> None:
+    rows = 4000  # 768 kB at a quarter of 160 Mbit/s
+    plan = toy_plan(("phone", 2), ("server", 6), rounds=1)
+    workload = plan.problem.workload.model_copy(update={"prompt_tokens": rows})
+    plan = plan.model_copy(update={"problem": plan.problem.model_copy(update={"workload": workload})})
+    report = run(reserved(plan, {"cut": 0.25, "loop": 0.5, "output": 0.25}, 160 * MBIT), check=False)
+    cut = next(t for t in report.transfers if t.purpose == "cut")
+    assert cut.seconds.median == pytest.approx(0.002 + cut.bytes / (40 * MBIT), rel=0.1)
+
+
+def test_a_request_begins_when_all_are_ready_and_not_before() -> None:
+    """Hosts far from each other do not delay what a near source sends: nobody is still on the way out of a barrier."""
+    near, far = {"rate": 1e7, "latency": 0.001}, {"rate": 1e7, "latency": 0.15}
+    links = [{"between": ["laptop", "phone"], **near}, {"between": ["laptop", "server"], **near},
+             {"between": ["phone", "server"], **far}]  # fmt: skip
+    plan = with_network(toy_plan(("phone", 3), ("server", 6), source="laptop", rounds=1), default=None, links=links)
+    report = run(plan, check=False, repeat=4)
+    seconds = {moved.purpose: moved.seconds.median for moved in report.transfers}
+    assert seconds["input"] < 0.05
+    assert seconds["cut"] == pytest.approx(0.15, rel=0.3)
+
+
 def test_a_quota_paces_a_device() -> None:
     slow = {"server": {"runtime": {"threads": 1, "cpu_quota": 0.25}}}
     plan = with_network(

@@ -63,6 +63,7 @@ def test_a_language_model_goes_on_with_the_tokens_it_has(long_language: Plan, po
     assert ("d1" in recovery.devices) == (policy == "retry")
     assert (report.replanned is not None) == (policy == "replan")
     assert recovery.restart_s > 0
+    assert (recovery.predicted_rest_s is not None) == (policy == "replan")
     assert ("d1" in [device.device for device in report.devices]) == (policy == "retry")
 
 
@@ -76,7 +77,8 @@ def test_a_stopped_worker_is_lost_after_the_time_given(long_language: Plan) -> N
     assert "SIGSTOP" in recovery.reason
 
 
-def test_a_diffusion_run_goes_on_from_the_latent(diffusion_plan) -> None:  # noqa: F811
+@pytest.mark.parametrize("policy", ["retry", "replan"])
+def test_a_diffusion_run_goes_on_from_the_latent(diffusion_plan, policy: str) -> None:  # noqa: F811
     plan = diffusion_plan([1, 40, 81, 82], [None, "small", "large", None], steps=80)
     stages = [
         stage.model_copy(update={"device": name})
@@ -84,12 +86,18 @@ def test_a_diffusion_run_goes_on_from_the_latent(diffusion_plan) -> None:  # noq
     ]
     plan = plan.model_copy(update={"stages": stages})
     # The second denoising stage is half of the run: it is under way at three quarters.
-    report = execute(plan, repeat=1, timeout_s=120, on_fault="retry", progress=Killer(1, 0.75))
+    report = execute(plan, repeat=1, timeout_s=120, on_fault=policy, progress=Killer(1, 0.75))  # type: ignore[arg-type]
     (recovery,) = report.recoveries
     assert recovery.resumed_from == "from cut 40"
-    assert recovery.equal, "bitwise, since the latent is all there is"
     assert report.output is not None
     assert report.output.equal
+    if policy == "retry":
+        assert recovery.equal, "bitwise, since the latent is all there is"
+        assert recovery.predicted_rest_s is None
+    else:  # what is left has a plan of its own, which may use other denoisers
+        assert "d1" not in recovery.devices
+        assert recovery.predicted_rest_s is not None
+        assert recovery.predicted_rest_s < recovery.predicted_latency_s
 
 
 def test_a_lost_source_ends_the_run(long_language: Plan) -> None:

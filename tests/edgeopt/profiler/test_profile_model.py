@@ -9,8 +9,9 @@ from edgeopt.costs.language import LanguageCosts
 from edgeopt.errors import InputError
 from edgeopt.profiler import profile_model
 from edgeopt.profiler.architectures import derive_model
+from edgeopt.profiler.device import slowed
 from edgeopt.profiler.timings import Measuring
-from edgeopt.profiles.device import Runtime
+from edgeopt.profiles.device import Runtime, Timing
 from edgeopt.profiles.problem import ImageWorkload, TextWorkload
 from tests.edgeopt.factories import device
 
@@ -44,6 +45,32 @@ def test_measuring_again_replaces_the_rows_of_the_models_own_dtype(language_mode
     assert {row.dtype for row in twice.timings} == {"bfloat16"}
     assert len(once.timings) == len(twice.timings)
     assert all("second" in row.source for row in twice.timings)
+
+
+def test_a_quota_divides_the_times(language_model, monkeypatch):
+    rows = [
+        {"model": "toy-lm", "phase": "decode", "dtype": "float32", "batch": 1, "context": 9, "unit": "ms",
+         "elements": [1.0, 2.0], "repeats": 3, "source": "a test"}
+    ]  # fmt: skip
+    told = {}
+
+    def timed(*_, runtime, **__):
+        told["runtime"] = runtime
+        return [Timing.model_validate(row) for row in rows]
+
+    monkeypatch.setattr("edgeopt.profiler.device.profile_models", timed)
+    quarter = device("here", gflops=100, runtime={"threads": 1, "cpu_quota": 0.25})
+    (row,) = profile_model(quarter, [language_model], LOADS[:1]).timings
+    assert row.elements == [4.0, 8.0]
+    assert "quota of 0.25" in row.source
+    whole = profile_model(device("here", gflops=100, runtime={"threads": 1}), [language_model], LOADS[:1])
+    assert whole.timings[0].elements == [1.0, 2.0]
+    half = slowed(whole, 0.5, "half")
+    assert (half.name, half.runtime.cpu_quota, half.timings[0].elements) == ("half", 0.5, [2.0, 4.0])
+    assert half.compute["float32"] == 0.5 * whole.compute["float32"]
+    assert half.memory_bandwidth == 0.5 * whole.memory_bandwidth
+    assert half.launch_overhead == 2 * whole.launch_overhead
+    assert slowed(half, 0.5, "quarter").runtime.cpu_quota == 0.25
 
 
 def test_a_model_that_does_not_fit_is_refused(language_model):

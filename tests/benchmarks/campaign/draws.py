@@ -1,0 +1,133 @@
+"""Clusters of emulated devices, and plans for them: the best one and others that were merely drawn.
+
+Devices differ by the fraction of this machine's speed that they compute at. Their profiles are measured once, before
+anything is planned. No device is given memory for a whole model, so every plan is split.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+
+from edgeopt import planner
+from edgeopt.plan import Plan
+from edgeopt.profiler import profile_device
+from edgeopt.profiler.device import slowed
+from edgeopt.profiles import load_model
+from edgeopt.profiles.device import Device
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.network import Link, Network
+from edgeopt.profiles.problem import Constraints, ImageWorkload, Problem, TextWorkload
+from edgeopt_solvers import Result, Status
+from edgeopt_solvers.chain import Solution, evaluate
+
+__all__ = ["MODELS", "PROMPTS", "SPEEDS", "Cluster", "draw_cluster", "draw_plan", "measured_devices", "priced"]
+
+#: Fractions of this machine's speed: 1 to 4 times.
+SPEEDS = (1.0, 0.8, 0.6, 0.5, 0.35, 0.25)
+MODELS = {"pipeline": "demo-llm", "multi_stage": "demo-diffusion"}
+#: Prompts that are profiled, and the most tokens that are made.
+PROMPTS, NEW_TOKENS = (32, 64), 16
+_MBIT = 1e6 / 8
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """A drawn problem and its name."""
+
+    name: str
+    problem: Problem
+
+
+def measured_devices(repeats: int, processes: int, say) -> list[Device]:
+    """Measure this machine with one thread, and derive the slower devices from it."""
+    llm, diffusion = (load_model(name) for name in MODELS.values())
+    loads = [TextWorkload(prompt_tokens=prompt, new_tokens=NEW_TOKENS) for prompt in PROMPTS]
+    whole = profile_device(
+        "speed-100", threads=1, models=[llm, llm, diffusion], workloads=[*loads, ImageWorkload(steps=4)],
+        repeats=repeats, processes=processes, progress=say, command="tests/benchmarks/executor.py",
+    )  # fmt: skip
+    return [slowed(whole, quota, f"speed-{round(100 * quota)}") for quota in SPEEDS]
+
+
+def draw_cluster(rng: np.random.Generator, name: str, strategy: str, devices: list[Device], steps: int) -> Cluster:
+    """Draw 2 to 5 devices, links of 10 to 1000 Mbit/s and 1 to 50 ms, and a request."""
+    model = load_model(MODELS[strategy])
+    chosen = [devices[i] for i in rng.permutation(len(devices))[: rng.integers(2, 6)]]
+    needed = _needed_bytes(model)
+    shares = rng.uniform(0.5, 1.0, len(chosen))
+    # Together they hold more than the model, and none of them all of it.
+    memory = needed * np.clip(1.6 * shares / shares.sum(), 0.3, 0.8)
+    chosen = [
+        device.model_copy(update={"memory": float(room), "margin": None})
+        for device, room in zip(chosen, memory, strict=True)
+    ]
+    links = []
+    for i, a in enumerate(chosen):
+        for b in chosen[i + 1 :]:
+            rate = _MBIT * float(np.exp(rng.uniform(np.log(10), np.log(1000))))
+            latency = 1e-3 * float(np.exp(rng.uniform(np.log(1), np.log(50))))
+            links.append(Link(between=(a.name, b.name), rate=rate, latency=latency))
+    network = Network(name=f"links-{name}", source="drawn for the campaign", links=links)
+    text = isinstance(model, CausalLM)
+    load = (
+        TextWorkload(prompt_tokens=int(rng.choice(PROMPTS)), new_tokens=int(rng.integers(6, NEW_TOKENS + 1)))
+        if text
+        else ImageWorkload(steps=int(rng.integers(steps - 1, steps + 2)))
+    )
+    problem = Problem(
+        name=name, model=model, strategy=strategy, workload=load, devices=chosen, network=network,
+        constraints=Constraints(source=chosen[0].name),
+    )  # fmt: skip
+    return Cluster(name, problem)
+
+
+def _needed_bytes(model) -> float:
+    if isinstance(model, CausalLM):
+        return sum(layer.count * layer.weights for layer in model.layers)
+    return sum(part.weights for part in (model.text_encoder, model.decoder, *model.variants.values()))
+
+
+def draw_plan(rng: np.random.Generator, problem: Problem, tries: int = 2000) -> Plan | None:
+    """Draw decisions that keep every limit, and write them down as a plan; ``None``: none was found."""
+    technique = planner.choose_strategy(problem, problem.strategy)
+    chain = technique.build(problem)
+    draw = _language_decisions if chain.reuse == "once" else _diffusion_decisions
+    for _ in range(tries):
+        solution = draw(rng, chain)
+        if solution is not None and not evaluate(chain, solution).violations:
+            return priced(problem, solution)
+    return None
+
+
+def priced(problem: Problem, solution: Solution) -> Plan:
+    """Return the plan of given decisions: what the profiles predict for them, with no claim to be good."""
+    technique = planner.choose_strategy(problem, problem.strategy)
+    chain = technique.build(problem)
+    found = evaluate(chain, solution)
+    status = Status("gap_reached", True)
+    result = Result(status, found.objective, 0.0, solution, "drawn", 0.0, dict(found.metrics))
+    return technique.plan(problem, chain, result)
+
+
+def _language_decisions(rng: np.random.Generator, chain) -> Solution:
+    count = int(rng.integers(1, chain.num_devices + 1))
+    cuts = sorted(int(c) for c in rng.permutation(np.arange(1, chain.num_elements))[: count - 1])
+    devices = tuple(int(d) for d in rng.permutation(chain.num_devices)[:count])
+    return Solution((*cuts, chain.num_elements), devices, (0,) * count, None)
+
+
+def _diffusion_decisions(rng: np.random.Generator, chain) -> Solution | None:
+    """Encoder, one to three groups of steps with a denoiser each, decoder: all somewhere."""
+    last = chain.num_elements - 1
+    groups = int(rng.integers(1, 4))
+    inner = sorted(int(c) for c in rng.permutation(np.arange(2, last))[: groups - 1])
+    cuts = (1, *inner, last, chain.num_elements)
+    devices = tuple(int(d) for d in rng.integers(chain.num_devices, size=len(cuts)))
+    # The large denoiser costs five times the small one: one group of three uses it.
+    variants = (0, *(2 if rng.random() < 2 / 3 else 1 for _ in range(groups)), 0)
+    if any(a == b for a, b in pairwise(zip(devices, variants, strict=True))):
+        return None
+    return Solution(cuts, devices, variants, None)
