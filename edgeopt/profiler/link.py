@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeopt.errors import ExecutionError, Finding, InputError
 from edgeopt.profiler.jobs import LinkJob, LinkRun, LinkSamples
-from edgeopt.profiler.meeting import Meeting, listen
+from edgeopt.executor.meeting import Meeting, listen
 from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiles.network import LinkFit, LinkQuality
 
