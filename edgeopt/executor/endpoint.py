@@ -54,6 +54,10 @@ class Endpoint(ABC):
     def close(self) -> None:
         """Wait until it is gone and free the streams."""
 
+    def last_words(self) -> str:
+        """What it printed before its end, where ``words`` is no stream to read that from."""
+        return ""
+
 
 class ProcessEndpoint(Endpoint):
     """A child of this process, with its process group."""
@@ -103,7 +107,10 @@ class Command(Protocol):
 
     @property
     def words(self) -> Any:
-        """A stream of what it prints, or ``None``."""
+        """A non-blocking stream of what it prints, or ``None``."""
+
+    def last_words(self) -> str:
+        """What it printed before its end, as far as nobody has read it yet."""
 
 
 class SocketEndpoint(Endpoint):
@@ -152,6 +159,10 @@ class SocketEndpoint(Endpoint):
         self.jobs.close()
         if self._command is not None:
             self._command.close()
+
+    def last_words(self) -> str:
+        """Of what started it."""
+        return self._command.last_words() if self._command is not None and self.words is None else ""
 
     def _closed(self) -> bool:
         try:

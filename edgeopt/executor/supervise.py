@@ -333,7 +333,8 @@ def _doing(member: Member) -> str:
 
 
 def _last_words(member: Member) -> str:
-    return "; last words: " + " | ".join(list(member.stderr)[-4:]) if member.stderr else ""
+    lines = list(member.stderr) or [line for line in member.endpoint.last_words().splitlines() if line.strip()]
+    return "; last words: " + " | ".join(lines[-4:]) if lines else ""
 
 
 def _signal_name(number: int) -> str:
