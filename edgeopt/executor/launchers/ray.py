@@ -62,11 +62,9 @@ class OnRay(Remote):
 
     def coordinator(self) -> tuple[str, int]:
         """As the hosts file says, or the address of this machine in the cluster."""
-        import ray
-
         if self.hosts is not None:
             return parse_address(self.hosts.coordinator, "coordinator", 0)
-        return ray.util.get_node_ip_address(), 0
+        return _node_address(), 0
 
     def start_all(self, join: str) -> Mapping[str, Command]:
         """Make the actors; they start the workers when Ray has placed them."""
@@ -119,6 +117,14 @@ class OnRay(Remote):
         return _Started(actor, actor.run.remote(python, [*self.settings.command[1:], *options], {TOKEN: self.token}))
 
 
+def _node_address() -> str:
+    """Address of this node as the cluster knows it; Ray's own helper gives that of the default route instead."""
+    import ray
+
+    own = ray.get_runtime_context().get_node_id()
+    return next(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["NodeID"] == own)
+
+
 class _Starter:
     """An actor that runs one command to its end."""
 
@@ -127,10 +133,8 @@ class _Starter:
         import subprocess
         import sys
 
-        import ray
-
         if "--bind" not in options:
-            options = [*options, "--bind", ray.util.get_node_ip_address()]
+            options = [*options, "--bind", _node_address()]
         done = subprocess.run(
             [python or sys.executable, *options],
             env={**os.environ, **variables},

@@ -88,7 +88,8 @@ class Remote(Launcher):
 
     def notes(self) -> list[str]:
         """Where the workers ran."""
-        where = ", ".join(f"{device} on {hello.address}" for device, (_, hello) in self._called.items())
+        devices = [host.device for host in self.layout.hosts]
+        where = ", ".join(f"{device} on {self._called[device][1].address}" for device in devices)
         return [f"workers: {where}; the hardware listed is the coordinator's"]
 
     def worker_options(self, host: Host, join: str, address: str | None) -> list[str]:
