@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 from edgeopt.errors import ExecutionError, MissingDependencyError
 from edgeopt.executor.channel import TOKEN
 from edgeopt.executor.endpoint import GONE, Command
+from edgeopt.executor.environment import worker_settings
 from edgeopt.executor.hosts import Hosts, load_hosts
 from edgeopt.executor.launch import LOOPBACK
 from edgeopt.executor.launchers.base import Settings
@@ -114,7 +115,8 @@ class OnRay(Remote):
         )
         python = entry.python if entry is not None and entry.python != "python3" else None
         options = self.worker_options(host, join, entry.address if entry is not None else None)
-        return _Started(actor, actor.run.remote(python, [*self.settings.command[1:], *options], {TOKEN: self.token}))
+        variables = {**worker_settings(host.threads), TOKEN: self.token}
+        return _Started(actor, actor.run.remote(python, [*self.settings.command[1:], *options], variables))
 
 
 def _node_address() -> str:

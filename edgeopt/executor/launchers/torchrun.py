@@ -17,6 +17,7 @@ from typing import IO, Any, ClassVar
 from edgeopt.errors import Finding, InputError
 from edgeopt.executor.channel import TOKEN
 from edgeopt.executor.endpoint import Command
+from edgeopt.executor.environment import worker_environment
 from edgeopt.executor.hosts import HostEntry, load_hosts
 from edgeopt.executor.launch import loopback_interface, worker_variables
 from edgeopt.executor.launchers.base import Settings
@@ -116,7 +117,7 @@ class Torchrun(Remote):
                 stdin=subprocess.PIPE,
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,
-                env={**os.environ, **worker_variables(loopback_interface())},
+                env={**worker_environment(host.threads), **worker_variables(loopback_interface())},
                 start_new_session=True,
                 bufsize=0,
             )
