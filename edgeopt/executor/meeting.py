@@ -310,4 +310,3 @@ def _proof(token: str, nonce: Any, side: str) -> str:
 
 def _equal(given: Any, wanted: str) -> bool:
     return hmac.compare_digest(str(given).encode(errors="backslashreplace"), wanted.encode())
-

@@ -11,6 +11,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import sys
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
@@ -19,14 +20,13 @@ from edgeopt.executor.channel import TOKEN
 from edgeopt.executor.endpoint import GONE, Command
 from edgeopt.executor.environment import worker_settings
 from edgeopt.executor.hosts import Hosts, load_hosts
-from edgeopt.executor.launch import LOOPBACK
 from edgeopt.executor.launchers.base import Settings
 from edgeopt.executor.launchers.remote import Remote
 from edgeopt.executor.layout import Host, Layout, usable_cores
 from edgeopt.executor.meeting import parse_address
 from edgeopt.plan import Plan
 
-__all__ = ["OnRay"]
+__all__ = ["OnRay", "start_cluster"]
 
 #: Least that Ray accepts; no tensor goes through its object store.
 _STORE_BYTES = 80 << 20
@@ -72,27 +72,21 @@ class OnRay(Remote):
         return {host.device: self._start(host, join) for host in self.layout.hosts}
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
-        import ray
-
-        if ray.is_initialized():
+        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
             return
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         self.settings.progress("connecting to Ray")
-        if os.environ.get("RAY_ADDRESS"):
+        address = os.environ.get("RAY_ADDRESS")
+        if address:
+            import ray
+
             try:
-                ray.init(**quiet)
+                ray.init(log_to_driver=False, logging_level=logging.ERROR)
             except ConnectionError as error:
-                raise ExecutionError(f"no Ray cluster at RAY_ADDRESS={os.environ['RAY_ADDRESS']}: {error}") from error
+                raise ExecutionError(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
         else:
             threads = sum(host.threads for host in self.layout.hosts)
             gpus = sum(host.accelerator == "cuda" for host in self.layout.hosts)
-            # A cluster of one node on the loopback address: Ray then listens nowhere else.
-            ray.init(
-                address="local", num_cpus=max(threads, usable_cores()), include_dashboard=False,
-                object_store_memory=_STORE_BYTES, _node_ip_address=LOOPBACK, **({"num_gpus": gpus} if gpus else {}),
-                **quiet,
-            )  # fmt: skip
+            ray = start_cluster(max(threads, usable_cores()), gpus)
         stack.callback(ray.shutdown)
 
     def _start(self, host: Host, join: str) -> Command:
@@ -117,6 +111,28 @@ class OnRay(Remote):
         options = self.worker_options(host, join, entry.address if entry is not None else None)
         variables = {**worker_settings(host.threads), TOKEN: self.token}
         return _Started(actor, actor.run.remote(python, [*self.settings.command[1:], *options], variables))
+
+
+def start_cluster(num_cpus: int, num_gpus: int = 0) -> Any:
+    """Start a cluster of one node, this machine, that listens on the loopback address; return the module ``ray``.
+
+    Parameters
+    ----------
+    num_cpus, num_gpus
+        That actors may ask for; the devices of a plan may have more threads in sum than this machine has cores.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # On Linux Ray listens on the address of the default route, even if told another, unless this is set before it is
+    # loaded; elsewhere it is the default.
+    os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    import ray
+
+    gpus = {"num_gpus": num_gpus} if num_gpus else {}
+    ray.init(
+        address="local", num_cpus=num_cpus, include_dashboard=False, object_store_memory=_STORE_BYTES,
+        log_to_driver=False, logging_level=logging.ERROR, **gpus,
+    )  # fmt: skip
+    return ray
 
 
 def _node_address() -> str:

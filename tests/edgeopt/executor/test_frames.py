@@ -178,8 +178,10 @@ def test_the_rude_are_turned_away_and_others_still_come(case: str) -> None:
         st.lists(
             st.recursive(
                 st.none() | st.booleans() | st.floats() | st.text(max_size=8) | st.integers(),
-                lambda inner: st.lists(inner, max_size=3)
-                | st.dictionaries(st.sampled_from(["nonce", "proof", "protocol", "request"]) | st.text(), inner),
+                lambda inner: (
+                    st.lists(inner, max_size=3)
+                    | st.dictionaries(st.sampled_from(["nonce", "proof", "protocol", "request"]) | st.text(), inner)
+                ),
                 max_leaves=8,
             ),
             max_size=3,

@@ -258,7 +258,9 @@ def test_nothing_outlives_the_coordinator(number: signal.Signals, moment: str, t
                 break
         if moment == "starting":
             deadline = time.monotonic() + 30
-            while not any("torch.distributed.run" in p.cmdline() for p in _below(driver)) and time.monotonic() < deadline:
+            while (
+                not any("torch.distributed.run" in p.cmdline() for p in _below(driver)) and time.monotonic() < deadline
+            ):
                 time.sleep(0.02)
         driver.send_signal(number)
         driver.communicate(timeout=20)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import os
+import importlib.util
 import threading
 
 import psutil
@@ -27,12 +26,9 @@ def test_without_ray_the_extra_is_named(monkeypatch) -> None:
 @pytest.fixture(scope="module")
 def cluster():
     """The cluster that ``--on ray`` would start for itself; three devices have room in it."""
-    ray = pytest.importorskip("ray", reason="Ray is not installed")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    ray.init(
-        address="local", num_cpus=4, include_dashboard=False, object_store_memory=80 << 20, log_to_driver=False,
-        logging_level=logging.ERROR, _node_ip_address="127.0.0.1",
-    )  # fmt: skip
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    ray = launcher.start_cluster(4)
     yield ray
     ray.shutdown()
 
@@ -49,6 +45,13 @@ def test_a_language_model_on_ray(cluster, language_plan) -> None:  # noqa: F811
     assert report.output is not None
     assert (report.output.equal, report.output.kind) == (True, "tokens")
     assert report.launcher == "ray"
+    listening = {
+        connection.laddr.ip.removeprefix("::ffff:")
+        for process in psutil.Process().children(recursive=True)
+        for connection in process.net_connections("inet")
+        if connection.status == psutil.CONN_LISTEN
+    }
+    assert listening == {"127.0.0.1"}, "Ray's own processes"
     assert any("d0 on 127.0.0.1, d1 on 127.0.0.1" in note for note in report.notes)
 
 
