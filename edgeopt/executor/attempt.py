@@ -49,8 +49,8 @@ class Options:
 class Log:
     """What the workers have said so far.
 
-    ``serving_s`` is when the first request began, on the driver's clock; ``result_bytes`` what came of the result, where
-    it comes in pieces.
+    ``serving_s`` is when the first request began, on the driver's clock; ``result_bytes`` what came of the result,
+    where it comes in pieces.
     """
 
     traces: dict[int, dict[int, Trace]] = field(default_factory=dict)

@@ -52,7 +52,7 @@ class HostEntry(Strict):
     user: str | None = Field(default=None, pattern=r"^[A-Za-z0-9_][A-Za-z0-9._-]*$", max_length=64)
     ssh_port: _Port | None = None
     python: str = Field(default="python3", pattern=r"^[^-\s\x00][^\x00\n]*$", max_length=1024)
-    resources: dict[str, float] = {}
+    resources: dict[str, float] = Field(default={})
 
 
 class Hosts(Strict):

@@ -203,12 +203,10 @@ def heard_from(data: bytes) -> str:
     theirs.sendall(data)
     theirs.close()
     host = Layout.of(toy_plan(("phone", 6))).hosts[0]
-    with (
-        pytest.raises(ExecutionError) as caught,
-        Crew(10.0, lambda host, event: None, time.monotonic()) as crew,
-    ):
+    with Crew(10.0, lambda host, event: None, time.monotonic()) as crew:
         crew.add(host, SocketEndpoint(ours, None, None), b"{}")
-        crew.wait_for(Ready)
+        with pytest.raises(ExecutionError) as caught:
+            crew.wait_for(Ready)
     assert (caught.value.device, caught.value.stage) == ("phone", 0)
     assert ours.fileno() == -1
     return caught.value.reason
