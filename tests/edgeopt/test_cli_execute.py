@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -108,6 +109,10 @@ def run(monkeypatch):
         (["--no-check"], "check", False),
         (["--port", "29500"], "port", 29500),
         (["--enforce-memory"], "enforce_memory", True),
+        (["--ssh"], "ssh", True),
+        (["--hosts", "hosts.yaml"], "hosts", Path("hosts.yaml")),
+        ([], "ssh", False),
+        ([], "hosts", None),
         ([], "repeat", 5),
         ([], "check", True),
         ([], "port", None),
