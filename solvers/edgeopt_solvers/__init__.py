@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from edgeopt_solvers.errors import BackendError, CheckError, InstanceError, SolverError, UnsupportedError
 from edgeopt_solvers.result import Result, Status
-from edgeopt_solvers.solve import solve
+from edgeopt_solvers.solve import WarmStart, solve
 
 __all__ = [
     "BackendError",
@@ -24,6 +24,7 @@ __all__ = [
     "SolverError",
     "Status",
     "UnsupportedError",
+    "WarmStart",
     "__version__",
     "solve",
 ]

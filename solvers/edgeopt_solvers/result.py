@@ -61,6 +61,9 @@ class Result:
         For an infeasible instance, the binding limit and by how much it fails; otherwise empty.
     statistics
         What the backend counted on its way (labels, nodes, columns); keys differ per backend.
+    certificate
+        What the bound rests on, where the backend can start the next proof from it (for example
+        :class:`edgeopt_solvers.chain.Certificate`); otherwise ``None``.
     """
 
     status: Status
@@ -72,6 +75,7 @@ class Result:
     metrics: dict[str, float] = field(default_factory=dict)
     message: str = ""
     statistics: dict[str, float] = field(default_factory=dict)
+    certificate: Any | None = None
 
     @property
     def gap(self) -> float:

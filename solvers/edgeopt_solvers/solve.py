@@ -12,13 +12,21 @@ from typing import Any, Protocol
 from edgeopt_solvers.errors import CheckError, InstanceError, UnsupportedError
 from edgeopt_solvers.result import Result
 
-__all__ = ["BACKENDS", "Instance", "Options", "solve"]
+__all__ = ["BACKENDS", "Instance", "Options", "WarmStart", "solve"]
 
 #: Backend name → module of the family that implements it.
 BACKENDS: dict[str, str] = {"exact": "exact", "pulp": "milp", "ortools": "cp", "cvxpy": "convex"}
 
 #: Relative disagreement between a backend's value and the checker's that is put down to rounding.
 TOLERANCE = 1e-6
+
+
+@dataclass(frozen=True, slots=True)
+class WarmStart:
+    """What a solve may start from: a solution of the family, and the certificate of an earlier proof."""
+
+    solution: Any | None = None
+    certificate: Any | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +37,7 @@ class Options:
     gap: float = 0.0
     warm_start: Any | None = None
     seed: int = 0
+    certificate: Any | None = None
 
     def __post_init__(self) -> None:
         if self.time_limit_s is not None and not self.time_limit_s > 0:
@@ -68,7 +77,8 @@ def solve(
     gap
         Stop as soon as the relative gap is proven to be at most this.
     warm_start
-        An earlier :class:`Result`, or a solution of the family; used as a starting incumbent where it is feasible.
+        An earlier :class:`Result`, a :class:`WarmStart`, or a solution of the family. The solution is the starting
+        incumbent where it is feasible; the certificate is where the bound starts (any is valid, a good one saves time).
     seed
         Seed of everything random; the same seed gives the same answer.
 
@@ -81,7 +91,8 @@ def solve(
     CheckError
         The answer does not survive recomputation (a defect here, please report it).
     """
-    options = Options(time_limit_s, gap, getattr(warm_start, "solution", warm_start), seed)
+    start = warm_start if isinstance(warm_start, Result | WarmStart) else WarmStart(warm_start)
+    options = Options(time_limit_s, gap, start.solution, seed, start.certificate)
     family = importlib.import_module(f"edgeopt_solvers.{instance.family}")
     _refuse_unsupported(instance, backend, family.CAPABILITIES)
     started = time.perf_counter()

@@ -21,8 +21,8 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from edgeopt_solvers import Result, solve
-from edgeopt_solvers.chain import Chain, Solution, carried_over, evaluate, held_by, without
+from edgeopt_solvers import Result, WarmStart, solve
+from edgeopt_solvers.chain import Chain, Solution, carried_start, evaluate, held_by, without
 from tests.solvers.generators import cluster
 
 __all__ = ["CHANGES", "measure"]
@@ -60,7 +60,7 @@ CHANGES: dict[str, Callable[[Chain, Solution], Changed]] = {
 }  # fmt: skip
 
 
-def _timed(chain: Chain, limit_s: float, start: Solution | None = None) -> tuple[float, Result]:
+def _timed(chain: Chain, limit_s: float, start: WarmStart | None = None) -> tuple[float, Result]:
     before = time.process_time()
     result = solve(chain, time_limit_s=limit_s, warm_start=start)
     return time.process_time() - before, result
@@ -74,14 +74,15 @@ def measure(size: str, change: str, num_seeds: int, limit_s: float) -> dict[str,
     start_gap, proven = [], 0
     for seed in range(num_seeds):
         chain = cluster(num_elements, num_devices, seed=seed, links="asymmetric")
-        plan = solve(chain, time_limit_s=limit_s).solution
+        result = solve(chain, time_limit_s=limit_s)
+        plan = result.solution
         if plan is None:
             continue
         after, index = CHANGES[change](chain, plan)
         spent, cold = _timed(after, limit_s)
         seconds["cold"].append(spent)
         before = time.process_time()
-        start = carried_over(after, plan, index)
+        start = carried_start(after, result, index)
         seconds["carry"].append(time.process_time() - before)
         spent, warm = _timed(after, limit_s, start)
         seconds["warm"].append(seconds["carry"][-1] + spent)
@@ -92,8 +93,8 @@ def measure(size: str, change: str, num_seeds: int, limit_s: float) -> dict[str,
         for name, result in (("warm", warm), ("priced", moderate)):
             if result.solution is not None:
                 moved[name].append(evaluate(priced, result.solution).metrics["moved_bytes"] / 1e9)
-        if start is not None and cold.solution is not None:
-            start_gap.append(evaluate(after, start).objective / cold.objective - 1)
+        if start.solution is not None and cold.solution is not None:
+            start_gap.append(evaluate(after, start.solution).objective / cold.objective - 1)
         reasons = {cold.status.reason, warm.status.reason, moderate.status.reason}
         if reasons == {"optimal"}:
             proven += 1

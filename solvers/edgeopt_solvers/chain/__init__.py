@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from edgeopt_solvers.chain.carry import carried_over
+from edgeopt_solvers.chain.carry import carried_over, carried_start
+from edgeopt_solvers.chain.certificate import Certificate
 from edgeopt_solvers.chain.check import Evaluation, evaluate
 from edgeopt_solvers.chain.diagnose import diagnose
 from edgeopt_solvers.chain.instance import FEATURES, Chain, Solution
 from edgeopt_solvers.chain.movement import Movement, compare, held_by, without
 
 __all__ = [
-    "CAPABILITIES", "FEATURES", "Chain", "Evaluation", "Movement", "Solution", "carried_over", "compare", "diagnose",
-    "evaluate", "held_by", "without",
+    "CAPABILITIES", "FEATURES", "Certificate", "Chain", "Evaluation", "Movement", "Solution", "carried_over",
+    "carried_start", "compare", "diagnose", "evaluate", "held_by", "prepare", "without",
 ]  # fmt: skip
 
 #: Backend → features it can express; anything else is refused before building.
@@ -20,3 +21,10 @@ CAPABILITIES: dict[str, frozenset[str]] = {
     "ortools": FEATURES - {"reserved", "reserved_conflict", "reserved_period"},
     "cvxpy": FEATURES - {"reserved_conflict", "reserved_period"},  # Clarabel for cones, HiGHS for integers
 }
+
+
+def prepare() -> float:
+    """Compile the engines for large chains ahead of time; see :func:`edgeopt_solvers.chain.large.prepare.prepare`."""
+    from edgeopt_solvers.chain.large.prepare import prepare as compile_all
+
+    return compile_all()

@@ -15,13 +15,16 @@ from dataclasses import replace
 import numpy as np
 
 from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.chain.certificate import Certificate
 from edgeopt_solvers.chain.check import evaluate
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.movement import element_loads, variant_loads
 from edgeopt_solvers.chain.shares import with_shares
 from edgeopt_solvers.errors import InstanceError
+from edgeopt_solvers.result import Result
+from edgeopt_solvers.solve import WarmStart
 
-__all__ = ["carried_over", "plans_at_sight"]
+__all__ = ["carried_over", "carried_start", "plans_at_sight"]
 
 #: Device and variant of a stage.
 _State = tuple[int, int]
@@ -80,6 +83,15 @@ def carried_over(chain: Chain, previous: Solution, devices: Sequence[int | None]
             break
         order = [*order[:place], (idle[joining], variant), *order[place:]]
     return None
+
+
+def carried_start(chain: Chain, previous: Result, devices: Sequence[int | None]) -> WarmStart:
+    """Map a result to an instance whose devices changed: its plan by :func:`carried_over`, and its certificate."""
+    solution = None if previous.solution is None else carried_over(chain, previous.solution, devices)
+    known = previous.certificate
+    if not isinstance(known, Certificate) or len(known.price) != len(devices):
+        return WarmStart(solution)
+    return WarmStart(solution, known.renumbered(devices, chain.num_devices))
 
 
 def plans_at_sight(chain: Chain, deadline: float) -> Iterator[Solution]:

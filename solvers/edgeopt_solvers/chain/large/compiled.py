@@ -7,23 +7,22 @@ import sys
 from pathlib import Path
 from typing import Any
 
-__all__ = ["COMPILE_S", "LOAD_S", "affordable", "compiled"]
+__all__ = ["COMPILE_S", "KERNELS", "LOAD_S", "affordable", "compiled"]
 
 #: Seconds that compiling every kernel may take on a slow machine, and loading them once they are compiled.
 COMPILE_S, LOAD_S = 30.0, 1.0
 
-#: What only instances with a reserved medium, or with a period, need: others must not wait for it.
-_EXTRA: dict[str, dict[str, tuple[str, ...]]] = {
-    "joint": {"kernels_joint": ("envelope", "joint_search")},
-    "throughput": {"kernels_reach": ("balance", "farthest", "pieces")},
-}
-
-_KERNELS: dict[str, tuple[str, ...]] = {
-    "kernels_knapsack": ("fill",),
-    "kernels_labels": ("label_search",),
-    "kernels_memory": ("memory_to_go",),
-    "kernels_order": ("anneal",),
-    "kernels_prices": ("cost_to_go", "ascend"),
+#: Engine → module → loops it calls; "" stands for every engine. Others must not wait for what one engine needs.
+KERNELS: dict[str, dict[str, tuple[str, ...]]] = {
+    "": {
+        "kernels_knapsack": ("fill",),
+        "kernels_labels": ("label_search",),
+        "kernels_memory": ("memory_to_go",),
+        "kernels_order": ("anneal",),
+        "kernels_prices": ("ascend",),
+    },
+    "joint": {"kernels_joint": ("joint_search",)},
+    "throughput": {"kernels_reach": ("balance", "farthest", "pieces", "reach_within", "value_to_go")},
 }
 
 
@@ -38,12 +37,10 @@ def affordable(time_limit_s: float | None, *engines: str) -> bool:
 
 def compiled(*engines: str) -> bool:
     """Whether the kernels were compiled before: in this process, or by an earlier one into numba's cache on disk."""
-    modules = dict(_KERNELS)
-    for engine in engines:
-        modules.update(_EXTRA[engine])
     kernels = [
         getattr(importlib.import_module(f"{__package__}.{module}"), name)
-        for module, names in modules.items()
+        for engine in ("", *engines)
+        for module, names in KERNELS[engine].items()
         for name in names
     ]
     return all(kernel.signatures or _cached(kernel) for kernel in kernels)

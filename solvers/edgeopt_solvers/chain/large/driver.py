@@ -7,13 +7,15 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeopt_solvers.chain.certificate import Certificate
 from edgeopt_solvers.chain.instance import Chain, Solution
-from edgeopt_solvers.chain.large import joint, knapsack, latency
+from edgeopt_solvers.chain.large import joint, knapsack, labels, latency
 from edgeopt_solvers.chain.large.clock import Clock
 from edgeopt_solvers.chain.large.latency import Proof
+from edgeopt_solvers.chain.large.prices import Masks
 from edgeopt_solvers.chain.large.threshold import minimise_period
 from edgeopt_solvers.chain.large.types import merge_types
-from edgeopt_solvers.chain.large.view import Ints, View, additive_view, period_view
+from edgeopt_solvers.chain.large.view import Array, Ints, Path, View, additive_view, device_fields, period_view
 from edgeopt_solvers.chain.shares import with_shares
 from edgeopt_solvers.result import Result, Status
 from edgeopt_solvers.solve import Options
@@ -39,8 +41,12 @@ def solve_large(chain: Chain, options: Options) -> Result:
             if equal is not None:
                 proof = knapsack.minimise(view, equal)
             else:
-                proof = latency.minimise(view, clock, gap=options.gap, seed=options.seed, start=start)
-        return _result(proof, view, scale, options, clock)
+                price, remembers = _known(options.certificate, chain, view, start or [])
+                proof = latency.minimise(
+                    view, clock, gap=options.gap, seed=options.seed, start=start, price=price, remembers=remembers
+                )
+        result = _result(proof, view, scale, options, clock)
+        return replace(result, certificate=_certificate(proof, chain, view))
 
 
 def solve_joint(chain: Chain, options: Options) -> Result | None:
@@ -62,6 +68,45 @@ def solve_joint(chain: Chain, options: Options) -> Result | None:
         return replace(result, solution=solution)
 
 
+def _known(certificate: object, chain: Chain, view: View, start: Path) -> tuple[Array | None, Masks | None]:
+    """Prices (G,) and memory (L + 1, G) of an earlier proof in terms of the view; copies share the mean price.
+
+    Prices are scaled by what the plan at hand costs against the one that was proven then.
+    """
+    if not isinstance(certificate, Certificate) or len(certificate.price) != chain.num_devices:
+        return None, None
+    price = np.array([max(0.0, float(certificate.price[list(group)].mean())) for group in view.members])
+    now = view.cost(start) if start else math.inf
+    if certificate.objective > 0 and math.isfinite(now):
+        price *= now / certificate.objective
+    remembers = certificate.remembers
+    if remembers is None or len(remembers) != chain.num_elements + 1:
+        return price, None
+    first = [group[0] for group in view.members]
+    shifts, _, bits = device_fields(view)
+    if bits > labels.MOST_BITS:
+        return price, None
+    known = remembers[:, np.array(first)[:, None], first].astype(np.uint64)
+    return price, np.bitwise_or.reduce(np.left_shift(known, shifts), axis=2)
+
+
+def _certificate(proof: Proof, chain: Chain, view: View) -> Certificate | None:
+    """Prices and memory in terms of the instance's devices; those the view left out are priced 0."""
+    if proof.price is None:
+        return None
+    first = [group[0] for group in view.members]
+    price = np.zeros(chain.num_devices)
+    for group, value in zip(view.members, proof.price, strict=True):
+        price[list(group)] = value
+    if proof.remembers is None:
+        return Certificate(price, proof.cost)
+    remembers = np.zeros((chain.num_elements + 1, chain.num_devices, chain.num_devices), bool)
+    shifts, _, _ = device_fields(view)
+    known = np.right_shift(proof.remembers[:, :, None], shifts) & np.uint64(1)
+    remembers[:, np.array(first)[:, None], first] = known.astype(bool)
+    return Certificate(price, proof.cost, remembers)
+
+
 def _usable_devices(view: View) -> Ints:
     """Devices that can hold any segment at all."""
     starts = np.arange(view.num_elements + 1)
@@ -78,7 +123,7 @@ def _result(proof: Proof, view: View, scale: float, options: Options, clock: Clo
     solution = view.solution(proof.path) if proof.path else None
     statistics = {"labels": float(proof.labels), "rounds": float(proof.rounds)}
     if solution is None:
-        reason = "infeasible" if math.isinf(proof.bound) else "time_limit"
+        reason = "infeasible" if proof.bound == math.inf else "time_limit"
         return Result(
             Status("infeasible" if reason == "infeasible" else "time_limit", False),
             math.inf, proof.bound * scale, None, "exact", clock.elapsed_s, statistics=statistics,

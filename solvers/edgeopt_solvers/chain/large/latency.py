@@ -12,7 +12,7 @@ import numpy as np
 
 from edgeopt_solvers.chain.large import labels, local_search
 from edgeopt_solvers.chain.large.clock import Clock
-from edgeopt_solvers.chain.large.prices import Completions, Memory, Prices, plain_completions, raise_prices
+from edgeopt_solvers.chain.large.prices import Completions, Masks, Memory, Prices, plain_completions, raise_prices
 from edgeopt_solvers.chain.large.view import Array, Path, View
 
 __all__ = ["CLOSED", "Proof", "first_path", "minimise"]
@@ -35,13 +35,18 @@ MOST_STEPS = 100
 
 @dataclass(slots=True)
 class Proof:
-    """Best plan so far and the best proven bound; ``exhausted``: nothing cheaper than the plan is left."""
+    """Best plan so far, the best proven bound, and what the next proof can start from.
+
+    ``price`` is (G,); ``remembers`` (L + 1, G) has a bit per device with one copy (see :class:`Memory`).
+    """
 
     cost: float = math.inf
     path: Path | None = None
     bound: float = 0.0
     labels: int = 0
     rounds: int = 0
+    price: Array | None = None
+    remembers: Masks | None = None
 
     def offer(self, cost: float, path: Path) -> bool:
         """Take a plan if it is better."""
@@ -72,7 +77,7 @@ class _Search:
 
     @property
     def done(self) -> bool:
-        return self.proof.within(self.gap) or math.isinf(self.proof.bound) or self.clock.expired
+        return self.proof.within(self.gap) or self.proof.bound == math.inf or self.clock.expired
 
     @property
     def narrow_enough(self) -> bool:
@@ -85,6 +90,7 @@ class _Search:
         if prices.path:
             self.offer(prices.path)
         self.proof.raise_to(prices.bound)
+        self.proof.price = prices.price
         return prices
 
     def offer(self, path: Path) -> bool:
@@ -118,15 +124,33 @@ def first_path(view: View, clock: Clock) -> tuple[Path | None, bool]:
     search = _Search(view, clock, 0.0, 0)
     prices = search.prices(None, 80)
     width = 20
-    while not search.proof.path and not math.isinf(prices.bound) and not clock.expired and search.narrow_enough:
+    while not search.proof.path and prices.bound < math.inf and not clock.expired and search.narrow_enough:
         if search.labels(plain_completions(prices), width) and not search.proof.path:
             return None, True
         width *= 10
-    return search.proof.path, math.isinf(prices.bound)
+    return search.proof.path, prices.bound == math.inf
 
 
-def minimise(view: View, clock: Clock, *, gap: float = 0.0, seed: int = 0, start: Path | None = None) -> Proof:
+def minimise(
+    view: View,
+    clock: Clock,
+    *,
+    gap: float = 0.0,
+    seed: int = 0,
+    start: Path | None = None,
+    price: Array | None = None,
+    remembers: Masks | None = None,
+) -> Proof:
     """Find a cheapest path of the view, or the best found with its bound when the clock runs out.
+
+    Parameters
+    ----------
+    start
+        A plan to be improved on.
+    price : (G,)
+        Prices of devices to start from, for example of an earlier proof; any that are >= 0 give a bound.
+    remembers : (L + 1, G)
+        Memory of an earlier proof, for example; any is valid.
 
     Returns
     -------
@@ -137,8 +161,12 @@ def minimise(view: View, clock: Clock, *, gap: float = 0.0, seed: int = 0, start
     search = _Search(view, clock, gap, seed)
     if start:
         search.offer(start)
-    prices = search.prices(None, 80)
-    if math.isinf(prices.bound):
+    if remembers is not None and search.proof.path and search.narrow_enough:
+        _recall(search, search.prices(price, 1), remembers)
+        if search.done:
+            return search.proof
+    prices = search.prices(price, 80)
+    if prices.bound == math.inf:
         search.proof.bound = math.inf
     elif not search.narrow_enough:
         _with_fewer_devices(search, prices)
@@ -194,18 +222,30 @@ def _prove(search: _Search, prices: Prices) -> None:
         _close(search, prices)
 
 
+def _recall(search: _Search, prices: Prices, remembers: Masks) -> None:
+    """A first attempt with the memory of an earlier proof: after a small change it often ends the search."""
+    memory = Memory(search.view, prices)
+    target = search.proof.cost - search.tolerance
+    memory.recall(remembers, target, search.clock)
+    search.proof.raise_to(memory.bound)
+    limit, completions = memory.completions(target, search.clock)
+    if completions is not None and not search.done:
+        search.labels(completions, 100, limit)
+    search.proof.remembers = memory.remembers
+
+
 def _close(search: _Search, prices: Prices) -> None:
     """Memory, label passes and local search in turn; each gets its share of the work, counted in rough seconds."""
     beam = search.proof.path
-    for k in range(4):
-        search.anneal(10_000 * (1 + k), beam)
+    search.anneal(10_000, beam)
     prices = search.prices(prices.price, 300)
     memory = Memory(search.view, prices)
-    width, moves, steps = 100, 30_000, 20
+    width, moves, steps = 100, 10_000, 20
     while not search.done:
         memory.improve(search.proof.cost, search.tolerance, steps, search.clock)
         steps = min(steps + steps // 2, MOST_STEPS)
         search.proof.raise_to(memory.bound)
+        search.proof.price, search.proof.remembers = memory.price, memory.remembers
         search.offer(memory.elementary[1])
         memory_s = memory.work / MEMORY_WORK_PER_S
         while not search.done and search.anneal_s < 0.3 * (memory_s + search.labels_s):

@@ -126,6 +126,8 @@ class Memory:
         Best bound and its prices.
     elementary
         Cheapest path without repeats met on the way, and its cost.
+    remembers : (L + 1, G)
+        Which devices a path at a cut and device still knows it was on, a bit each.
     full
         Whether the labels of a step no longer fit.
     work
@@ -141,7 +143,7 @@ class Memory:
         # only a device with one copy can be remembered by one bit
         self._bit = np.where(self._copies == 1, np.left_shift(np.uint64(1), shifts), np.uint64(0))
         shape = (view.num_elements + 1, view.num_devices)
-        self._remembers = np.zeros(shape, np.uint64)
+        self.remembers = np.zeros(shape, np.uint64)
         self._start, self._stop = np.zeros((2, *shape), np.int32), np.zeros((2, *shape), np.int32)
         self._value, self._mask = np.empty(most_labels), np.empty(most_labels, np.uint64)
         self._onward = np.empty(most_labels, np.int32)
@@ -155,7 +157,7 @@ class Memory:
     def _evaluate(self, price: Array, limit: float, clock: Clock) -> tuple[float, Path]:
         """Bound at ``price`` and its path; ``inf``: not below ``limit``, ``-inf``: labels do not fit."""
         view, back = self._view, self._backwards
-        reach_opened = np.full(self._remembers.shape, np.inf)
+        reach_opened = np.full(self.remembers.shape, np.inf)
         reach_closed = reach_opened.copy()
         kernels_prices.ascend(
             back.prefix, back.last_end, back.min_segment, back.link, self._backwards_into, back.page, back.enter,
@@ -165,11 +167,20 @@ class Memory:
         bound, length, work = kernels_memory.memory_to_go(
             view.prefix, view.last_end, view.min_segment, view.link, view.page, view.enter, view.leave,
             price, float(price @ self._copies), limit, reach_closed[::-1], reach_opened[::-1],
-            self._remembers, self._bit, self._start, self._stop, self._value, self._mask, self._onward,
+            self.remembers, self._bit, self._start, self._stop, self._value, self._mask, self._onward,
             path, clock.stop,
         )  # fmt: skip
         self.work += int(work)
         return float(bound), [(int(device), int(end)) for device, end in path[:length]]
+
+    def recall(self, remembers: Masks, limit: float, clock: Clock) -> None:
+        """Take the memory of an earlier proof, as far as it fits, and the bound it gives at the present prices."""
+        self.remembers = np.ascontiguousarray(remembers & np.bitwise_or.reduce(self._bit))
+        value, _ = self._evaluate(self.price, limit, clock)
+        if value == -math.inf:
+            self.remembers[:] = 0
+        elif not clock.expired:
+            self.bound = max(self.bound, min(value, limit))
 
     def improve(self, incumbent: float, tolerance: float, steps: int, clock: Clock) -> None:
         """Make ``steps`` steps, fewer when the incumbent is proven, nothing fits any more, or the time is up."""
@@ -229,7 +240,7 @@ class Memory:
         for place, (device, _) in enumerate(path):
             if device in last and place - last[device] <= self._longest:
                 for between, end in path[last[device] + 1 : place]:
-                    self._remembers[max(0, end - SPREAD) : end + SPREAD + 1, between] |= self._bit[device]
+                    self.remembers[max(0, end - SPREAD) : end + SPREAD + 1, between] |= self._bit[device]
             last[device] = place
 
     def completions(self, limit: float, clock: Clock) -> tuple[float, Completions | None]:

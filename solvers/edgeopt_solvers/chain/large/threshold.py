@@ -103,7 +103,7 @@ class _Thresholds:
 
     @property
     def done(self) -> bool:
-        return self.proof.within(self.gap) or math.isinf(self.proof.bound) or self.clock.expired
+        return self.proof.within(self.gap) or self.proof.bound == math.inf or self.clock.expired
 
     @property
     def high(self) -> int:
