@@ -17,7 +17,7 @@ import edgeopt
 import edgeopt_solvers
 
 ROOT = Path(__file__).resolve().parents[1]
-TORCH_ROOMS = ("edgeopt/executor/", "edgeopt/programs/", "edgeopt/profiler/")
+TORCH_ROOMS = ("edgeopt/executor/", "edgeopt/programs/", "edgeopt/profiler/", "edgeopt/training/")
 TORCH_LIBRARIES = {"torch", "transformers", "diffusers", "safetensors", "accelerate"}
 
 

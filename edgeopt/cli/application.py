@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, library, link, measure, plans
+from edgeopt.cli import calibrate, library, link, measure, plans, quality
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -29,11 +29,13 @@ app = typer.Typer(
 app.command()(plans.solve)
 app.command()(plans.verify)
 app.command()(plans.execute)
+app.command()(quality.quality)
 app.command()(calibrate.calibrate)
 _profile = typer.Typer(help="Measure this machine into a profile.", no_args_is_help=True)
 _profile.command("device")(measure.profile_device)
 _profile.command("link")(link.profile_link)
 _profile.command("model")(measure.profile_model)
+_profile.command("quality")(quality.profile_quality)
 app.add_typer(_profile, name="profile")
 _profiles = typer.Typer(help="Look into the library of devices, models, networks and problems.", no_args_is_help=True)
 _profiles.command("list")(library.list_)

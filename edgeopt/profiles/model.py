@@ -134,7 +134,8 @@ class Variant(Strict):
 class AdditiveQuality(Strict):
     """quality = base + sum over steps of ``loss[variant]``, measured at ``steps`` steps and resampled to others.
 
-    Smaller is better. ``fit_error`` is the root mean square error against sampled plans, in units of the metric.
+    Smaller is better. ``fit_error`` is the root mean square error against sampled plans that were not in the fit,
+    ``floor`` what real data scores against real data, both in units of the metric.
     """
 
     form: Literal["additive"]
@@ -144,11 +145,15 @@ class AdditiveQuality(Strict):
     loss: dict[str, list[float]]
     handoff: float = 0.0
     fit_error: float | None = None
+    floor: float | None = None
     source: str = Field(min_length=3)
 
 
 class TableQuality(Strict):
-    """Measured quality when ``first`` runs a leading fraction of the steps and ``second`` the rest."""
+    """Measured quality when ``first`` runs a leading fraction of the steps and ``second`` the rest.
+
+    ``floor`` is what real data scores against real data.
+    """
 
     form: Literal["table"]
     metric: str
@@ -156,15 +161,20 @@ class TableQuality(Strict):
     second: str
     fraction: list[float] = Field(min_length=2)
     quality: list[float] = Field(min_length=2)
+    floor: float | None = None
     source: str = Field(min_length=3)
 
 
 class WholeQuality(Strict):
-    """Measured quality of runs with one variant throughout; nothing is known of mixtures, so plans may not mix."""
+    """Measured quality of runs with one variant throughout; nothing is known of mixtures, so plans may not mix.
+
+    ``floor`` is what real data scores against real data.
+    """
 
     form: Literal["whole"]
     metric: str
     quality: dict[str, float] = Field(min_length=1)
+    floor: float | None = None
     source: str = Field(min_length=3)
 
 

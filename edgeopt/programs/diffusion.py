@@ -15,7 +15,7 @@ from edgeopt.programs.base import TensorSpec
 from edgeopt.programs.denoisers import DENOISERS, Predict, library_class, predictor
 from edgeopt.programs.weights import torch_dtype
 
-__all__ = ["DiffusionRun"]
+__all__ = ["DiffusionRun", "configured"]
 
 _TOKEN_BYTES = torch.int64.itemsize
 
@@ -70,7 +70,7 @@ class DiffusionRun:
             )
         if labels is None:
             return None
-        count = labels(_configured(architecture))
+        count = labels(configured(architecture))
         if count < 1:
             raise InputError(
                 Finding(
@@ -135,7 +135,7 @@ class DiffusionRun:
             raise InputError(findings)
 
 
-def _configured(architecture: Architecture) -> Any:
+def configured(architecture: Architecture) -> Any:
     """Return the configuration with the class's defaults filled in."""
     cls = library_class(architecture, tuple(DENOISERS), "model.variants")
     with torch.device("meta"):

@@ -7,7 +7,6 @@ Times are wall and processor seconds of ``try_solve``. The last line is one JSON
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -20,6 +19,7 @@ from edgeopt_solvers import solve
 from edgeopt_solvers.chain import Chain, evaluate
 from edgeopt_solvers.chain.large import try_solve
 from edgeopt_solvers.solve import Options
+from tests.benchmarks.strict import strict_json
 from tests.solvers.chain.test_joint import reserved
 from tests.solvers.generators import cluster
 
@@ -70,7 +70,7 @@ def main() -> None:
     reference = [compare(seed, 4 * asked.limit) for seed in range(asked.reference)]
     for row in reference:
         print("8x32", {k: float(f"{v:.3g}") if isinstance(v, float) else v for k, v in row.items()}, flush=True)
-    print(json.dumps({"benchmark": "chain_joint", "rows": rows, "reference_8x32": reference}))
+    print(strict_json({"benchmark": "chain_joint", "rows": rows, "reference_8x32": reference}))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ of that first call and of the import are reported apart, and depend on whether c
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import time
@@ -19,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from edgeopt_solvers.chain import Chain, evaluate
 from edgeopt_solvers.chain.large import try_solve
 from edgeopt_solvers.solve import Options
+from tests.benchmarks.strict import strict_json
 from tests.solvers.generators import cluster
 
 
@@ -96,7 +96,7 @@ def main() -> None:
         first[objective] = time.perf_counter() - started
     print("first calls (import and compile, or load from the cache):", {k: round(v, 2) for k, v in first.items()})
     rows = [measure(name, range(1, asked.seeds + 1)) for name in asked.rows]
-    print(json.dumps({"benchmark": "chain_scale", "first_call_s": first, "rows": rows}))
+    print(strict_json({"benchmark": "chain_scale", "first_call_s": first, "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -11,11 +11,12 @@ import json
 import math
 import statistics
 import time
+from dataclasses import replace
 
 import numpy as np
 
 from edgeopt_solvers import solve
-from edgeopt_solvers.placement import Experts, ExpertsSolution, Routing, evaluate
+from edgeopt_solvers.placement import Deployment, Experts, ExpertsSolution, Routing, evaluate
 
 EXPERT_BYTES = 25e6
 
@@ -38,6 +39,26 @@ def experts_at_scale(
     )  # fmt: skip
 
 
+def exchange_at_scale(
+    seed: int, num_layers: int = 32, num_experts: int = 64, num_devices: int = 16, room: float = 1.25
+) -> Experts:
+    """Draw tokens that go from experts straight to those of the next layer, ten times likelier within eight groups."""
+    plain = experts_at_scale(seed, num_layers, num_experts, num_devices, room)
+    rng = np.random.default_rng(seed + 1_000)
+    group = rng.integers(0, 8, (num_layers, num_experts))
+    traffic = rng.gamma(0.5, 1.0, (num_layers - 1, num_experts, num_experts)) * plain.load[:-1, :, None]
+    traffic *= np.where(group[:-1, :, None] == group[1:, None, :], 1.0, 0.1)
+    traffic *= (plain.load[1:] / traffic.sum(axis=1))[:, None, :]
+    return replace(plain, traffic=traffic, exchange_bytes=8192.0, dispatch_bytes=0.0, combine_bytes=0.0)
+
+
+def routed(instance: Experts, solution: ExpertsSolution) -> ExpertsSolution:
+    """Add routes: every token goes to the quickest copy."""
+    from edgeopt_solvers.placement.exchange import exchange_of, forward
+
+    return forward(instance, exchange_of(instance), solution.replicas, solution.share, None)
+
+
 def routing_at_scale(
     seed: int, num_classes: int = 200, num_models: int = 50, num_devices: int = 20, **more: object
 ) -> Routing:
@@ -52,6 +73,21 @@ def routing_at_scale(
     return Routing(
         0.5 * capacity * arrival / arrival.sum(), service, rng.uniform(0.002, 0.05, (num_classes, num_devices)),
         np.clip(accuracy, 0.3, 1.0), **more,
+    )  # fmt: skip
+
+
+def deployment_at_scale(seed: int, num_tasks: int = 6, num_nodes: int = 8) -> Deployment:
+    """Draw three variants per task, larger ones better and slower, at nodes that hold a few, with links and a store."""
+    rng = np.random.default_rng(seed)
+    task = np.repeat(np.arange(num_tasks), 3)
+    size = np.tile([1e9, 3e9, 8e9], num_tasks) * rng.lognormal(0, 0.2, len(task))
+    pairs = (num_nodes, num_nodes)
+    return Deployment(
+        task, size, 1e-10 * size[:, None] * rng.lognormal(0, 0.4, num_nodes),
+        request_per_s=rng.lognormal(0, 1, (num_tasks, num_nodes)),
+        memory_bytes=rng.uniform(6e9, 2e10, num_nodes), quality=np.tile([0.6, 0.75, 0.85], num_tasks), min_quality=0.72,
+        download_bytes_per_s=rng.lognormal(20, 0.5, num_nodes), rate_bytes_per_s=rng.lognormal(17, 0.7, pairs),
+        latency_s=rng.uniform(1e-3, 3e-2, pairs), request_bytes=1e6, reply_bytes=2e5,
     )  # fmt: skip
 
 

@@ -6,15 +6,19 @@ Run ``python tests/benchmarks/policy.py`` (``--quick`` for fewer seeds). The las
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
+import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 from edgeopt_solvers import solve
 from edgeopt_solvers.policy import Cascade, Speculative, frontier
+from tests.benchmarks.strict import strict_json
 
 
 def speculative(seed: int, num_drafts: int = 8, num_targets: int = 4, num_devices: int = 20) -> Speculative:
@@ -80,7 +84,7 @@ def main() -> None:
         f"the same, any thresholds, {limit:g} s", [f.runtime_s for f in fine], gap=max(f.gap for f in fine),
         gained=statistics.median(gained),
     )  # fmt: skip
-    print(json.dumps({"benchmark": "policy", "seeds": len(seeds), "rows": rows}))
+    print(strict_json({"benchmark": "policy", "seeds": len(seeds), "rows": rows}))
 
 
 if __name__ == "__main__":

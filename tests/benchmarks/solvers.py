@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 from edgeopt_solvers import SolverError, solve
 from edgeopt_solvers.chain import evaluate
 from edgeopt_solvers.result import relative_gap
-from tests.benchmarks import divisible
+from tests.benchmarks import divisible, placement, policy
 from tests.benchmarks.baselines import BASELINES
 from tests.instances import library
 from tests.solvers.fleet.draws import population
@@ -89,17 +89,47 @@ FLEET = {
 
 DIVISIBLE = {
     "8 devices x 64 units": Row(lambda seed: divisible.instance(seed, 8, 64)),
+    "8 devices x 64 units, private links": Row(lambda seed: divisible.instance(seed, 8, 64, shared=False)),
     "64 devices x 512 units": Row(lambda seed: divisible.instance(seed, 64, 512), general_s=10),
+    "64 devices x 512 units, at most 10": Row(
+        lambda seed: divisible.instance(seed, 64, 512, max_devices=10), general_s=10
+    ),
+    "64 devices x 512 units, makespan and energy": Row(
+        lambda seed: divisible.instance(seed, 64, 512, objective={"makespan": 1.0, "energy": 0.01}), general_s=10
+    ),
 }
 
 POLICY = {
     "speculative": Row(library.speculative),
+    "speculative, 8 x 4 x 20 devices, length 32": Row(policy.speculative),
     "cascade, 300 queries": Row(lambda seed: library.cascade(seed, 300)),
+    "cascade, 5 models, 100,000 queries": Row(lambda seed: policy.cascade(seed, min_accuracy=0.76), general_s=0),
+    "cascade, 5 models, 10,000 queries, any threshold": Row(
+        lambda seed: policy.cascade(seed, 10_000, min_accuracy=0.76, num_levels=None), general_s=0
+    ),
+}
+
+PLACEMENT = {
+    "experts, 4 layers x 8 on 4 devices": Row(lambda seed: placement.experts_at_scale(seed, 4, 8, 4), general_s=10),
+    "experts, 32 layers x 64 on 16 devices": Row(placement.experts_at_scale),
+    "experts, little room, 32 layers x 64 on 16 devices": Row(
+        lambda seed: placement.experts_at_scale(seed, room=1.02), general_s=10
+    ),
+    "experts with exchange, 3 layers x 4 on 3 devices": Row(
+        lambda seed: placement.exchange_at_scale(seed, 3, 4, 3), general_s=10
+    ),
+    "experts with exchange, 32 layers x 64 on 16 devices": Row(placement.exchange_at_scale, general_s=0, exact_s=10),
+    "routing, 200 classes, 50 models, 20 devices": Row(placement.routing_at_scale),
+    "routing with a floor, 200 classes, 50 models, 20 devices": Row(
+        lambda seed: placement.routing_at_scale(seed, min_accuracy=0.82)
+    ),
+    "deployment, 6 tasks, 18 variants, 8 nodes": Row(placement.deployment_at_scale, general_s=10),
 }
 
 #: Family → its rows.
 FAMILIES: dict[str, dict[str, Row]] = {
     "chain": CHAIN, "bandwidth": BANDWIDTH, "fleet": FLEET, "divisible": DIVISIBLE, "policy": POLICY,
+    "placement": PLACEMENT,
 }  # fmt: skip
 
 Run = tuple[float, float, float]  # seconds, objective, bound

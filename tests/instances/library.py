@@ -24,6 +24,7 @@ from edgeopt_solvers.bandwidth import Bandwidth
 from edgeopt_solvers.chain import Chain
 from edgeopt_solvers.divisible import Divisible
 from edgeopt_solvers.policy import Cascade, Speculative
+from tests.benchmarks import placement
 from tests.solvers.fleet.draws import population
 from tests.solvers.generators import cluster
 
@@ -83,13 +84,13 @@ def bandwidth(seed: int, flows: int, media: int, objective: str) -> Bandwidth:
     )  # fmt: skip
 
 
-def _divisible(seed: int, devices: int, units: int) -> Divisible:
+def _divisible(seed: int, devices: int, units: int, **more: Any) -> Divisible:
     rng = np.random.default_rng(seed)
     return Divisible(
         units, rng.uniform(0.01, 0.2, devices), fixed_s=rng.uniform(0, 0.3, devices),
         fixed_bytes=rng.uniform(0, 1e5, devices), unit_bytes=rng.uniform(1e3, 1e5, devices),
         rate_bytes_per_s=rng.uniform(1e6, 2e7, devices), shared=np.ones(devices, dtype=bool),
-        memory_bytes=rng.uniform(0.3, 1.5, devices) * units, unit_memory_bytes=np.ones(devices),
+        memory_bytes=rng.uniform(0.3, 1.5, devices) * units, unit_memory_bytes=np.ones(devices), **more,
     )  # fmt: skip
 
 
@@ -134,6 +135,16 @@ STORED: dict[str, Callable[[], Any]] = {
     "fleet_40x10": lambda: population(40, 10, 3, 18),
     "divisible_5x64": lambda: _divisible(19, 5, 64),
     "divisible_12x256": lambda: _divisible(20, 12, 256),
+    "placement_experts_4x8x4": lambda: placement.experts_at_scale(23, 4, 8, 4),
+    "placement_experts_full_2x6x3": lambda: placement.experts_at_scale(24, 2, 6, 3, room=1.2),
+    "placement_exchange_3x4x3": lambda: placement.exchange_at_scale(25, 3, 4, 3),
+    "placement_routing_20x8x4": lambda: placement.routing_at_scale(26, 20, 8, 4),
+    "placement_routing_floor_20x8x4": lambda: placement.routing_at_scale(27, 20, 8, 4, min_accuracy=0.8),
+    "placement_routing_device_20x8x4": lambda: placement.routing_at_scale(28, 20, 8, 4, queue="device"),
+    "placement_deployment_3x4": lambda: placement.deployment_at_scale(29, 3, 4),
+    "divisible_12x96_weighted": lambda: _divisible(
+        23, 12, 96, power_w=np.linspace(4, 40, 12), objective={"makespan": 1.0, "energy": 0.02}
+    ),
     "policy_speculative": lambda: speculative(21),
     "policy_cascade_300": lambda: cascade(22, 300),
 }
@@ -147,6 +158,16 @@ DRAWN: dict[str, tuple[str, list[Any], dict[str, Any]]] = {
     ),
     "chain_types_200x64": (
         "tests.solvers.generators:cluster", [200, 64], {"seed": 1, "distinct": False, "num_types": 6},
+    ),
+    "placement_experts_32x64x16": ("tests.benchmarks.placement:experts_at_scale", [1], {}),
+    "placement_exchange_32x64x16": ("tests.benchmarks.placement:exchange_at_scale", [1], {}),
+    "placement_routing_200x50x20": ("tests.benchmarks.placement:routing_at_scale", [1], {}),
+    "divisible_64x512": ("tests.benchmarks.divisible:instance", [0, 64, 512], {}),
+    "divisible_64x512_of_10": ("tests.benchmarks.divisible:instance", [0, 64, 512], {"max_devices": 10}),
+    "policy_speculative_8x4x20": ("tests.benchmarks.policy:speculative", [0], {}),
+    "policy_cascade_100000": ("tests.benchmarks.policy:cascade", [0, 100_000], {"min_accuracy": 0.76}),
+    "policy_cascade_10000_any_threshold": (
+        "tests.benchmarks.policy:cascade", [0, 10_000], {"min_accuracy": 0.76, "num_levels": None},
     ),
 }  # fmt: skip
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.chain.validate import OBJECTIVES, normalised
-from edgeopt_solvers.data import JsonInstance
+from edgeopt_solvers.data import WeightedInstance
 from edgeopt_solvers.errors import InstanceError
 
 __all__ = ["FEATURES", "LIMIT_TOLERANCE", "OBJECTIVES", "Chain", "Solution"]
@@ -76,7 +76,7 @@ class Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class Chain(JsonInstance):
+class Chain(WeightedInstance):
     """Place a chain of elements on devices in contiguous stages.
 
     D devices, V variants, L elements. ``inf`` in ``compute_s``: cannot run there. Rate 0: no link.
@@ -215,13 +215,6 @@ class Chain(JsonInstance):
     def num_elements(self) -> int:
         """L."""
         return int(self.compute_s.shape[2])
-
-    @property
-    def weights(self) -> dict[str, float]:
-        """Objective name → positive weight; ``{"latency": 1.0}`` for the objective ``"latency"``."""
-        if isinstance(self.objective, str):
-            return {self.objective: 1.0}
-        return {name: weight for name, weight in self.objective.items() if weight > 0}
 
     def links_of(self, mode: str) -> NDArray[np.bool_]:
         """Which directed links are part of a medium of this mode, (D, D)."""

@@ -17,10 +17,11 @@ __all__ = [
     "evaluate",
 ]
 
-#: Backend → features it can express; anything else is refused before building. There is no cvxpy formulation: seconds
-#: of a device are convex in its share of the medium only for a fixed load, and loads are integers.
+#: Backend → features it can express; anything else is refused before building. cvxpy divides the medium among given
+#: loads ("choice" is a load to choose): seconds of a device are convex in its share only for a fixed load.
 CAPABILITIES: dict[str, frozenset[str]] = {
     "exact": FEATURES,
     "pulp": FEATURES,
     "ortools": FEATURES - {"shared"},
+    "cvxpy": FEATURES - {"choice"},
 }

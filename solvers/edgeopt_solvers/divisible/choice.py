@@ -25,10 +25,13 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.bandwidth.validate import Array
 
-__all__ = ["Choice", "OutOfTimeError", "Task", "cheapest", "lower_bound", "quick"]
+__all__ = ["Choice", "OutOfTimeError", "Task", "cheapest", "lower_bound", "priced", "quick"]
 
 #: The first slack, relative, and its growth.
-FIRST_SLACK, GROWTH = 1e-4, 2.5
+FIRST_SLACK, GROWTH = 3e-4, 3.0
+
+#: A price is good enough when no other can raise the bound by more than this, relative.
+CLIMBED = 1e-6
 
 #: Slacks that a quick choice tries.
 QUICK_ROUNDS = 3
@@ -75,6 +78,12 @@ def lower_bound(task: Task) -> float:
     """Return a bound on the cost with μ = ν = 0; ``inf`` if the devices cannot take all units."""
     dual = _dual(task, 0.0, 0.0)
     return math.inf if dual is None else dual.bound
+
+
+def priced(task: Task, stop_at: float) -> tuple[float, float]:
+    """Return a bound on the cost with the best prices, and ν; ``inf`` if the devices cannot take all units."""
+    dual = _best_dual(task, stop_at)
+    return (math.inf, 0.0) if dual is None else (dual.bound, dual.nu)
 
 
 def quick(task: Task, ceiling: float, stop_at: float) -> tuple[float, Choice | None]:
@@ -189,26 +198,32 @@ def _climb(task: Task, best: _Dual, mu: float, nu: float, devices: bool, stop_at
     zero = at(0.0)
     if zero is None or excess(zero) <= 0:
         return (zero, 0.0) if zero is not None and zero.bound >= best.bound else (best, start)
-    low, high = 0.0, start
-    step = abs(best.bound) / max(task.most_devices, 1) if devices else abs(best.bound) / max(task.limit, 1e-300)
-    high = high or (1e-2 * step if 0 < step < math.inf else 1.0)
     kept, price = (zero, 0.0) if zero.bound > best.bound else (best, start)
-    bounded, evaluations = False, 0
-    while evaluations < 60:
-        middle = 0.5 * (low + high) if bounded else high
-        dual = at(middle)
-        evaluations += 1
+    step = abs(best.bound) / max(task.most_devices, 1) if devices else abs(best.bound) / max(task.limit, 1e-300)
+    trial = start or (1e-2 * step if 0 < step < math.inf else 1.0)
+    low, below = 0.0, zero
+    high, above = math.inf, zero
+    for evaluation in range(60):
+        dual = at(trial)
         if dual is None or not math.isfinite(dual.bound):
             break
         if dual.bound > kept.bound:
-            kept, price = dual, middle
+            kept, price = dual, trial
         if excess(dual) > 0:
-            low = middle
-            high = high if bounded else 4 * high
+            low, below = trial, dual
         else:
-            high, bounded = middle, True
-        if bounded and high - low <= 1e-4 * high:
+            high, above = trial, dual
+        if math.isinf(high):
+            trial = 4 * trial
+            continue
+        # both tangents lie above the bound: where they cross is the most that it can reach
+        cross = (above.bound - below.bound + excess(below) * low - excess(above) * high) / (
+            excess(below) - excess(above)
+        )
+        reach = below.bound + excess(below) * (cross - low)
+        if high - low <= 1e-4 * high or reach - kept.bound <= CLIMBED * abs(kept.bound):
             break
+        trial = cross if evaluation % 3 and low < cross < high else 0.5 * (low + high)
     return kept, price
 
 

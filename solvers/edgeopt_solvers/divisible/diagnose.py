@@ -8,9 +8,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeopt_solvers.divisible.feasible import few_devices
 from edgeopt_solvers.divisible.instance import Divisible
+from edgeopt_solvers.divisible.table import Table
 
 __all__ = ["diagnose"]
+
+#: How far from the number of units others are tried.
+NEAR = 100
 
 
 def diagnose(instance: Divisible, time_limit_s: float | None = None) -> str:
@@ -58,6 +63,7 @@ def _solved(instance: Divisible, stop_at: float) -> str:
         return (
             f"min_units: no loads between min_units and what memory holds add up to {instance.num_units} units{limit}; "
             f"min_units goes from {int(instance.min_units.min())} to {int(instance.min_units.max())}"
+            + _nearest(instance, stop_at)
         )
     if instance.max_makespan_s is not None and fastest > instance.max_makespan_s:
         return (
@@ -78,6 +84,21 @@ def _solved(instance: Divisible, stop_at: float) -> str:
         f"max_energy_j is {limit_j:.9g} J, within max_makespan_s = {instance.max_makespan_s:.9g} s at least "
         f"{within:.9g} J are needed, {within - limit_j:.6g} J too much"
     )
+
+
+def _nearest(instance: Divisible, stop_at: float) -> str:
+    """Say which numbers of units near the instance's own could be shared; empty: none is that near."""
+    table, H = Table(instance), instance.num_units
+    most_devices = instance.max_devices or instance.num_devices
+    found = []
+    for word, totals in (("fewer", range(H - 1, max(H - NEAR, 0), -1)), ("more", range(H + 1, H + NEAR))):
+        for total in totals:
+            if time.perf_counter() > stop_at:
+                raise TimeoutError
+            if few_devices(table.least, table.most, total, most_devices) is not None:
+                found.append(f"{total} ({abs(H - total)} {word})")
+                break
+    return f"; possible are {' or '.join(found)}" if found else ""
 
 
 def _best(instance: Divisible, stop_at: float) -> float:

@@ -7,27 +7,26 @@
    that gains little, τ halves the interval between the largest level proven impossible and the smallest found. The
    search stops when the level just below the best is proven impossible.
 3. *Energy*: one choice at the largest makespan allowed.
-4. *Weighted*: G(τ), the least energy within τ, falls in τ; the objective on [τ1, τ2] is at least w τ1 + v G(τ2).
-   Intervals are halved, the one with the least bound first; loads found at τ settle [their own level, τ] at once.
+4. *Weighted*: a branch and bound over intervals of τ (``weighted.py``).
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import time
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt_solvers.divisible.choice import OutOfTimeError, Task, cheapest, lower_bound, quick
+from edgeopt_solvers.divisible.choice import OutOfTimeError, Task, cheapest, lower_bound
 from edgeopt_solvers.divisible.feasible import few_devices
 from edgeopt_solvers.divisible.instance import LIMIT_TOLERANCE, Divisible, Solution
 from edgeopt_solvers.divisible.table import Table
+from edgeopt_solvers.divisible.weighted import weigh
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
-__all__ = ["solve"]
+__all__ = ["Search", "solve"]
 
 #: Relative gap up to which a result is called optimal; weighted objectives stop at the second.
 PROVEN, PROVEN_WEIGHTED = 1e-9, 1e-6
@@ -38,15 +37,12 @@ BELOW = 5e-10
 #: Levels closer to each other than this are found by prices alone, before any loads.
 ROUGH = 1e-3
 
-#: Intervals of the makespan are halved until they matter by less than this part of the gap; then loads decide.
-NARROW = 0.3
-
 Loads = NDArray[np.int64]
 
 
 def solve(instance: Divisible, options: Options) -> Result:
     """Divide the load; with a time limit the best loads found are returned with their bound."""
-    search = _Search(instance, options)
+    search = Search(instance, options)
     try:
         search.run()
         finished = True
@@ -64,7 +60,7 @@ def solve(instance: Divisible, options: Options) -> Result:
     return Result(Status(reason, True), objective, bound, solution, "exact", 0.0, statistics=statistics)
 
 
-class _Search:
+class Search:
     """Best loads, their objective and the proven bound, kept up to date so that a time limit may strike anywhere."""
 
     def __init__(self, instance: Divisible, options: Options) -> None:
@@ -91,14 +87,14 @@ class _Search:
         if not self.weight:
             loads = self.least_energy(self.max_s, self.max_j)
             if loads is not None:
-                self._offer(loads)
+                self.offer(loads)
                 self.bound = self.objective
             return
         fastest = self._fastest()
         if fastest is None:
             return
         if self.energy_weight:
-            self._weigh(*fastest)
+            weigh(self, fastest[0])
 
     # ── what a level allows ──────────────────────────────────────────────────────────────────────────────────
 
@@ -151,7 +147,7 @@ class _Search:
         def found(loads: Loads) -> float:
             level = self.table.level_s(loads)
             if level <= self.max_s:
-                self._offer(loads)
+                self.offer(loads)
             return level
 
         if math.isfinite(self.max_s):
@@ -202,60 +198,9 @@ class _Search:
     def _raise_bound(self, level_s: float) -> None:
         self.bound = max(self.bound, self.weight * level_s)
 
-    # ── weighted sum ─────────────────────────────────────────────────────────────────────────────────────────
-
-    def _weigh(self, low: float, _: Loads) -> None:
-        """Halve intervals of the makespan, the one with the least bound first; ``low``: the least makespan.
-
-        An entry (bound, left, right, energy, priced) says: plans that end within left..right need ``energy`` or more;
-        ``priced``: prices have been asked at ``right``.
-        """
-        w, v = self.weight, self.energy_weight
-        least = self.least_energy(self.max_s, self.max_j)
-        assert least is not None, "the fastest loads keep every limit"
-        self._offer(least)
-        energy = self.table.energy_j(least)
-        low *= 1 - 2 * PROVEN
-        high = min(self.table.level_s(least), self.max_s)
-        heap = [(w * low + v * energy, low, high, energy, True)] if high > low else []
-        cut = max(self.proven, self.gap)
-        settled = math.inf
-        while heap and min(heap[0][0], settled) < self.objective * (1 - cut):
-            self.bound = max(self.bound, min(heap[0][0], settled))
-            bound, left, right, energy, priced = heapq.heappop(heap)
-            ceiling = min(self.max_j, (self.objective - w * left) / v * (1 + 1e-9))
-            if not priced:
-                self.num_bounds += 1
-                least_j, choice = quick(self.energy_task(right), ceiling, self.stop_at)
-                if choice is not None:
-                    self._offer(choice.loads)
-                if least_j <= ceiling:
-                    energy = max(energy, least_j)
-                    heapq.heappush(heap, (w * left + v * energy, left, right, energy, True))
-                continue
-            middle = 0.5 * (left + right)
-            if not left < middle < right:
-                settled = min(settled, bound)
-            elif self.table.has_medium and w * (right - left) > NARROW * (self.objective - bound):
-                heapq.heappush(heap, (w * left + v * energy, left, middle, energy, False))
-                heapq.heappush(heap, (w * middle + v * energy, middle, right, energy, True))
-            else:
-                if not self.table.has_medium:  # loads cost no more than prices: no need of narrow intervals
-                    heapq.heappush(heap, (w * middle + v * energy, middle, right, energy, True))
-                    right = middle
-                loads = self.least_energy(right, ceiling)
-                if loads is None:  # nothing better ends within the interval
-                    continue
-                self._offer(loads)
-                energy = max(energy, self.table.energy_j(loads))
-                right = min(right, self.table.level_s(loads)) * (1 - 1e-12)
-                if right > left:
-                    heapq.heappush(heap, (w * left + v * energy, left, right, energy, True))
-        self.bound = max(self.bound, min(heap[0][0] if heap else self.objective, settled, self.objective))
-
     # ── incumbents ───────────────────────────────────────────────────────────────────────────────────────────
 
-    def _offer(self, loads: Loads) -> None:
+    def offer(self, loads: Loads) -> None:
         value = self.weight * self.table.level_s(loads) if self.weight else 0.0
         if self.energy_weight:
             value += self.energy_weight * self.table.energy_j(loads)
@@ -276,4 +221,4 @@ class _Search:
         if not self.table.possible[self.table.rows[used], loads[used]].all():
             return
         if self.table.level_s(loads) <= self.max_s and self.table.energy_j(loads) <= self.max_j:
-            self._offer(loads)
+            self.offer(loads)

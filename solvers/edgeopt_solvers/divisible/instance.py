@@ -6,6 +6,7 @@ and, on the shared medium, a share of it per device. What decisions cost is comp
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -14,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.bandwidth.validate import Array
-from edgeopt_solvers.data import JsonInstance
+from edgeopt_solvers.data import WeightedInstance
 from edgeopt_solvers.divisible.validate import OBJECTIVES, normalised
 
 __all__ = ["FEATURES", "LIMIT_TOLERANCE", "OBJECTIVES", "Divisible", "Solution"]
@@ -28,7 +29,7 @@ _ABSENT: Any = None
 #: Optional features; backends state which of them they can express.
 FEATURES = frozenset(
     {
-        "transfer", "shared", "overlapped", "memory", "min_units", "steps", "energy", "weighted",
+        "choice", "transfer", "shared", "overlapped", "memory", "min_units", "steps", "energy", "weighted",
         "max_makespan", "max_energy", "max_devices",
     }
 )  # fmt: skip
@@ -55,7 +56,7 @@ class Solution:
 
 
 @dataclass(frozen=True, eq=False)
-class Divisible(JsonInstance):
+class Divisible(WeightedInstance):
     """Share a load among devices that work at the same time.
 
     D devices. A device with h > 0 units computes ``num_steps * (fixed_s + unit_s * h)`` seconds, and its exchange of
@@ -136,17 +137,19 @@ class Divisible(JsonInstance):
         return int(self.unit_s.shape[0])
 
     @property
-    def weights(self) -> dict[str, float]:
-        """Objective name → positive weight; ``{"makespan": 1.0}`` for the objective ``"makespan"``."""
-        if isinstance(self.objective, str):
-            return {self.objective: 1.0}
-        return {name: weight for name, weight in self.objective.items() if weight > 0}
+    def loads_are_given(self) -> bool:
+        """Whether ``min_units`` and memory leave one load to every device, and these add up to all units."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            room = (self.memory_bytes * (1 + 0.5 * LIMIT_TOLERANCE) - self.fixed_memory_bytes) / self.unit_memory_bytes
+        most = np.minimum(np.where(self.unit_memory_bytes > 0, np.floor(room), math.inf), self.num_units)
+        return bool((most == self.min_units).all()) and int(self.min_units.sum()) == self.num_units
 
     def features(self) -> frozenset[str]:
         """Names (from :data:`FEATURES`) of the optional features that this instance uses."""
         weights = self.weights
         sends = (self.fixed_bytes > 0) | (self.unit_bytes > 0)
         used = {
+            "choice": not self.loads_are_given,
             "transfer": bool(sends.any() or self.latency_s.any()),
             "shared": bool((self.shared & sends).any()),
             "overlapped": self.exchange == "overlapped",

@@ -37,7 +37,7 @@ from edgeopt_solvers.divisible.table import Table
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
-__all__ = ["Model", "build", "solve"]
+__all__ = ["Model", "build", "cut_at", "solve"]
 
 #: Relative gap up to which an answer is called optimal: the solver's own tolerances.
 PROVEN = 1e-6
@@ -251,7 +251,7 @@ def solve(instance: Divisible, options: Options) -> Result:
         if answer.reason == "time_limit":
             reason = "time_limit"
             break
-        if not _tighten(model, loads, solution):
+        if not cut_at(model, loads, solution):
             _forbid(model, loads)
     if best is None:
         status: Reason = "time_limit" if reason == "time_limit" else "infeasible"
@@ -265,7 +265,7 @@ def solve(instance: Divisible, options: Options) -> Result:
     return Result(Status(final, True), objective, bound, solution, "pulp", 0.0, statistics=statistics)
 
 
-def _tighten(model: Model, loads: Loads, solution: Solution) -> bool:
+def cut_at(model: Model, loads: Loads, solution: Solution) -> bool:
     """Cut at the answer's own (s, b) and at the best (s, b) of its loads; False: nothing new to say."""
     table, added = model.table, False
     for row in model.shares:

@@ -1,4 +1,4 @@
-"""Seconds, joules and memory of every (device, units) pair, as matrices (D, H + 1); column 0 means "not used".
+"""Seconds, joules and memory of every (device, units) pair; column 0 means "not used", the last what a device may hold.
 
 For device d with h units: compute C, exchange offset (latency) and, with its whole link or medium, exchange seconds A.
 A pair is possible at level τ if
@@ -27,14 +27,13 @@ class Table:
 
     def __init__(self, instance: Divisible) -> None:
         self.instance = instance
-        H = instance.num_units
         most = _most_units(instance)
         usable = np.isfinite(instance.unit_s) & np.isfinite(instance.fixed_s)
         usable &= (most >= instance.min_units) & (most > 0)
         self.devices = np.flatnonzero(usable)
         self.least, self.most = instance.min_units[usable], most[usable]
         steps = instance.num_steps[usable, None]
-        units = np.arange(H + 1.0)[None, :]
+        units = np.arange(int(self.most.max(initial=0)) + 1.0)[None, :]
         compute = steps * (instance.fixed_s[usable, None] + instance.unit_s[usable, None] * units)
         num_bytes = steps * (instance.fixed_bytes[usable, None] + instance.unit_bytes[usable, None] * units)
         rate = instance.rate_bytes_per_s[usable, None]

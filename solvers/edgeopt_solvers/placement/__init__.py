@@ -38,6 +38,6 @@ __all__ = [
 CAPABILITIES: dict[str, frozenset[str]] = {
     "exact": FEATURES,
     "pulp": EXPERTS_FEATURES | DEPLOYMENT_FEATURES,
-    "ortools": EXPERTS_FEATURES,
+    "ortools": EXPERTS_FEATURES - {"exchange"},
     "cvxpy": ROUTING_FEATURES - {"placement"},
 }

@@ -67,7 +67,12 @@ def evaluate(instance: Any, solution: Any) -> Evaluation:
     """
     if isinstance(instance, Experts) and isinstance(solution, ExpertsSolution):
         shape = (instance.num_layers, instance.num_experts, instance.num_devices)
-        return _wrong_shape(shape, solution.replicas, solution.share) or _experts(instance, solution)
+        wrong = _wrong_shape(shape, solution.replicas, solution.share)
+        if instance.exchanges and not wrong:
+            G, E, D = shape
+            route = np.zeros(0) if solution.route is None else solution.route
+            wrong = _wrong_shape((G - 1, E, D, D), route)
+        return wrong or _experts(instance, solution)
     if isinstance(instance, Routing) and isinstance(solution, RoutingSolution):
         shape = (instance.num_classes, instance.num_models, instance.num_devices)
         wrong = _wrong_shape(shape, solution.fractions) or _wrong_shape(shape[1:], solution.loaded)
@@ -112,8 +117,11 @@ def _experts(instance: Experts, solution: ExpertsSolution) -> Evaluation:
     makespans: list[float] = []
     slowest = (-1.0, -1, -1)
     for g in range(G):
+        came = _arrivals(instance, solution, g, broken) if g > 0 and instance.exchanges else [[0.0] * D] * D
         device_s = [
-            _device_s(instance, g, d, math.fsum(load[g][e] * share[g][e][d] for e in range(E))) for d in range(D)
+            _device_s(instance, g, d, math.fsum(load[g][e] * share[g][e][d] for e in range(E)))
+            + _received_s(instance, g, d, [came[i][d] for i in range(D)])
+            for d in range(D)
         ]
         makespans.append(max(device_s))
         slowest = max(slowest, (makespans[-1], -g, -device_s.index(makespans[-1])))
@@ -163,6 +171,47 @@ def _device_s(instance: Experts, g: int, d: int, tokens: float) -> float:
             seconds.append(float(instance.latency_s[h, d]) + _link_s(instance, h, d, tokens * part * out))
         if back > 0:
             seconds.append(float(instance.latency_s[d, h]) + _link_s(instance, d, h, tokens * part * back))
+    return math.fsum(seconds) if math.inf not in seconds else math.inf
+
+
+def _arrivals(instance: Experts, solution: ExpertsSolution, g: int, broken: list[str]) -> list[list[float]]:
+    """Return the tokens from device i to device j before layer g, and note routes that do not bring the shares."""
+    assert instance.traffic is not None
+    assert solution.route is not None
+    D = instance.num_devices
+    came = np.zeros((D, D))
+    for f in range(instance.num_experts):
+        tokens = float(instance.load[g, f])
+        if tokens == 0:
+            continue
+        sent = instance.traffic[g - 1, :, f] / instance.traffic[g - 1, :, f].sum()
+        stand = sent @ solution.share[g - 1]  # part of the tokens for f on each device
+        route = solution.route[g - 1, f]
+        for i in np.flatnonzero(stand > 0).tolist():
+            whole = math.fsum(route[i].tolist())
+            if abs(whole - 1) > WHOLE:
+                broken.append(f"layer {g}, expert {f}: the routes from device {i} add up to {whole:.12g}")
+        moved = stand[:, None] * route
+        for j in np.flatnonzero(np.abs(moved.sum(axis=0) - solution.share[g, f]) > WHOLE).tolist():
+            part, served = float(moved[:, j].sum()), float(solution.share[g, f, j])
+            broken.append(f"layer {g}, expert {f}: device {j} serves {served:.12g}, the routes bring it {part:.12g}")
+        came += tokens * moved
+    listed: list[list[float]] = came.tolist()
+    return listed
+
+
+def _received_s(instance: Experts, g: int, d: int, came: list[float]) -> float:
+    """Seconds in which device d receives the tokens that come from the devices of the layer before."""
+    if instance.exchange_bytes is None or g == 0:
+        return 0.0
+    each = float(instance.exchange_bytes[g - 1])
+    if each == 0:
+        return 0.0
+    seconds = [
+        float(instance.latency_s[i, d]) + _link_s(instance, i, d, came[i] * each)
+        for i in range(len(came))
+        if i != d and came[i] > 0
+    ]
     return math.fsum(seconds) if math.inf not in seconds else math.inf
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -11,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
-from edgeopt_solvers.policy.validate import amounts, content_of, read_json
+from edgeopt_solvers.policy.validate import amounts
 
 __all__ = ["DEPLOYMENT_FEATURES", "Deployment", "DeploymentSolution"]
 
@@ -47,7 +47,7 @@ class DeploymentSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Deployment:
+class Deployment(JsonInstance):
     """Choose which variants each edge node keeps, and who serves what, at the least mean seconds per request.
 
     K tasks, J variants (each of one task), N nodes. A request at n for a task is served
@@ -130,27 +130,6 @@ class Deployment:
             "min_quality": self.min_quality is not None,
         }
         return frozenset(name for name, present in used.items() if present)
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
-        return json.dumps({"family": self.family, "problem": self.problem, **content_of(self)}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Deployment:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
-        """
-        return cls(**read_json(cls, text, ("task", "variant_bytes", "run_s", "request_per_s")))
-
-    def __eq__(self, other: object) -> bool:
-        return content_of(self) == content_of(other) if isinstance(other, Deployment) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
 
 
 def _normalised(given: Deployment) -> dict[str, Any]:

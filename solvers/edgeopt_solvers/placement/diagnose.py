@@ -49,6 +49,13 @@ def _experts(instance: Experts) -> str:
         )
     need, total = math.fsum(instance.expert_bytes.ravel().tolist()), float(room[able.any(axis=0)].sum())
     tight = int(np.argmin(room))
+    missing = np.argwhere((instance.rate_bytes_per_s == 0) & ~np.eye(len(room), dtype=np.bool_))
+    if instance.exchanges and len(missing) and need <= total:
+        i, j = missing[0].tolist()
+        return (
+            f"links: one copy of every expert needs {need:.9g} of {total:.9g} bytes, but no assignment that fits keeps "
+            f"the tokens between layers off the {len(missing)} pairs of devices without a link; {i}→{j} has rate 0"
+        )
     if need > total:
         return (
             f"memory: one copy of every expert needs {need:.9g} bytes, all devices have room for {total:.9g}, "

@@ -2,6 +2,7 @@
 
 1. The relaxation in which a copy may be held in parts gives the bound (``expert_bounds.py``) and, rounded, a placement.
 2. Moves improve it, all layers side by side (``expert_search.py``), until it is as good as asked or no move helps.
+   Where experts exchange tokens between layers, ``exchange_exact.py`` takes over from here.
 3. Instances with few decisions are then searched through (``tree.py``): does device d hold expert e of layer g, and,
    where its latencies may exceed the makespan, does it serve in that layer?
 """
@@ -16,6 +17,7 @@ import numpy as np
 
 from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.placement.check import evaluate
+from edgeopt_solvers.placement.exchange_exact import offered, solve_exchange
 from edgeopt_solvers.placement.expert_bounds import Node, relax, root
 from edgeopt_solvers.placement.expert_search import Search, first_homes
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
@@ -24,7 +26,7 @@ from edgeopt_solvers.placement.tree import Bits, branch
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
-__all__ = ["solve_experts"]
+__all__ = ["Incumbent", "solve_experts"]
 
 #: Relative gap up to which a result is called optimal: the rounding of sums.
 PROVEN = 1e-9
@@ -33,11 +35,15 @@ PROVEN = 1e-9
 MOST_TRIPLES = 4_000
 
 
+#: From so many triples on, up to ``MOST_TRIPLES``, the best placement is disturbed and improved anew so many times;
+#: of every expert with replicas all but one are dropped with this probability.
+FEWEST_KICKED, MOST_KICKS, DROPPED = 60, 400, 0.3
+
 #: Part of the spare memory that first homes leave free.
 KEPT_FREE = 0.5
 
 
-class _Best:
+class Incumbent:
     """The best placement so far."""
 
     def __init__(self, instance: Experts) -> None:
@@ -67,7 +73,12 @@ def solve_experts(instance: Experts, options: Options) -> Result:
     lo = fluid_levels(instance, table)
     if not np.isfinite(lo).all() or not np.isfinite(table.unit_s).any(axis=1).all():
         return Result(Status("infeasible", False), math.inf, math.inf, None, "exact", 0.0)
-    best = _Best(instance)
+    best = Incumbent(instance)
+    if instance.exchanges:
+        if isinstance(options.warm_start, ExpertsSolution):
+            offered(instance, options.warm_start, best)
+        bound, finished, counted = solve_exchange(instance, best, lo, options.gap, soft)
+        return _result(best, bound, finished, options, stop_at, counted)
     relaxation = relax(root(instance, table, lo), soft - time.perf_counter())
     if relaxation.bound == math.inf:
         return Result(Status("infeasible", False), math.inf, math.inf, None, "exact", 0.0)
@@ -84,6 +95,9 @@ def solve_experts(instance: Experts, options: Options) -> Result:
         homes = first_homes(search, _wish(instance, root(instance, table, lo), wish, soft))
         if homes is not None:
             num_moves += _improve(instance, search, homes, best)
+    kicked_until = soft if limit is None else soft - 0.4 * max(0.0, soft - time.perf_counter())
+    if FEWEST_KICKED <= wish.size <= MOST_TRIPLES:
+        num_moves += _kick(instance, best, bound, relaxation.level_s, options, kicked_until)
     num_nodes, finished = 0, False
     if relative_gap(best.objective, bound) > max(options.gap, PROVEN) and wish.size <= MOST_TRIPLES:
         bound, finished, num_nodes = _search_through(instance, lo, best, bound, options.gap, soft)
@@ -106,7 +120,7 @@ def _wish(instance: Experts, node: Node, wish: Array, stop_at: float) -> Array:
 
 
 def _result(
-    best: _Best, bound: float, finished: bool, options: Options, stop_at: float, statistics: dict[str, float]
+    best: Incumbent, bound: float, finished: bool, options: Options, stop_at: float, statistics: dict[str, float]
 ) -> Result:
     if best.solution is None:
         reason: Reason = "infeasible" if finished else "time_limit"
@@ -120,14 +134,14 @@ def _result(
     reason = "optimal" if gap <= PROVEN else "time_limit" if time.perf_counter() > stop_at - 0.06 else "gap_reached"
     message = ""
     if reason == "gap_reached" and gap > options.gap:
-        message = f"no move improves this placement; larger than {MOST_TRIPLES} decisions, it was not searched through"
+        message = "no move improves this placement; with so many decisions it was not searched through"
     return Result(
         Status(reason, True), best.objective, bound, best.solution, "exact", 0.0, message=message,
         statistics=statistics,
     )  # fmt: skip
 
 
-def _improve(instance: Experts, search: Search, held: Bits, best: _Best) -> int:
+def _improve(instance: Experts, search: Search, held: Bits, best: Incumbent) -> int:
     """Make moves from ``held`` on, and keep what they lead to."""
     if not np.asarray(held).any(axis=2).all() or not search.begin(np.asarray(held)):
         return 0
@@ -136,8 +150,41 @@ def _improve(instance: Experts, search: Search, held: Bits, best: _Best) -> int:
     return search.num_moves
 
 
+def _kick(
+    instance: Experts, best: Incumbent, bound: float, level_s: Array, options: Options, stop_at: float
+) -> int:  # fmt: skip
+    """Disturb the best placement and improve it anew, many times; return the number of moves."""
+    rng, table, num_moves = np.random.default_rng(options.seed), table_of(instance), 0
+    goal = max(options.gap, PROVEN)
+    for _ in range(MOST_KICKS):
+        if best.solution is None or relative_gap(best.objective, bound) <= goal or time.perf_counter() > stop_at:
+            break
+        search = Search(instance, table, level_s, stop_at)
+        num_moves += _improve(instance, search, _disturbed(rng, search, best.solution), best)
+    return num_moves
+
+
+def _disturbed(rng: np.random.Generator, search: Search, solution: ExpertsSolution) -> Bits:
+    """Drop some replicas everywhere, and move some experts of one layer, as memory allows."""
+    held: Bits = solution.replicas.copy()
+    for g, e in np.argwhere(held.sum(axis=2) > 1).tolist():
+        if rng.random() < DROPPED:
+            held[g, e] = np.arange(held.shape[2]) == int(solution.share[g, e].argmax())
+    room = search.limit - np.einsum("ge,ged->d", search.instance.expert_bytes, held)
+    g = int(rng.integers(held.shape[0]))
+    for e in rng.permutation(held.shape[1])[: max(2, held.shape[1] // 4)].tolist():
+        size = search.instance.expert_bytes[g, e]
+        free = np.flatnonzero(search.able[g] & (room >= size) & ~held[g, e])
+        if len(free):
+            d = int(rng.choice(free))
+            room[held[g, e]] += size
+            held[g, e] = np.arange(held.shape[2]) == d
+            room[d] -= size
+    return held
+
+
 def _search_through(
-    instance: Experts, lo: Array, best: _Best, bound: float, gap: float, stop_at: float
+    instance: Experts, lo: Array, best: Incumbent, bound: float, gap: float, stop_at: float
 ) -> tuple[float, bool, int]:
     """Branch on holding and serving; return the bound, whether it is final, and the number of nodes."""
     table = table_of(instance)

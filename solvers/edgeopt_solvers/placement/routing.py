@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -10,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt_solvers.chain.arrays import Array, optional_limit
+from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
-from edgeopt_solvers.policy.validate import amounts, content_of, read_json, within_unit
+from edgeopt_solvers.policy.validate import amounts, within_unit
 
 __all__ = ["QUEUES", "ROUTING_FEATURES", "Routing", "RoutingSolution"]
 
@@ -45,7 +45,7 @@ class RoutingSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Routing:
+class Routing(JsonInstance):
     """Split the queries of each class among models on devices, at the least mean response time.
 
     C classes, M models, V devices. With flows λ_cmd = arrival_per_s[c] fractions[c,m,d] and loads
@@ -131,27 +131,6 @@ class Routing:
             "placement": self.chooses,
         }
         return frozenset(name for name, present in used.items() if present)
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
-        return json.dumps({"family": self.family, "problem": self.problem, **content_of(self)}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Routing:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
-        """
-        return cls(**read_json(cls, text, ("arrival_per_s", "service_per_s")))
-
-    def __eq__(self, other: object) -> bool:
-        return content_of(self) == content_of(other) if isinstance(other, Routing) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
 
 
 def _normalised(given: Routing) -> dict[str, Any]:

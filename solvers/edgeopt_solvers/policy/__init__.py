@@ -32,8 +32,10 @@ __all__ = [
 ]
 
 #: Backend → features it can express; anything else is refused before building. Speculative decoding is a choice among
-#: at most millions of candidates, which are simply all evaluated: a program would list them as its columns.
+#: at most millions of candidates, which are simply all evaluated: a program would list them as its columns. Neither
+#: problem has a convex form: thresholds move queries one by one.
 CAPABILITIES: dict[str, frozenset[str]] = {
     "exact": FEATURES,
     "pulp": CASCADE_FEATURES,
+    "ortools": CASCADE_FEATURES,
 }

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import itertools
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -10,15 +11,16 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgeopt_solvers.chain.arrays import Array, optional_limit, whole_number
+from edgeopt_solvers.data import WeightedInstance
 from edgeopt_solvers.errors import InstanceError
-from edgeopt_solvers.policy.validate import amounts, content_of, objective_of, read_json, within_unit
+from edgeopt_solvers.policy.validate import amounts, objective_of, within_unit
 
 __all__ = ["CASCADE_FEATURES", "OBJECTIVES", "Cascade", "CascadeSolution"]
 
 OBJECTIVES = ("latency", "cost")
 
-#: More models have more subsequences than are worth trying one by one.
-MOST_MODELS = 12
+#: More choices of models than this are not tried one by one; all those among 12 models are fewer.
+MOST_CHOICES = 4096
 
 _ABSENT: Any = None
 
@@ -59,7 +61,7 @@ class CascadeSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Cascade:
+class Cascade(WeightedInstance):
     """Choose models and thresholds at the least mean latency or cost that reaches an accuracy.
 
     M models, N queries. A query asks the chosen models in the order of the pool until one is confident enough; the last
@@ -125,13 +127,6 @@ class Cascade:
         """M."""
         return int(self.confidence.shape[1])
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Objective name → positive weight."""
-        if isinstance(self.objective, str):
-            return {self.objective: 1.0}
-        return {name: weight for name, weight in self.objective.items() if weight > 0}
-
     def features(self) -> frozenset[str]:
         """Names (from :data:`CASCADE_FEATURES`) of the optional features that this instance uses."""
         weights = self.weights
@@ -150,34 +145,10 @@ class Cascade:
         }
         return frozenset(name for name, present in used.items() if present)
 
-    def to_json(self) -> str:
-        """Return the instance as one JSON document."""
-        content = {"num_levels": None, **content_of(self)}
-        return json.dumps({"family": self.family, "problem": self.problem, **content}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Cascade:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
-        """
-        return cls(**read_json(cls, text, ("confidence", "correct", "seconds")))
-
-    def __eq__(self, other: object) -> bool:
-        return content_of(self) == content_of(other) if isinstance(other, Cascade) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
-
 
 def _normalised(given: Cascade) -> dict[str, Any]:
     confidence = within_unit("confidence", given.confidence, [(None, None)], "give one from 0 to 1 per query and model")
     N, M = confidence.shape
-    if M > MOST_MODELS:
-        raise InstanceError(f"confidence has {M} columns; give at most {MOST_MODELS} models, the most useful ones")
     found = np.shape(given.correct)
     if len(found) == 2 and found[0] == N and found[1] != M:
         missing = f"model {found[1]} has none" if found[1] < M else "some have no model"
@@ -206,11 +177,22 @@ def _normalised(given: Cascade) -> dict[str, Any]:
         fields["num_levels"] = whole_number("num_levels", given.num_levels, 2, None, mend)
     if given.max_models is not None:
         fields["max_models"] = whole_number("max_models", given.max_models, 1, None, "give None for no limit")
+    _refuse_too_many(M, min(M, fields["max_models"] or M))
     objective = fields["objective"]
     weighs_cost = objective == "cost" or (not isinstance(objective, str) and objective.get("cost", 0) > 0)
     if (weighs_cost or fields["max_cost"] is not None) and given.cost is None:
         raise InstanceError("cost is missing: it counts; give it per model, or per query and model")
     return fields
+
+
+def _refuse_too_many(num_models: int, most: int) -> None:
+    choices = list(itertools.accumulate(math.comb(num_models, size) for size in range(1, most + 1)))
+    if choices[-1] > MOST_CHOICES:
+        raise InstanceError(
+            f"confidence has {num_models} columns: up to {most} models can be chosen in {choices[-1]} ways, at most "
+            f"{MOST_CHOICES} are tried; set max_models to {max(1, sum(c <= MOST_CHOICES for c in choices))}, or leave "
+            "out models"
+        )
 
 
 def _per_query(array: Array, num_queries: int) -> Array:

@@ -83,15 +83,23 @@ def _speculative(instance: Speculative) -> str:
 
 def _cascade(instance: Cascade, stop_at: float) -> str:
     free = replace(instance, min_accuracy=None, max_latency_s=None, max_cost=None)
-    for name, limit, objective in (
-        ("max_latency_s", instance.max_latency_s, "latency"),
-        ("max_cost", instance.max_cost, "cost"),
+    for name, limit, objective, unit in (
+        ("max_latency_s", instance.max_latency_s, "latency", " s"),
+        ("max_cost", instance.max_cost, "cost", ""),
     ):
         least = _best(replace(free, objective=objective), stop_at) if limit is not None else 0.0
         if limit is not None and least > limit:
-            return f"{name} is {limit:.9g}, the cheapest model alone takes {least:.9g}, {least - limit:.6g} too much"
+            return (
+                f"{name} is {limit:.9g}{unit}, the cheapest model alone takes {least:.9g}{unit}, "
+                f"{least - limit:.6g}{unit} too much"
+            )
     if instance.min_accuracy is None or math.isinf(_best(replace(instance, min_accuracy=None), stop_at)):
-        return "max_latency_s and max_cost can be kept one by one, but not together"
+        limit_s, limit = float(instance.max_latency_s or 0.0), float(instance.max_cost or 0.0)
+        within = _best(replace(instance, min_accuracy=None, max_latency_s=None, objective="latency"), stop_at)
+        return (
+            f"max_latency_s is {limit_s:.9g} s, within max_cost = {limit:.9g} at least {within:.9g} s are needed, "
+            f"{within - limit_s:.6g} s too much"
+        )
     most = _most_accurate(replace(instance, min_accuracy=None))
     kept = " within the budgets" if instance.max_latency_s is not None or instance.max_cost is not None else ""
     return (

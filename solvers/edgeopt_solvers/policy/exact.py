@@ -12,7 +12,7 @@ import time
 
 import numpy as np
 
-from edgeopt_solvers.policy.boxes import Best, polish, search
+from edgeopt_solvers.policy.boxes import Best, polish, price, search
 from edgeopt_solvers.policy.grid import MOST_CELLS, grid_of, num_cells
 from edgeopt_solvers.policy.instance import Cascade, CascadeSolution, Speculative
 from edgeopt_solvers.policy.speculate import solve_speculative
@@ -53,7 +53,8 @@ def _solve_cascade(instance: Cascade, options: Options) -> Result:
         if start.levels is not None:
             levels = _translated(coarse, traces, start)
             polish(traces, start.models, levels, best)
-        other, num_boxes, ended = search(traces, others, best, max(options.gap, PROVEN / 2), stop_at)
+        lam = price(coarse, others) if time.perf_counter() < stop_at else 0.0
+        other, num_boxes, ended = search(traces, others, best, max(options.gap, PROVEN / 2), stop_at, lam)
         bound, finished = min(bound, other), finished and ended
     N = instance.num_queries
     statistics = {"num_vectors": float(sum(num_cells(traces, m) for m in listed)), "num_boxes": float(num_boxes)}

@@ -36,6 +36,9 @@ __all__ = ["build", "solve"]
 #: Relative gap up to which an answer is called optimal: the solver's own tolerances.
 PROVEN = 1e-6
 
+#: What the solver may be wrong by in units of the program: it does not tell smaller objectives apart.
+TOLERANCE = 1e-7
+
 Terms = dict[Any, float]
 
 
@@ -98,7 +101,7 @@ def solve(instance: Cascade, options: Options) -> Result:
         answer = run(problem, time_limit_s=options.time_limit_s, gap=options.gap, seed=options.seed, start={})
         if answer.reason == "infeasible":
             return Result(Status("infeasible", False), math.inf, math.inf, None, "pulp", 0.0)
-        bound = answer.bound * unit / instance.num_queries
+        bound = max(0.0, answer.bound - TOLERANCE) * unit / instance.num_queries
         if not answer.found:
             return Result(Status("time_limit", False), math.inf, bound, None, "pulp", 0.0)
         on = [v for row in w for v in row if _one(v)] + [v for v in (*last, *off) if _one(v)]

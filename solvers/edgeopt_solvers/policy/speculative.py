@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any, ClassVar
 import numpy as np
 
 from edgeopt_solvers.chain.arrays import Array, optional_limit, whole_number
+from edgeopt_solvers.data import WeightedInstance
 from edgeopt_solvers.errors import InstanceError
-from edgeopt_solvers.policy.validate import amounts, content_of, objective_of, read_json, within_unit
+from edgeopt_solvers.policy.validate import amounts, objective_of, within_unit
 
 __all__ = ["OBJECTIVES", "SPECULATIVE_FEATURES", "Speculative", "SpeculativeSolution"]
 
@@ -51,7 +51,7 @@ class SpeculativeSolution:
 
 
 @dataclass(frozen=True, eq=False)
-class Speculative:
+class Speculative(WeightedInstance):
     """Choose draft, target, their devices and the draft length.
 
     A draft models, B target models, D devices, lengths up to G. A round of length γ takes γ draft steps, sends the
@@ -133,13 +133,6 @@ class Speculative:
         """D."""
         return int(self.draft_s.shape[1])
 
-    @property
-    def weights(self) -> dict[str, float]:
-        """Objective name → positive weight."""
-        if isinstance(self.objective, str):
-            return {self.objective: 1.0}
-        return {name: weight for name, weight in self.objective.items() if weight > 0}
-
     def features(self) -> frozenset[str]:
         """Names (from :data:`SPECULATIVE_FEATURES`) of the optional features that this instance uses."""
         weights = self.weights
@@ -157,27 +150,6 @@ class Speculative:
             "max_cost_per_token": self.max_cost_per_token is not None,
         }
         return frozenset(name for name, present in used.items() if present)
-
-    def to_json(self) -> str:
-        """Return the instance as one JSON document; ``inf`` is written ``"inf"``."""
-        return json.dumps({"family": self.family, "problem": self.problem, **content_of(self)}, allow_nan=False)
-
-    @classmethod
-    def from_json(cls, text: str) -> Speculative:
-        """Read what :meth:`to_json` wrote.
-
-        Raises
-        ------
-        InstanceError
-            Not a JSON object of this problem, an unknown or missing field, or a value that is refused.
-        """
-        return cls(**read_json(cls, text, ("draft_s", "verify_s", "acceptance", "max_length")))
-
-    def __eq__(self, other: object) -> bool:
-        return content_of(self) == content_of(other) if isinstance(other, Speculative) else NotImplemented
-
-    def __hash__(self) -> int:
-        return hash(self.to_json())
 
 
 def _normalised(given: Speculative) -> dict[str, Any]:

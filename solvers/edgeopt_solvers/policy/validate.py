@@ -1,11 +1,8 @@
-"""Checks and JSON that the two instances of this family share."""
+"""Checks that the two instances of this family share."""
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping
-from dataclasses import fields
 from typing import Any
 
 import numpy as np
@@ -13,7 +10,7 @@ import numpy as np
 from edgeopt_solvers.chain.arrays import Array, checked_array, optional_limit
 from edgeopt_solvers.errors import InstanceError
 
-__all__ = ["LIMIT_TOLERANCE", "amounts", "content_of", "objective_of", "read_json", "within_unit"]
+__all__ = ["LIMIT_TOLERANCE", "amounts", "objective_of", "within_unit"]
 
 #: A budget or floor counts as kept up to this fraction of itself, so that "exactly reached" survives rounding.
 LIMIT_TOLERANCE = 1e-9
@@ -69,48 +66,3 @@ def objective_of(given: Any, names: tuple[str, ...]) -> str | dict[str, float]:
     if not any(weights.values()):
         raise InstanceError(f"objective has no positive weight; give one to {' or '.join(names)}")
     return weights
-
-
-def content_of(instance: Any) -> dict[str, Any]:
-    """Return the fields of an instance as JSON values; ``inf`` becomes ``"inf"``, absent fields are left out."""
-    content: dict[str, Any] = {}
-    for field in fields(instance):
-        value = getattr(instance, field.name)
-        if isinstance(value, Mapping):
-            value = dict(value)
-        if value is not None:
-            content[field.name] = _plain(value)
-    return content
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, np.ndarray):
-        value = value.tolist()
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return "inf" if isinstance(value, float) and value == math.inf else value
-
-
-def read_json(cls: Any, text: str, required: tuple[str, ...]) -> dict[str, Any]:
-    """Return the fields in a JSON document of an instance of ``cls``.
-
-    Raises
-    ------
-    InstanceError
-        Not a JSON object of this family and problem, or an unknown or missing field.
-    """
-    try:
-        content = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise InstanceError(f"no JSON document: {error}") from None
-    wanted = {"family": cls.family, "problem": cls.problem}
-    if not isinstance(content, dict) or {name: content.pop(name, None) for name in wanted} != wanted:
-        raise InstanceError(f'expected a JSON object with "family": "{cls.family}", "problem": "{cls.problem}"')
-    known = [field.name for field in fields(cls)]
-    for name in content:
-        if name not in known:
-            raise InstanceError(f"unknown field {name!r}; known fields: {', '.join(known)}")
-    for name in required:
-        if name not in content:
-            raise InstanceError(f"missing field {name!r}; give {', '.join(required)}")
-    return content

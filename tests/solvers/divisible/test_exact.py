@@ -5,15 +5,17 @@ from __future__ import annotations
 import math
 import time
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from edgeopt_solvers import solve
 from edgeopt_solvers.divisible import CAPABILITIES, FEATURES, Divisible, Solution, evaluate
-from edgeopt_solvers.errors import UnsupportedError
-from tests.solvers.divisible.draws import brute_force, problems
+from edgeopt_solvers.errors import BackendError, UnsupportedError
+from tests.solvers.divisible.draws import best_shares, brute_force, problems
 
 #: Draws in which a budget is met exactly, up to rounding, are decided by rounding; others agree to this.
 CLOSE = 2e-6
@@ -62,6 +64,43 @@ def test_any_magnitude(instance):
         assert result.message
 
 
+@settings(max_examples=60, deadline=None)
+@given(problems(wild=True, most_devices=3, most_units=5), st.sampled_from(["pulp", "ortools", "cvxpy"]))
+def test_programs_never_crash_nor_hang(instance, backend):
+    """Amounts 30 orders of magnitude apart: an answer that the checker accepts, or a refusal that names a way out."""
+    best, refused = solve(instance), ""
+    try:
+        result = solve(instance, backend, time_limit_s=5.0)
+    except (BackendError, UnsupportedError) as error:
+        refused = str(error)
+    if refused:
+        assert "exact" in refused
+        return
+    assert result.bound <= best.objective * (1 + 1e-6)
+    if result.status.has_solution:
+        assert result.objective >= best.bound * (1 - 1e-9)
+    else:
+        assert result.status.reason == "time_limit" or not best.status.has_solution
+
+
+@settings(max_examples=60, deadline=None)
+@given(problems(extras=("fixed_s", "shared", "mixed", "latency", "overlapped", "steps", "max_makespan", "max_energy")))
+def test_cvxpy_divides_the_medium_alike(instance):
+    """The same instance with every load given: what is best without memory limits, held by memory and least units."""
+    best = solve(instance)
+    loads = np.array(best.solution.loads if best.status.has_solution else [instance.num_units])
+    if not best.status.has_solution or not (loads > 0).all():
+        loads = np.full(instance.num_devices, 1 + instance.num_units)
+        loads[0] += 1
+    given = replace(
+        instance, num_units=int(loads.sum()), min_units=loads, memory_bytes=loads.astype(float),
+        unit_memory_bytes=np.ones(len(loads)), fixed_memory_bytes=np.zeros(len(loads)),
+    )  # fmt: skip
+    assert "choice" not in given.features()
+    exact = solve(given)
+    assert_equal_to_brute_force(given, solve(given, "cvxpy"), exact.objective)
+
+
 @settings(max_examples=25, deadline=None)
 @given(problems(most_devices=20, most_units=60, objectives=("makespan", "energy")))
 def test_larger_ones_are_proven(instance):
@@ -86,6 +125,14 @@ def library(seed: int, num_devices: int = 64, num_units: int = 512, **more) -> D
     return Divisible(**{**fields, **more})
 
 
+@pytest.mark.parametrize("shared", [True, False])
+def test_a_weighted_sum_is_proven(shared):
+    instance = library(3, num_devices=16, num_units=128, shared=shared, objective={"makespan": 1.0, "energy": 0.01})
+    result = solve(instance)
+    assert result.status.reason == "optimal"
+    assert result.gap <= 1e-6
+
+
 @pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("exchange", ["synchronous", "overlapped"])
 def test_no_move_of_units_helps_at_full_size(seed, exchange):
@@ -93,8 +140,6 @@ def test_no_move_of_units_helps_at_full_size(seed, exchange):
     result = solve(instance)
     assert result.status.reason == "optimal"
     assert result.gap <= 1e-9
-    from tests.solvers.divisible.draws import best_shares
-
     rng = np.random.default_rng(seed)
     for _ in range(200):
         loads = np.array(result.solution.loads)
@@ -159,6 +204,10 @@ def test_steps_multiply_everything():
             "hold 5 units of 6, 1 too few",
         ),
         ({"min_units": [4, 4], "memory_bytes": [5.0, 5.0], "unit_memory_bytes": [1, 1]}, "min_units: no loads"),
+        (
+            {"min_units": [4, 4], "memory_bytes": [5.0, 5.0], "unit_memory_bytes": [1, 1]},
+            "possible are 5 (1 fewer) or 8 (2 more)",
+        ),
         ({"max_makespan_s": 2.5}, "max_makespan_s is 2.5 s, the fastest division takes 3 s, 0.5 s too long"),
         ({"max_energy_j": 5.0, "power_w": [1.0, 2.0]}, "the least energy of any division is 6 J, 1 J too much"),
         (
@@ -201,10 +250,12 @@ def test_warm_start_is_never_lost():
     assert again.objective == pytest.approx(best.objective, rel=1e-9)
 
 
-def test_threads_and_repeats_agree():
+def test_sixteen_threads_give_the_same_answers():
+    weights = {"makespan": 1.0, "energy": 0.01}
     instances = [library(seed, num_devices=12, num_units=60) for seed in range(8)]
+    instances += [library(seed, num_devices=6, num_units=30, objective=weights) for seed in range(8)]
     alone = [solve(instance) for instance in instances]
-    with ThreadPoolExecutor(8) as pool:
+    with ThreadPoolExecutor(16) as pool:
         together = list(pool.map(solve, instances))
     for a, b in zip(alone, together, strict=True):
         assert (a.objective, a.bound, a.solution) == (b.objective, b.bound, b.solution)
@@ -214,5 +265,5 @@ def test_capabilities_are_features():
     assert all(supported <= FEATURES for supported in CAPABILITIES.values())
     with pytest.raises(UnsupportedError, match="cannot express shared"):
         solve(library(0, num_devices=3, num_units=4), "ortools")
-    with pytest.raises(UnsupportedError, match="no formulation"):
+    with pytest.raises(UnsupportedError, match="cannot express choice"):
         solve(library(0, num_devices=3, num_units=4), "cvxpy")

@@ -41,9 +41,9 @@ def test_pulp_agrees(instance):
 @settings(max_examples=100, deadline=None, derandomize=True)
 @given(deployments(wild=True))
 def test_any_magnitude(instance):
-    started = time.perf_counter()
+    started = time.process_time()  # a wall clock would fail beside other work, and hypothesis shrink that for minutes
     result = solve(instance, time_limit_s=2)
-    assert time.perf_counter() - started < 4  # other work may share the machine
+    assert time.process_time() - started < 2.5
     assert result.status.has_solution or result.message
     assert not result.status.has_solution or evaluate(instance, result.solution).violations == ()
 

@@ -41,21 +41,30 @@ def test_pulp_agrees(instance):
     assert_equal_to_brute_force(instance, solve(instance, "pulp"), best_experts(instance), 2e-6)
 
 
-@settings(max_examples=8, deadline=None, derandomize=True)
-@given(experts(most_layers=1, most_devices=2))
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(experts())
 def test_ortools_agrees(instance):
     best = best_experts(instance)
-    result = solve(instance, "ortools")
-    assert_equal_to_brute_force(instance, result, best, 1e-3)
-    assert result.gap <= 2e-3 or not result.status.has_solution
+    result = solve(instance, "ortools", time_limit_s=20)
+    assert_equal_to_brute_force(instance, result, best, 2e-3)
+    assert result.gap <= 3e-3 or not result.status.has_solution
+
+
+def test_ortools_closes_what_it_once_searched_without_an_end():
+    # with seconds a hundred times finer and no first plan, CP-SAT found nothing here in 15 s
+    instance = Experts([[5.58081031, 20.93152642, 5.88525267]], [1.36612435, 1.31876644, 0.33766789])
+    result = solve(instance, "ortools", time_limit_s=20)
+    assert result.objective == pytest.approx(solve(instance).objective, rel=1e-3)
+    assert result.status.reason == "gap_reached"
+    assert result.gap <= 2e-3
 
 
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(experts(wild=True))
 def test_any_magnitude(instance):
-    started = time.perf_counter()
+    started = time.process_time()  # a wall clock would fail beside other work, and hypothesis shrink that for minutes
     result = solve(instance, time_limit_s=1)
-    assert time.perf_counter() - started < 3  # other work may share the machine
+    assert time.process_time() - started < 1.5
     assert result.status.has_solution or result.message
     if result.status.has_solution:
         assert evaluate(instance, result.solution).violations == ()

@@ -50,9 +50,9 @@ def test_equal_to_the_best_choice_of_models(instance):
 @settings(max_examples=80, deadline=None, derandomize=True)
 @given(routings(wild=True))
 def test_any_magnitude(instance):
-    started = time.perf_counter()
+    started = time.process_time()  # a wall clock would fail beside other work, and hypothesis shrink that for minutes
     result = solve(instance, time_limit_s=2)
-    assert time.perf_counter() - started < 4  # other work may share the machine
+    assert time.process_time() - started < 2.5
     assert result.status.has_solution or result.message or result.status.reason == "time_limit"
     if result.status.has_solution:
         assert evaluate(instance, result.solution).violations == ()

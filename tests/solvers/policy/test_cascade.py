@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from edgeopt_solvers import InstanceError, solve
+from edgeopt_solvers import BackendError, InstanceError, UnsupportedError, solve
 from edgeopt_solvers.policy import FEATURES, Cascade, CascadeSolution, evaluate, exact, frontier
 from tests.solvers.policy.policies import all_cascades, brute_force_cascade, cascades
 
@@ -44,6 +46,41 @@ def test_boxes_are_equal_to_brute_force(instance):
 @given(cascades(most_queries=6, most_models=3))
 def test_pulp_agrees(instance):
     assert_best(instance, solve(instance, "pulp"), solve(instance).objective, rel=1e-6)
+
+
+@settings(max_examples=60, deadline=None)
+@given(cascades(most_queries=8))
+def test_ortools_agrees(instance):
+    assert_best(instance, solve(instance, "ortools"), solve(instance).objective)
+
+
+@settings(max_examples=40, deadline=None)
+@given(cascades(wild=True, most_queries=6, most_models=3), st.sampled_from(["pulp", "ortools"]))
+def test_programs_never_crash_nor_hang(instance, backend):
+    """Amounts 30 orders of magnitude apart: an answer that the checker accepts, or a refusal that names a way out."""
+    best = solve(instance).objective
+    refused = ""
+    try:
+        result = solve(instance, backend, time_limit_s=5.0)
+    except BackendError as error:
+        refused = str(error)
+    if refused:
+        assert "exact" in refused
+        return
+    assert result.bound <= best * (1 + 1e-6)
+    if result.status.has_solution:
+        assert result.objective >= best * (1 - 1e-9)
+    else:
+        assert result.status.reason == "time_limit" or best == math.inf
+
+
+def test_pulp_claims_no_more_than_the_solver_can_tell_apart():
+    """HiGHS finds the cost of 5e-9 optimal beside costs of 1e8, where 0 is possible."""
+    confidence, correct = [[0.6, 0.2, 0.1], [0.1, 0.8, 0.9]], [[0, 0, 1], [0, 0, 1]]
+    costs = {"cost": [5e-9, 1e8, 0.0], "objective": "cost", "num_levels": None}
+    result = solve(Cascade(confidence, correct, [0.0, 2e-7, 2e4], **costs), "pulp")
+    assert result.bound == 0.0
+    assert result.status.reason == "optimal" or result.objective > 0
 
 
 @settings(max_examples=150, deadline=None)
@@ -154,6 +191,29 @@ def test_full_size_in_time():
     assert result.runtime_s < 5  # the target is 1 s; other work may share the machine
 
 
+def test_sixteen_threads_give_the_same_answers():
+    floors = [traces(seed, 400, 3, num_levels=8, min_accuracy=0.72) for seed in range(16)]
+    alone = [solve(instance) for instance in floors]
+    with ThreadPoolExecutor(16) as pool:
+        together = list(pool.map(solve, floors))
+        curves = list(pool.map(frontier, floors))
+    for a, b, curve in zip(alone, together, curves, strict=True):
+        assert (a.objective, a.bound, a.solution) == (b.objective, b.bound, b.solution)
+        assert curve.objective[np.argmax(curve.accuracy >= 0.72)] == pytest.approx(a.objective, rel=1e-12)
+
+
+def test_many_models_where_few_are_chosen():
+    result = solve(traces(6, 200, 24, num_levels=4, min_accuracy=0.7, max_models=2))
+    assert result.status.reason == "optimal"
+    with pytest.raises(InstanceError, match=r"up to 24 models can be chosen in 16777215 ways, .* set max_models to 3"):
+        traces(6, 200, 24)
+
+
+def test_too_many_ways_to_go_are_refused():
+    with pytest.raises(UnsupportedError, match="lower num_levels"):
+        solve(traces(7, 120_000, 3, num_levels=None), "ortools")
+
+
 def test_warm_start_and_determinism():
     instance = traces(4, 2_000, 4, num_levels=None, min_accuracy=0.75)
     first = solve(instance, time_limit_s=1.0)
@@ -174,7 +234,11 @@ def test_time_limit_keeps_a_bound():
     ("fields", "sentence"),
     [
         ({"min_accuracy": 0.9}, "min_accuracy is 0.9, the best accuracy found is 0.75, 15 points too few"),
-        ({"max_latency_s": 0.5}, "max_latency_s is 0.5, the cheapest model alone takes 1, 0.5 too much"),
+        ({"max_latency_s": 0.5}, "max_latency_s is 0.5 s, the cheapest model alone takes 1 s, 0.5 s too much"),
+        (
+            {"max_latency_s": 5.0, "cost": [9.0, 1.0], "max_cost": 2.0},
+            "max_latency_s is 5 s, within max_cost = 2 at least 10 s are needed, 5 s too much",
+        ),
         (
             {"min_accuracy": 0.75, "max_latency_s": 1.5},
             "min_accuracy is 0.75, the best accuracy found within the budgets is 0.5, 25 points too few",

@@ -1,0 +1,79 @@
+"""The verbs that sample: profile quality, quality."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import Annotated
+
+import typer
+
+from edgeopt.cli.common import Json, Output, PlanFile, existing, hand_over, print_json, progress_line, writable
+
+__all__ = ["Form", "profile_quality", "quality"]
+
+
+class Form(StrEnum):
+    """How a profile carries quality."""
+
+    additive = "additive"
+    table = "table"
+    whole = "whole"
+
+
+Samples = Annotated[int | None, typer.Option(help="Images per plan; default: as many as are held out.")]
+
+
+def profile_quality(
+    family: Annotated[str, typer.Argument(help="A trained family's name or file, such as digits.")],
+    output: Output = None,
+    form: Annotated[Form, typer.Option(help="Losses per step, a table of two variants, or whole runs.")] = (
+        Form.additive
+    ),
+    first: Annotated[str | None, typer.Option(help="For a table: the variant of the first steps.")] = None,
+    second: Annotated[str | None, typer.Option(help="For a table: the variant of the other steps.")] = None,
+    steps: Annotated[int, typer.Option(help="Denoising steps of a run.", min=2)] = 25,
+    guidance: Annotated[float, typer.Option(help="Above 1: classifier-free guidance.")] = 1.0,
+    samples: Samples = None,
+    cuts: Annotated[int, typer.Option(help="Hand-over points sampled per pair of variants and order.")] = 4,
+    checks: Annotated[int, typer.Option(help="Random plans that tell the error of the sum over steps.")] = 8,
+    seed: Annotated[int, typer.Option(help="Of the noise, shared by all plans.")] = 0,
+    json: Json = False,
+) -> None:
+    """Sample a trained family of denoisers, and write its profile with the quality that was measured."""
+    from edgeopt.errors import Finding, InputError
+    from edgeopt.profiler.quality import profile_quality as measure
+    from edgeopt.profiles import load_model
+    from edgeopt.profiles.checkpoints import with_relative_checkpoints
+    from edgeopt.profiles.model import Diffusion
+
+    writable(output)
+    model = load_model(family)
+    if not isinstance(model, Diffusion):
+        raise InputError(Finding("FAMILY", f"'{model.name}' makes no images", "give a family of denoisers"))
+    with progress_line(json) as progress:
+        measured = measure(
+            model, form=form.value, first=first, second=second, steps=steps, guidance=guidance, samples=samples,
+            cuts=cuts, checks=checks, seed=seed, progress=progress,
+        )  # fmt: skip
+    hand_over(measured if output is None else with_relative_checkpoints(measured, output.parent), output, json)
+
+
+def quality(
+    plan: PlanFile,
+    samples: Samples = None,
+    seed: Annotated[int, typer.Option(help="Of the noise; profiles are measured with 0.")] = 0,
+    json: Json = False,
+) -> None:
+    """Sample a plan's run and show the quality it was chosen for beside the measured one."""
+    from edgeopt.profiler.quality import sample_plan
+    from edgeopt.profiles import load_plan
+    from edgeopt.report.samples import quality_text
+
+    chosen = load_plan(existing(plan))
+    with progress_line(json) as progress:
+        progress("sampling")
+        found = sample_plan(chosen, samples=samples, seed=seed).document()
+    if json:
+        print_json(found)
+    else:
+        print(quality_text(found))

@@ -1,0 +1,9 @@
+"""Measure the quality of a trained family of denoisers: of its steps, of its runs, and of one plan."""
+
+from __future__ import annotations
+
+from edgeopt.profiler.quality.family import PlanQuality, profile_quality, sample_plan
+from edgeopt.profiler.quality.reference import Reference
+from edgeopt.profiler.quality.sampling import PlanSampler, noise_errors
+
+__all__ = ["PlanQuality", "PlanSampler", "Reference", "noise_errors", "profile_quality", "sample_plan"]

@@ -1,0 +1,78 @@
+"""Real data and the classifier that samples are compared by; what two sets of real data score against each other."""
+
+from __future__ import annotations
+
+from functools import cached_property
+
+import torch
+
+from edgeopt.errors import Finding, InputError
+from edgeopt.profiles.model import Diffusion
+from edgeopt.quality import FeatureSpace, SampleQuality, evaluate
+from edgeopt.training.digits import load_classifier, load_digits
+
+__all__ = ["Reference"]
+
+
+class Reference:
+    """Held-out digits in standardised features.
+
+    Parameters
+    ----------
+    num_samples
+        Real and sampled images on each side of every comparison; default: all that are held out. The same for all
+        figures that are to be compared, since the Fréchet distance is biased by it.
+
+    Raises
+    ------
+    InputError
+        More than are held out, or too few for neighbours.
+    """
+
+    def __init__(self, num_samples: int | None = None) -> None:
+        self._train, held_out = load_digits()
+        available = len(held_out.images)
+        count = available if num_samples is None else num_samples
+        if not 8 <= count <= available:
+            raise InputError(
+                Finding("samples", f"{count} of {available} held-out digits", f"compare 8 to {available} of them")
+            )
+        self.images, self.labels = held_out.images[:count], held_out.labels[:count]
+        self._classifier = load_classifier()
+        self._space = FeatureSpace.fit(self._features(self._train.images))
+        self._real = self._space(self._features(self.images))
+
+    def check(self, model: Diffusion) -> None:
+        """Refuse a model that makes something else than these images.
+
+        Raises
+        ------
+        InputError
+            Another shape, a text encoder, or a decoder.
+        """
+        shape = list(self.images.shape[1:])
+        if model.latent_shape != shape or model.text_encoder is not None or model.decoder is not None:
+            message = f"'{model.name}' makes latents {model.latent_shape}; quality is measured on digits {shape}"
+            raise InputError(Finding("model", message, "give a family trained on them, such as 'digits'"))
+
+    def _features(self, images: torch.Tensor) -> torch.Tensor:
+        with torch.inference_mode():
+            return self._classifier.features(images.float())
+
+    def measure(self, images: torch.Tensor) -> SampleQuality:
+        """Compare images, made for :attr:`labels` in this order, with the held-out ones."""
+        with torch.inference_mode():
+            predicted = self._classifier(images.float()).argmax(1)
+        samples = self._space(self._features(images))
+        return evaluate(self._real, samples, self.labels.numpy(), predicted.numpy())
+
+    @cached_property
+    def floor(self) -> SampleQuality:
+        """What real training images score, at the same count: nothing that samples can be asked to beat.
+
+        Agreement is the classifier's with the labels of the held-out images.
+        """
+        with torch.inference_mode():
+            predicted = self._classifier(self.images).argmax(1)
+        train = self._space(self._features(self._train.images[: len(self.images)]))
+        return evaluate(self._real, train, self.labels.numpy(), predicted.numpy())
