@@ -136,7 +136,7 @@ def start_cluster(num_cpus: int, num_gpus: int = 0) -> Any:
 
 
 def _node_address() -> str:
-    """Address of this node as the cluster knows it; Ray's own helper gives that of the default route instead."""
+    """Address of this node as the cluster knows it; Ray's own function gives that of the default route."""
     import ray
 
     own = ray.get_runtime_context().get_node_id()
