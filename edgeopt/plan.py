@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 
 from edgeopt.profiles.problem import Problem
 
-__all__ = ["FORMAT", "Interval", "Plan", "Stage", "Transfer"]
+__all__ = ["FORMAT", "Alternative", "Interval", "Plan", "Stage", "Transfer"]
 
 FORMAT = "edgeopt-plan/1"
 
@@ -69,6 +69,30 @@ class Interval(_Record):
     stop_s: float
 
 
+class Alternative(_Record):
+    """Another strategy for the same problem, and how it fared in the same time.
+
+    ``outcome`` is a plan's status, or ``closed`` (its bound is above a plan at hand, which ``remark`` names),
+    ``infeasible`` or ``refused``. ``traffic_bytes`` is all that crosses links per request, ``memory_bytes`` the most
+    that one device holds. Figures are ``None`` without a plan, and where the profiles do not carry what they need.
+    """
+
+    strategy: str
+    outcome: Literal["optimal", "gap_reached", "time_limit", "closed", "infeasible", "refused"]
+    objective: float | None = None
+    bound: float | None = None
+    gap: float | None = None
+    latency_s: float | None = None
+    throughput_per_s: float | None = None
+    energy_j: float | None = None
+    quality: float | None = None
+    traffic_bytes: float | None = None
+    memory_bytes: float | None = None
+    devices: list[str] = []
+    runtime_s: float = 0.0
+    remark: str = ""
+
+
 class Plan(_Record):
     """The decision, its predicted cost by term, and how good it provably is."""
 
@@ -95,8 +119,9 @@ class Plan(_Record):
     transfers: list[Transfer]
     timeline: list[Interval] = []
     notes: list[str] = []
+    alternatives: list[Alternative] = []
 
     def digest(self) -> str:
-        """Return a SHA-256 over the plan's content, quoted by reports of its execution."""
-        content = self.model_dump(mode="json", by_alias=True)
+        """Return a SHA-256 over the plan's content, quoted by reports of its execution; alternatives are no part."""
+        content = self.model_dump(mode="json", by_alias=True, exclude={"alternatives"})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()

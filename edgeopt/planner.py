@@ -8,11 +8,12 @@ from typing import Any
 from edgeopt.errors import Finding, InputError, NoPlanError, TimeLimitError
 from edgeopt.plan import Plan
 from edgeopt.profiles.problem import Problem
+from edgeopt.questions.contest import failure_of, hold_contest
 from edgeopt.strategies import Strategy, get_strategy, strategy_names
 from edgeopt_solvers import solve as solve_instance
 from edgeopt_solvers.chain import Solution, evaluate
 
-__all__ = ["choose_strategy", "solve", "verify"]
+__all__ = ["choose_strategy", "fitting_strategies", "solution_of", "solve", "solve_with", "verify"]
 
 #: Relative disagreement that recomputation may show: YAML keeps every bit, sums may be ordered differently.
 TOLERANCE = 1e-9
@@ -32,9 +33,12 @@ def solve(
     Parameters
     ----------
     strategy
-        Overrides the problem's own; ``auto`` takes the first one that fits the model and workload.
-    backend, time_limit_s, gap
+        Overrides the problem's own; ``auto`` takes the best of all that fit model and workload, and the plan says under
+        ``alternatives`` how the others fared.
+    backend, gap
         As in :func:`edgeopt_solvers.solve`.
+    time_limit_s
+        Wall seconds; ``auto`` divides them among the strategies (:mod:`edgeopt.questions.contest`).
     warm_start
         An earlier plan of a similar problem.
 
@@ -47,9 +51,35 @@ def solve(
     TimeLimitError
         Out of time without a plan.
     """
-    technique = choose_strategy(problem, strategy or problem.strategy)
+    name = strategy or problem.strategy
+    if name != "auto":
+        technique = choose_strategy(problem, name)
+        return solve_with(technique, problem, backend, time_limit_s, gap, warm_start)
+    from edgeopt.questions.figures import alternative_of
+
+    fitting = fitting_strategies(problem)
+    starts = {} if warm_start is None else {warm_start.strategy: warm_start}
+
+    def attempt(name: str, limit_s: float | None, start: Plan | None) -> Plan:
+        return solve_with(fitting[name], problem, backend, limit_s, gap, start or starts.get(name))
+
+    best, *others = hold_contest(list(fitting), attempt, time_limit_s)
+    if best.plan is None:
+        raise failure_of([best, *others])
+    return best.plan.model_copy(update={"alternatives": [alternative_of(entry, problem) for entry in others]})
+
+
+def solve_with(
+    technique: Strategy,
+    problem: Problem,
+    backend: str = "exact",
+    time_limit_s: float | None = None,
+    gap: float = 0.0,
+    warm_start: Plan | None = None,
+) -> Plan:
+    """Plan a problem by one strategy; parameters and exceptions as in :func:`solve`."""
     chain = technique.build(problem)
-    incumbent = _solution(warm_start) if warm_start else None
+    incumbent = solution_of(warm_start) if warm_start else None
     result = solve_instance(chain, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent)
     if result.solution is None:
         if result.status.reason == "infeasible":
@@ -60,17 +90,28 @@ def solve(
     return technique.plan(problem, chain, result)
 
 
+def fitting_strategies(problem: Problem) -> dict[str, Strategy]:
+    """Return every installed strategy that fits the problem, by name.
+
+    Raises
+    ------
+    InputError
+        None does; the message has the reason of each.
+    """
+    known = {name: get_strategy(name) for name in strategy_names()}
+    reasons = {name: technique.unfit(problem) for name, technique in known.items()}
+    fitting = {name: technique for name, technique in known.items() if reasons[name] is None}
+    if not fitting:
+        message = "; ".join(reason for reason in reasons.values() if reason)
+        raise InputError([Finding(field="strategy", message=message, mend=f"known: {', '.join(known)}")])
+    return fitting
+
+
 def choose_strategy(problem: Problem, name: str) -> Strategy:
     """Return the named strategy if it fits the problem, or for ``auto`` the first that does."""
-    known = strategy_names()
     if name == "auto":
-        refusals = []
-        for candidate in map(get_strategy, known):
-            reason = candidate.unfit(problem)
-            if reason is None:
-                return candidate
-            refusals.append(reason)
-        raise InputError([Finding(field="strategy", message="; ".join(refusals), mend=f"known: {', '.join(known)}")])
+        return next(iter(fitting_strategies(problem).values()))
+    known = strategy_names()
     if name not in known:
         raise InputError(
             [Finding(field="strategy", message=f"unknown strategy {name!r}", mend=f"known: auto, {', '.join(known)}")]
@@ -90,7 +131,7 @@ def verify(plan: Plan, *, resolve_time_limit_s: float | None = 10.0) -> list[str
     technique = choose_strategy(plan.problem, plan.strategy)
     chain = technique.build(plan.problem)
     try:
-        solution = _solution(plan)
+        solution = solution_of(plan)
         evaluation = evaluate(chain, solution)
     except (ValueError, IndexError) as error:
         return [f"the decisions do not fit the problem: {error}"]
@@ -125,7 +166,8 @@ class _Claim:
         )  # fmt: skip
 
 
-def _solution(plan: Plan) -> Solution:
+def solution_of(plan: Plan) -> Solution:
+    """Return a plan's decisions as the solvers know them."""
     shares = None if plan.shares is None else tuple(plan.shares)
     return Solution(tuple(plan.cuts), tuple(plan.devices), tuple(plan.variants), shares)
 
@@ -134,7 +176,7 @@ def _differences(claimed: Any, rebuilt: Any, path: str = "") -> Any:
     """Yield a sentence for every field in which two dumps differ by more than rounding."""
     if isinstance(claimed, dict) and isinstance(rebuilt, dict):
         for key in sorted(claimed.keys() | rebuilt.keys()):
-            if key not in ("problem", "edgeopt_version"):
+            if key not in ("problem", "edgeopt_version", "alternatives"):
                 yield from _differences(claimed.get(key), rebuilt.get(key), f"{path}.{key}".lstrip("."))
     elif isinstance(claimed, list) and isinstance(rebuilt, list) and len(claimed) == len(rebuilt):
         for i, (a, b) in enumerate(zip(claimed, rebuilt, strict=True)):

@@ -95,6 +95,30 @@ def test_the_tutorial_shows_what_really_happens(tmp_path, monkeypatch, capsys):
         assert comparable(printed.out + printed.err) == comparable(expected)
 
 
+def test_the_page_on_questions_shows_what_really_happens(tmp_path, monkeypatch, capsys):
+    from edgeopt.cli import main
+
+    page = ROOT / "docs" / "why-this-plan.md"
+    problem = (ROOT / "profiles" / "problems" / "home-cluster.yaml").read_text(encoding="utf-8")
+    (tmp_path / "more.yaml").write_text(problem.replace("10 GiB", "14 GiB"), encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+
+    def masked(text):
+        """Return lines without figures, which the library's devices may change by being measured anew."""
+        return [
+            re.sub(r"[-+]?\d+(\.\d+)?(e[+-]?\d+)?( [mµ]?s)?\b(?! [%GM])", "#", line).strip()
+            for line in text.splitlines()
+        ]
+
+    shown = [block.text for block in BLOCKS if block.page == page and block.text.startswith("$ edgeopt ")]
+    assert len(shown) == 6
+    for text in shown:
+        command, _, expected = text.partition("\n")
+        assert main(shlex.split(command)[2:]) == 0
+        printed = masked(capsys.readouterr().out)
+        assert [line for line in masked(expected) if line not in printed] == [], command
+
+
 def test_there_is_something_to_test():
     pages = {block.page.name for block in PYTHON}
     assert {"README.md", "embedding.md"} <= pages

@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, library, link, measure, plans, quality
+from edgeopt.cli import calibrate, library, link, measure, plans, quality, questions
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -27,6 +27,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command()(plans.solve)
+app.command()(questions.compare)
+app.command()(questions.explain)
+app.command()(questions.diff)
 app.command()(plans.verify)
 app.command()(plans.execute)
 app.command()(quality.quality)

@@ -32,7 +32,7 @@ def solve(
     problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
     output: Output = None,
     strategy: Annotated[
-        str | None, typer.Option(help="Technique, in place of the file's own; auto: the first that fits.")
+        str | None, typer.Option(help="Technique, in place of the file's own; auto: the best that fits.")
     ] = None,
     backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
     time_limit: Annotated[str | None, typer.Option(metavar="DURATION", help="For example 10s; default: none.")] = None,

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeopt.costs.roofline import Work, roofline
 from edgeopt.costs.terms import Terms
-from edgeopt.costs.timings import interpolate_s, matching
+from edgeopt.costs.timings import between_batches, interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Component, Diffusion, Variant
 from edgeopt.profiles.problem import ImageWorkload
@@ -89,6 +89,12 @@ class DiffusionCosts:
         }
         found |= {name: self._terms(device, "step", part, name) for name, part in self.model.variants.items()}
         return {name: terms for name, (terms, _) in found.items()}, all(measured for _, measured in found.values())
+
+    def is_between_batches(self, device: Device) -> bool:
+        """Whether the device's tables were measured at other batches than the workload's."""
+        images = self.workload.images
+        batches = {"text_encoder": images, "step": self.step_batch, "decoder": images}
+        return between_batches(device, self.model.name, self.model.dtype, batches)
 
     def compute_s(self, device: Device) -> tuple[Array, bool]:
         """Seconds per chain variant and element, shape (1 + V, L), and whether all of them are measured."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from edgeopt.costs.roofline import Work, roofline
 from edgeopt.costs.terms import Terms
-from edgeopt.costs.timings import interpolate_s, matching
+from edgeopt.costs.timings import between_batches, interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM, Layer
 from edgeopt.profiles.problem import TextWorkload
@@ -98,6 +98,11 @@ class LanguageCosts:
         if measured is not None:
             return Terms.from_table(measured), True
         return self._roofline(device, np.ones(len(self.layers)), contexts[:, None].astype(float)), False
+
+    def is_between_batches(self, device: Device) -> bool:
+        """Whether the device's tables were measured at other batches than the workload's."""
+        batches = dict.fromkeys(("prefill", "decode"), self.workload.batch)
+        return between_batches(device, self.model.name, self.model.dtype, batches)
 
     def _roofline(self, device: Device, tokens: Array, cached: Array) -> Terms:
         """Terms of ``tokens`` new tokens on ``cached`` ones, for every sequence of the batch."""

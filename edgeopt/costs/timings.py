@@ -8,7 +8,7 @@ and up to libraries that switch kernels, which no interpolation can know: measur
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from edgeopt.profiles.base import DType
 from edgeopt.profiles.device import Device, Timing
 from edgeopt.units import SECONDS_PER
 
-__all__ = ["interpolate_s", "matching"]
+__all__ = ["between_batches", "interpolate_s", "matching"]
 
 Array = NDArray[np.float64]
 
@@ -61,6 +61,15 @@ def interpolate_s(
     low, high = max(below), min(above)
     share = (batch - low) / (high - low) if high > low else 0.0
     return (1 - share) * tables[low] + share * tables[high]
+
+
+def between_batches(device: Device, model: str, dtype: DType, batches: Mapping[str, int]) -> bool:
+    """Whether tables serve a phase at a batch that none of their rows was measured at; ``batches`` by phase."""
+    known: dict[tuple[str, str | None], set[int]] = {}
+    for timing in device.timings:
+        if (timing.model, timing.dtype) == (model, dtype) and timing.phase in batches:
+            known.setdefault((timing.phase, timing.variant), set()).add(timing.batch)
+    return any(batches[phase] not in measured for (phase, _), measured in known.items())
 
 
 def _seconds(timing: Timing) -> Array:

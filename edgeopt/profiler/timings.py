@@ -70,9 +70,13 @@ class Measuring:
         """Whether what was found is hardly disturbed."""
         return all(map(_is_calm, self.samples))
 
-    def rounds_s(self) -> list[Array]:
-        """Median seconds of every round, (rounds,), by plan: of each workload, and of each denoiser in it."""
-        return [np.median(_undisturbed(found)[0].sum(axis=2), axis=0) for found in self.samples]
+    def rounds_s(self, process: int | None = None) -> list[Array]:
+        """Median seconds of every round, (rounds,), by plan: of each workload, and of each denoiser in it.
+
+        ``process``: of its requests alone; all processes' otherwise.
+        """
+        seen = self.samples if process is None else [found[process : process + 1] for found in self.samples]
+        return [np.median(_undisturbed(found)[0].sum(axis=2), axis=0) for found in seen]
 
     def timings(self, source: str) -> list[Timing]:
         """Tables of all workloads."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-__all__ = ["DType", "Profile", "Strict"]
+__all__ = ["DType", "Profile", "Provenance", "Strict"]
 
 DType = Literal["float64", "float32", "bfloat16", "float16", "int8", "int4"]
+
+#: Where a number comes from, in words.
+Provenance = Annotated[str, StringConstraints(strip_whitespace=True, min_length=3)]
 
 
 class Strict(BaseModel):
@@ -21,10 +24,11 @@ class Profile(Strict):
     """A file of the library: named, described, and every number sourced.
 
     ``source`` covers every number in the file; ``sources`` overrides it for single fields
-    (datasheet, paper table, or "measured" with date and command).
+    (datasheet, paper table, or "measured" with date and command). How its keys are written:
+    :mod:`edgeopt.profiles.sources`.
     """
 
     name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
     description: str = ""
-    source: str = Field(min_length=3)
-    sources: dict[str, str] = {}
+    source: Provenance
+    sources: dict[str, Provenance] = {}

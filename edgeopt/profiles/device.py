@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgeopt.profiles.base import DType, Profile, Strict
+from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.profiles.calibration import Calibration
 from edgeopt.units import Bytes, BytesPerSecond, FlopPerSecond, Fraction, NonNegativeBytes, Seconds, TimeUnit, Watts
 
@@ -74,7 +74,7 @@ class Timing(Strict):
     elements: list[float] = Field(min_length=1)
     repeats: int = Field(ge=1)
     spread: Fraction | None = None
-    source: str = Field(min_length=3)
+    source: Provenance
 
 
 class Device(Profile):

@@ -82,12 +82,12 @@ def _words(one: Mapping[str, Any], path: FieldPath, model: type[BaseModel], data
             f"{_brief(value)} is not a name",
             "use letters, digits, '.', '_' and '-', and begin with a letter or digit",
         )
-    if kind in ("too_short", "string_too_short"):
+    if kind == "string_too_short":
+        what = f"'{value.strip()}' is no source" if value.strip() else "is empty"
+        return what, "say where the number comes from: a datasheet, a paper's table, a measurement, or assumed"
+    if kind == "too_short":
         what = "is empty" if not value else f"has {len(value)}"
-        return (
-            what,
-            f"at least {context['min_length']} needed" if kind == "too_short" else "say where the numbers come from",
-        )
+        return what, f"at least {context['min_length']} needed"
     if kind == "too_long":
         return f"has {context['actual_length']} entries", f"at most {context['max_length']} fit"
     if kind in _WANTED:

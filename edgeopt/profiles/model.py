@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from edgeopt.profiles.base import DType, Profile, Strict
+from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
@@ -146,7 +146,7 @@ class AdditiveQuality(Strict):
     handoff: float = 0.0
     fit_error: float | None = None
     floor: float | None = None
-    source: str = Field(min_length=3)
+    source: Provenance
 
 
 class TableQuality(Strict):
@@ -162,7 +162,7 @@ class TableQuality(Strict):
     fraction: list[float] = Field(min_length=2)
     quality: list[float] = Field(min_length=2)
     floor: float | None = None
-    source: str = Field(min_length=3)
+    source: Provenance
 
 
 class WholeQuality(Strict):
@@ -175,7 +175,7 @@ class WholeQuality(Strict):
     metric: str
     quality: dict[str, float] = Field(min_length=1)
     floor: float | None = None
-    source: str = Field(min_length=3)
+    source: Provenance
 
 
 class Sampler(Strict):

@@ -17,7 +17,7 @@ from pydantic import BaseModel, ValidationError
 
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles import checks
-from edgeopt.profiles.base import Strict
+from edgeopt.profiles.base import Profile, Strict
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.findings import translate
 from edgeopt.profiles.library import find
@@ -25,6 +25,7 @@ from edgeopt.profiles.model import CausalLM, Diffusion
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import Constraints, ImageWorkload, Objective, Problem, TextWorkload
 from edgeopt.profiles.reader import Document, FieldPath, Flaw, read_document
+from edgeopt.profiles.sources import check_sources, covered
 
 __all__ = ["FAMILIES", "MAX_COUNT", "Part", "resolve_problem", "resolve_profile"]
 
@@ -61,12 +62,14 @@ class Part:
 
     def build(self, model: type[BaseModel]) -> Any:
         """Return the validated object, or ``None`` after keeping what was found."""
+        before = len(self.findings)
+        if issubclass(model, Profile):
+            self.report(check_sources(self.data))
         try:
             built = model.model_validate(self.data, context={"from_file": True})
         except ValidationError as error:
             self.report(translate(error, model, self.data))
             return None
-        before = len(self.findings)
         self.report(_CHECKS[model](built) if model in _CHECKS else ())
         return built if len(self.findings) == before else None
 
@@ -297,12 +300,23 @@ class _Resolver:
             return None, None
         part = Part(copy.deepcopy(document.data), {(): (document, ())})
         changed = list(self._merge(part, changes, (), at))
+        if "memory" in changes and "margin" not in changes:
+            part.data.pop("margin", None)  # such memory is what plans may use, not what the machine has
         if isinstance(part.data.get("sources", {}), dict) and "source" not in changes:
             source = f"problem file {self.document.path.name}"
-            own = {path: source for path in changed if path.split(".")[0].split("[")[0] not in _WORDS_ONLY}
+            words = (path for path in changed if path.split(".")[0].split("[")[0] not in _WORDS_ONLY)
+            own = {path: source for path in words if any(covered(part.data, path))}
             if own:
-                part.data["sources"] = part.data.get("sources", {}) | own | changes.get("sources", {})
+                part.data["sources"] = self._still_there(part, document) | own | changes.get("sources", {})
         return part, count
+
+    def _still_there(self, part: Part, before: Document) -> dict[str, Any]:
+        """Sources of the profile but for fields that a change took away (``power: null``)."""
+        return {
+            key: text
+            for key, text in part.data.get("sources", {}).items()
+            if any(covered(part.data, key)) or not any(covered(before.data, key))
+        }
 
     def _merge(self, part: Part, changes: Mapping[str, Any], path: FieldPath, at: FieldPath) -> Iterator[str]:
         """Write changes over a device's data, mapping by mapping; yield the names of the changed fields."""

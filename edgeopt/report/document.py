@@ -15,7 +15,8 @@ def plan_document(plan: Plan) -> dict[str, Any]:
 
     Technique-specific figures (for example ``ttft_s``) join at the top level. ``bandwidth`` lists the links that the
     plan uses: with the share that a transfer holds of a reserved medium and its rate at that share; elsewhere whoever
-    sends has all of a link (share 1). ``alternatives`` is empty for a single strategy.
+    sends has all of a link (share 1). ``alternatives`` says how other
+    strategies fared; it is empty where one was asked for, or only one fits.
     """
     stage_keys = ("device", "variant", "start", "stop", "compute_s", "transfer_s", "transfer_bytes", "memory_bytes")
     document = {
@@ -32,7 +33,7 @@ def plan_document(plan: Plan) -> dict[str, Any]:
         "quality": plan.quality,
         "stages": [{key: getattr(stage, key) for key in stage_keys} for stage in plan.stages],
         "bandwidth": _bandwidth(plan),
-        "alternatives": [],
+        "alternatives": [other.model_dump() for other in plan.alternatives],
     }
     return plain(document | {name: value for name, value in plan.metrics.items() if name not in document})
 

@@ -61,7 +61,7 @@ def next_command(error: BaseException, arguments: Sequence[str]) -> str:
     if isinstance(error, ModuleNotFoundError):
         return "pip install 'edgeopt[all]'"
     if isinstance(error, TimeLimitError):
-        return f"edgeopt solve {quoted} --time-limit 600s"
+        return f"edgeopt {verb if verb in ('compare', 'explain') else 'solve'} {quoted} --time-limit 600s"
     if isinstance(error, NoPlanError):
         return f"edgeopt profiles show {quoted}"
     if isinstance(error, ExecutionError) and verb == "execute":
@@ -75,13 +75,13 @@ def next_command(error: BaseException, arguments: Sequence[str]) -> str:
 
 def _next_for_input(error: InputError, verb: str, quoted: str, subject: str) -> str:
     fields = {finding.field for finding in error.findings}
-    if fields & {"-o", "--time-limit", "--timeout"} or not verb:
+    if any(field.startswith("-") for field in fields) or not verb:
         return f"edgeopt {verb} --help".replace("  ", " ")
     if verb == "profiles show" and any(finding.mend.startswith("say which") for finding in error.findings):
         return f"edgeopt profiles show {quoted} --kind problem"
-    if verb in ("verify", "execute"):
+    if verb in ("verify", "execute", "diff"):
         return f"edgeopt solve PROBLEM -o {quoted}"
-    if verb == "solve" and Path(subject).is_file():
+    if verb in ("solve", "compare", "explain") and Path(subject).is_file():
         return f"edgeopt profiles validate {quoted}"
     if verb == "profiles validate":
         return "edgeopt profiles schema problem"

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from edgeopt.report.data import Comparison, Report
 
 __all__ = [
-    "calibration_view", "format_bytes", "format_percent", "format_seconds", "library_view", "plan_view", "proof_line",
-    "report_view", "show",
+    "calibration_view", "format_bytes", "format_percent", "format_seconds", "library_view", "new_table", "plan_view",
+    "proof_line", "report_view", "show",
 ]  # fmt: skip
 
 _OBJECTIVE_UNITS = {"latency": "s", "throughput": "s per request", "energy": "J", "quality": ""}
@@ -68,7 +68,7 @@ def format_percent(fraction: float) -> str:
     return "0 %" if fraction == 0 else f"{100 * fraction:.3g} %"
 
 
-def _table(title: str, *columns: str) -> Table:
+def new_table(title: str, *columns: str) -> Table:
     """Return a table whose columns are right-aligned where their name begins with ``>``."""
     table = Table(title=title, title_justify="left", title_style="bold")
     for name in columns:
@@ -79,7 +79,7 @@ def _table(title: str, *columns: str) -> Table:
 def plan_view(plan: Plan) -> Iterable[RenderableType]:
     """Yield the stages of a plan, its figures, its proof and its notes."""
     heading = f"{plan.problem.name}: {plan.problem.model.name}, {plan.strategy}"
-    stages = _table(heading, ">#", "device", "variant", "elements", ">compute", ">receive", ">bytes", ">memory")
+    stages = new_table(heading, ">#", "device", "variant", "elements", ">compute", ">receive", ">bytes", ">memory")
     for stage in plan.stages:
         stages.add_row(
             str(stage.index), stage.device, stage.variant or "", f"{stage.elements} ({stage.start}:{stage.stop})",
@@ -98,6 +98,9 @@ def plan_view(plan: Plan) -> Iterable[RenderableType]:
     yield Text(proof_line(plan), style="bold")
     for note in plan.notes:
         yield Text(f"note: {note}")
+    for other in plan.alternatives:
+        figure = "no plan" if other.objective is None else f"objective {other.objective:.6g}"
+        yield Text(f"also tried: {other.strategy}, {figure} ({other.remark or _STATUS[other.outcome]})")
 
 
 def _reservations(plan: Plan) -> Iterator[str]:
@@ -138,7 +141,7 @@ def report_view(report: Report) -> Iterable[RenderableType]:
     where = f"{report.launcher} (emulated)" if report.emulated else report.launcher
     heading = f"{report.problem}: {report.model}, {report.strategy}, run {report.repeat} times on {where}"
     columns = (">predicted", ">measured", ">spread", ">error")
-    stages = _table(heading, ">stage", "device", "variant", "elements", *columns)
+    stages = new_table(heading, ">stage", "device", "variant", "elements", *columns)
     for stage in report.stages:
         stages.add_row(
             str(stage.index), stage.device, stage.variant or "", f"{stage.elements} ({stage.start}:{stage.stop})",
@@ -146,7 +149,7 @@ def report_view(report: Report) -> Iterable[RenderableType]:
         )  # fmt: skip
     yield stages
     if report.transfers:
-        transfers = _table("", "transfer", "from", "to", ">bytes", ">messages", *columns)
+        transfers = new_table("", "transfer", "from", "to", ">bytes", ">messages", *columns)
         for transfer in report.transfers:
             transfers.add_row(
                 f"{transfer.purpose} {transfer.cut}" if transfer.purpose == "cut" else transfer.purpose,
@@ -154,7 +157,7 @@ def report_view(report: Report) -> Iterable[RenderableType]:
                 *_compared(transfer.seconds),
             )  # fmt: skip
         yield transfers
-    figures = _table("", "figure", *columns)
+    figures = new_table("", "figure", *columns)
     figures.add_row("latency", *_compared(report.latency_s), style="bold")
     if report.throughput_per_s is not None:
         figures.add_row("requests per second", *_compared(report.throughput_per_s, False), style="bold")
@@ -201,11 +204,11 @@ def _is_duration(name: str) -> bool:
 
 def calibration_view(name: str, calibration: Calibration) -> Iterable[RenderableType]:
     """Yield what a calibration changed and how far predictions were off before and after."""
-    corrections = _table(name, "number", ">before", ">after")
+    corrections = new_table(name, "number", ">before", ">after")
     for one in calibration.corrections:
         corrections.add_row(one.field, f"{one.before:.4g}", f"{one.after:.4g}")
     yield corrections
-    residuals = _table("", "fitted", ">measured", ">error before", ">error after")
+    residuals = new_table("", "fitted", ">measured", ">error before", ">error after")
     for row in calibration.residuals:
         errors = (f"{100 * error:+.1f} %" for error in (row.before, row.after))
         residuals.add_row(row.what, format_seconds(row.measured_s), *errors)
@@ -214,7 +217,7 @@ def calibration_view(name: str, calibration: Calibration) -> Iterable[Renderable
 
 def library_view(entries: Sequence[Mapping[str, Any]]) -> Table:
     """Return the library as a table: kind, name, what it is."""
-    table = _table("", "kind", "name", "description")
+    table = new_table("", "kind", "name", "description")
     for entry in entries:
         table.add_row(entry["kind"], entry["name"], entry["description"])
     return table

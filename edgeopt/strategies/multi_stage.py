@@ -90,7 +90,7 @@ class MultiStage(Strategy):
             [None, *costs.variants[1:]],
             quality_base=quality.base if quality else None,
             metrics={"images_per_s": costs.workload.images / result.metrics["latency_s"]},
-            notes=basis_notes(measured),
+            notes=basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
         )
 
 

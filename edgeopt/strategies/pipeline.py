@@ -6,7 +6,7 @@ inner cut carries one message a round; every sampled token returns from the last
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import numpy as np
@@ -69,7 +69,7 @@ class Pipeline(Strategy):
             [None],
             metrics=_token_metrics(costs, result.metrics["latency_s"], ttft_s, output_s),
             bars=[bar for bars in rounds for bar in bars],
-            notes=basis_notes(measured),
+            notes=basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
         )
 
 
@@ -127,11 +127,18 @@ def _token_metrics(costs: LanguageCosts, latency_s: float, ttft_s: float, output
     return metrics
 
 
-def basis_notes(measured: dict[str, bool]) -> list[str]:
-    """Say which devices' compute seconds are measured and which come from the roofline."""
+def basis_notes(measured: dict[str, bool], between: Sequence[str] = ()) -> list[str]:
+    """Say which devices' compute seconds are measured and which come from the roofline.
+
+    ``between`` are those whose tables hold other batches than the one that is asked for.
+    """
     groups = {True: "measured tables", False: "roofline (datasheet peaks and efficiency factors)"}
-    return [
+    notes = [
         f"compute from {basis}: {', '.join(names)}"
         for known, basis in groups.items()
         if (names := [name for name, value in measured.items() if value is known])
     ]
+    if guessed := [name for name in between if measured.get(name)]:
+        why = "where libraries may switch kernels; measure this batch to be sure"
+        notes.append(f"compute interpolated between measured batches, {why}: {', '.join(guessed)}")
+    return notes

@@ -85,13 +85,18 @@ def causal_lm(
     head = head.model_copy(update={"weights_by_dtype": {}, "output_per_token": float(_TOKEN_BYTES)})
     return CausalLM(
         name=name, family="causal_lm", description=description, source=source, architecture=architecture,
-        sources={"layers.block.weights_by_dtype": QUANTISATION, "layers.head.output_per_token": _SAMPLED},
+        sources={f"{_each(blocks)}.weights_by_dtype": QUANTISATION, "layers.head.output_per_token": _SAMPLED},
         dtype=dtype, layers=[embed, *blocks, head], token=float(_TOKEN_BYTES), parameters=parameters,
         tied_embeddings=tied,
     )  # fmt: skip
 
 
 _SAMPLED = "derived: the head samples, so a token id of 64 bits leaves it, not the logits"
+
+
+def _each(blocks: list[Layer]) -> str:
+    """What ``sources`` calls the blocks: by the one name they have, or all layers."""
+    return "layers.block" if len(blocks) == 1 else "layers.*"
 
 
 def _blocks(figures: list[dict[str, Any]]) -> list[Layer]:
@@ -256,7 +261,7 @@ def with_weights(model: CausalLM, dtype: str) -> CausalLM:
         mend = f"use {', '.join(known)}" if known else "derive the model anew"
         raise InputError(Finding("weights", f"'{model.name}' has no size for {dtype} weights", mend))
     sources = {key: text for key, text in model.sources.items() if not key.endswith("weights_by_dtype")}
-    sources["layers.block.weights"] = QUANTISATION
+    sources[f"{_each(model.layers[1:-1])}.weights"] = QUANTISATION
     return model.model_copy(
         update={
             "name": f"{model.name}-{dtype}",

@@ -18,12 +18,55 @@ from scipy.sparse.csgraph import connected_components
 
 from edgeopt_solvers.fleet.instance import REFUSED, Array, Fleet, Ints, Solution
 
-__all__ = ["evened", "largest_cost"]
+__all__ = ["evened", "largest_cost", "leading"]
+
+#: Matrices of up to this size are decomposed by the library.
+_DENSE = 32
+#: Lanczos steps before a restart, and restarts.
+_STEPS, _RESTARTS = 16, 40
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+def leading(matrix: Array, start: Array | None = None) -> tuple[float, Array]:
+    """Return the largest eigenvalue of a symmetric matrix and its vector, by restarted Lanczos steps if it is large.
+
+    The library's decomposition starts threads, and on busy cores they cost many times what the steps do.
+    """
+    size = len(matrix)
+    if size <= _DENSE:
+        values, vectors = np.linalg.eigh(matrix)
+        return float(values[-1]), vectors[:, -1]
+    vector = np.ones(size) if start is None else start
+    value = 0.0
+    for _ in range(_RESTARTS):
+        basis = np.zeros((_STEPS, size))
+        images = np.zeros((_STEPS, size))
+        length = float(np.sqrt((vector * vector).sum()))
+        count = 0
+        for step in range(_STEPS):
+            basis[step] = vector / length
+            images[step] = np.einsum("ij,j->i", matrix, basis[step])
+            count = step + 1
+            vector = images[step]
+            for _ in range(2):
+                vector = vector - np.einsum("kj,k->j", basis[:count], np.einsum("kj,j->k", basis[:count], vector))
+            length = float(np.sqrt((vector * vector).sum()))
+            if length <= 1e-14 * float(np.abs(images[0]).max()):
+                break
+        values, vectors = np.linalg.eigh(np.einsum("ij,kj->ik", basis[:count], images[:count]))
+        value, weights = float(values[-1]), vectors[:, -1]
+        vector = np.einsum("kj,k->j", basis[:count], weights)
+        residual = np.einsum("kj,k->j", images[:count], weights) - value * vector
+        if float(np.abs(residual).max()) <= 1e-13 * abs(value):
+            break
+    return value, vector
+
+
+@dataclass(slots=True, eq=False)
 class _Group:
-    """Users whose resources are linked: constant cost, uses, weighted deadline, and their resources by local index."""
+    """Users whose resources are linked: constant cost, uses, weighted deadline, and their resources by local index.
+
+    ``start`` is the last leading vector, from which the next one is sought.
+    """
 
     lin: Array
     a: Array
@@ -32,6 +75,7 @@ class _Group:
     cell: Ints
     server: Ints
     size: int
+    start: Array | None = None
 
     def form(self, level: float) -> Array:
         """Return the matrix M at ``level``."""
@@ -50,13 +94,14 @@ class _Group:
         matrix = self.form(level)
         if not np.isfinite(matrix).all():
             return math.inf, np.ones(self.size)
-        values, vectors = np.linalg.eigh(matrix)
-        vector = np.maximum(np.abs(vectors[:, -1]), 1e-12)
+        value, vector = leading(matrix, self.start)
+        vector = np.maximum(np.abs(vector), 1e-12)
         # Small entries come out of the decomposition with few digits; powers of M restore them.
         for _ in range(20):
-            image = matrix @ vector
+            image = np.einsum("ij,j->i", matrix, vector)
             vector = image / max(float(image.max()), 1e-300)
-        return float(values[-1]), vector
+        self.start = vector
+        return value, vector
 
     def shares(self, level: float, prices: Array) -> tuple[Array, Array]:
         """Return spectrum and compute of every user, all that there is handed out."""

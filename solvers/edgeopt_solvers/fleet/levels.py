@@ -1,14 +1,12 @@
-r"""The least largest cost: bisection on a level that nobody may exceed.
+r"""The least largest cost: a level that nobody may exceed, raised by prices, lowered by plans, then bisected.
 
-Whether everybody can stay within a level :math:`\tau` is a question of deadlines :math:`\min(D_u, \tau / \omega_u)` and
-of who must be served, answered by ``admission.py`` (is it possible to refuse nobody?). Its plan, with the shares of
-``even.py``, has a largest cost of at most the level; its proof that someone is left out says that the optimum lies
-above. Any prices prove more than the level they were found for: the least :math:`\tau` at which what the users need
-at least, at these prices, is worth no more than all there is,
+What the users need at least to stay within a level, at the best prices, proves levels too low (``needs.py``); plans are
+packed near these prices (``packing.py``), with the shares of ``even.py``. In a large fleet that is all.
 
-.. math::
-
-    \sum_u \min_p \left(\frac{h_{up}^2}{\tau_u - lin_{up}} + \nu m_{up}\right) \le \sum_r \mu_r^2 + \sum_e \nu_e.
+In a small one bisection goes on. Whether everybody can stay within a level :math:`\tau` is a question of deadlines
+:math:`\min(D_u, \tau / \omega_u)` and of who must be served, answered by a run over the sum of costs (is it possible to
+refuse nobody?). Its plan has a largest cost of at most the level; its proof that someone is left out says that the
+optimum lies above, and its prices often prove more than the level they were found for (:func:`refuted`).
 """
 
 from __future__ import annotations
@@ -19,10 +17,14 @@ from dataclasses import replace
 
 import numpy as np
 
+from edgeopt_solvers.fleet import needs
 from edgeopt_solvers.fleet.admission import Counting, as_sum
+from edgeopt_solvers.fleet.check import evaluate
 from edgeopt_solvers.fleet.even import evened, largest_cost
 from edgeopt_solvers.fleet.instance import REFUSED, Array, Fleet, Solution
-from edgeopt_solvers.fleet.model import build, price, worth
+from edgeopt_solvers.fleet.model import Model, build, price, worth
+from edgeopt_solvers.fleet.needs import Floor, within
+from edgeopt_solvers.fleet.packing import Packer, nobody_remote
 from edgeopt_solvers.fleet.run import OPTIMAL, Run
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
@@ -31,6 +33,12 @@ __all__ = ["MOST_PROBES", "at_level", "refuted", "solve"]
 
 #: Levels that are tried; a level that is neither reached nor refuted counts too.
 MOST_PROBES = 60
+#: Fleets of up to this many users go on to the tree; larger ones to more packings.
+_FEW = 400
+#: Packings after the first, with and without the clock to end them.
+_PACKINGS, _MOST_PACKINGS = 6, 100_000
+#: Options considered when packing: largest reduced cost, in parts of a user's mean need.
+_REACH = 0.3
 #: Levels left undecided before giving up, when there is no time limit.
 _UNDECIDED = 3
 
@@ -68,9 +76,12 @@ class _Levels:
     def left_s(self) -> float:
         return self.stop_at - time.perf_counter()
 
+    def out_of_time(self) -> bool:
+        return self.left_s() <= 0
+
     def result(self) -> Result:
         self._first()
-        if not self.infeasible and self.plan is not None:
+        if not self.infeasible and self.plan is not None and self.fleet.num_users <= _FEW:
             self._bisect()
         if self.infeasible:
             return Result(Status("infeasible", False), math.inf, math.inf, None, "exact", 0.0, statistics=self.counts)
@@ -97,30 +108,83 @@ class _Levels:
         return Options(limit, 0.0, None, self.options.seed)
 
     def _first(self) -> None:
-        """Find some plan, or prove that there is none: the sum of costs knows the same limits."""
-        warm = self.options.warm_start
+        """Prices of what is needed first; then, unless that was enough, some plan or a proof that there is none."""
+        model = build(replace(self.fleet, objective="sum"))
+        alone = float(needs.alone(model, self.out_of_time).max())
+        if math.isfinite(alone):
+            self.low = alone * (1 - 1e-12)
+            self._by_needs(model)
+            if self.plan is None and self.out_of_time():
+                self._offer(nobody_remote(model))
+        if self.plan is not None and (self._settled() or self.fleet.num_users > _FEW):
+            return
         options = self._options(0.5)
         if options is None:
             return
+        warm = self.options.warm_start if self.plan is None else self.plan
         run = Run(replace(self.fleet, objective="sum"), replace(options, gap=0.05, warm_start=warm)).go()
         self._count(run)
         self.infeasible = run.infeasible
         if run.plan is not None:
             self._offer(run.plan)
         # The largest cost is at least the mean one.
-        self.low = max(0.0, run.bound / self.fleet.num_users if math.isfinite(run.bound) else 0.0)
-        self.low = max(self.low, self._alone())
+        if math.isfinite(run.bound):
+            self.low = max(self.low, run.bound / self.fleet.num_users)
 
-    def _alone(self) -> float:
-        """What the worst-off user pays with everything to itself."""
-        model = build(replace(self.fleet, objective="sum"))
-        least = price(model, np.zeros(model.num_prices))[2]
-        return float(least.max()) if np.isfinite(least).all() else 0.0
+    def _settled(self) -> bool:
+        return relative_gap(self.high, self.low) <= max(self.options.gap, 0.5 * OPTIMAL)
 
-    def _offer(self, plan: Solution) -> None:
+    def _by_needs(self, model: Model) -> None:
+        """Raise the proven level by prices, and pack plans near it."""
+        floor = Floor(model, self.low)
+        rng = np.random.default_rng(self.options.seed)
+        warm = self.options.warm_start
+        if (
+            isinstance(warm, Solution)
+            and len(warm.cuts) == model.num_users
+            and not evaluate(self.fleet, warm).violations
+        ):
+            self._offer(warm)
+        floor.begin(math.inf, self.out_of_time)
+        self._pack(model, floor, rng, 0)
+        for gap in (0.1, 0.02, max(self.options.gap, 1e-4)):
+            floor.raise_to(math.inf, gap, self.out_of_time)
+            self.low = max(self.low, floor.level)
+            self.counts["newton_and_pricing"] = float(floor.work)
+            if floor.hopeless:
+                # The run over the sum proves it again, with the tree's tolerances.
+                return
+            self._pack(model, floor, rng, 0)
+            if self._settled() or self.out_of_time():
+                return
+        for attempt in range(1, _PACKINGS if self.fleet.num_users <= _FEW else _MOST_PACKINGS):
+            if self.options.time_limit_s is None and attempt >= _PACKINGS:
+                return
+            self._pack(model, floor, rng, attempt)
+            if self._settled() or self.out_of_time() or not math.isfinite(self.high):
+                return
+
+    def _pack(self, model: Model, floor: Floor, rng: np.random.Generator, attempt: int) -> None:
+        """Offer a plan for a level between the proven one and that of the best plan."""
+        level = max(floor.near, floor.level)
+        if attempt and math.isfinite(self.high):
+            level += (self.high - level) * float(rng.random())
+        reach = _REACH * (1 + 0.5 * (attempt % 7)) / model.num_users
+        packer = Packer.near(within(model, level * (1 + 1e-6)), floor.prices, reach, self.out_of_time)
+        if packer is None:
+            return
+        packer.polish(self.out_of_time)
+        if attempt:
+            packer.shake(rng, 20, self.out_of_time)
+        self._offer(packer.sketch(self.fleet))
+
+    def _offer(self, plan: Solution | None) -> None:
+        """Keep the plan with even shares if that is better; where no shares meet the deadlines, it is not."""
+        if plan is None:
+            return
         better = evened(self.fleet, plan)
         value = largest_cost(self.fleet, better)
-        if value < self.high:
+        if value < self.high and not evaluate(self.fleet, better).violations:
             self.high, self.plan = value, better
 
     def _count(self, run: Run) -> None:

@@ -17,13 +17,19 @@ the prices :math:`\nu` of all memory of each server; an option that holds a frac
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
 from edgeopt_solvers.fleet.instance import MEMORY_SLIP, REFUSED, Array, Fleet, Ints
 
-__all__ = ["Columns", "Model", "build", "charge", "columns", "price", "slack_left", "subset", "worth"]
+__all__ = ["Aim", "Columns", "Model", "build", "charge", "columns", "price", "slack_left", "subset", "worth"]
+
+#: What options are charged for: time and shares ("cost"), or only the shares that meet the deadlines, paid from all
+#: there is ("need") or from half its square, so that the best prices are those of the largest shortage ("level").
+Aim = Literal["cost", "need", "level"]
 
 #: Options priced at once: small enough to stay in cache.
 _BLOCK = 150_000
@@ -48,6 +54,7 @@ class Model:
     solo_cut: Ints
     pair_bytes: Array | None = None
     inverse_memory: Array | None = None
+    aim: Aim = "cost"
 
     @property
     def num_users(self) -> int:
@@ -97,6 +104,7 @@ class Columns:
     first: Ints
     num_resources: int
     held: Array | None = None
+    aim: Aim = "cost"
 
     def memory(self, choice: Ints | slice = slice(None)) -> Array:
         """Fraction of memory in use by resource (0 for cells) if the columns ``choice`` are taken; dummy at the end."""
@@ -111,6 +119,7 @@ class Columns:
         return Columns(
             user, self.cell[index], self.resource[index], self.lin[index], self.a[index], self.b[index],
             slack, self.key[index], first, self.num_resources, None if self.held is None else self.held[index],
+            self.aim,
         )  # fmt: skip
 
 
@@ -168,19 +177,25 @@ def subset(model: Model, users: Ints) -> Model:
         model.pair_cut[pairs], model.pair_lin[pairs], model.pair_a[pairs], model.pair_b[pairs],
         model.inverse_root_speed, model.delay[users], None if model.limit is None else model.limit[users],
         model.solo_lin[users], model.solo_cut[users], None if model.pair_bytes is None else model.pair_bytes[pairs],
-        model.inverse_memory,
+        model.inverse_memory, model.aim,
     )  # fmt: skip
 
 
-def charge(lin: Array, use: Array, slack: Array | None) -> Array:
+def charge(lin: Array, use: Array, slack: Array | None, aim: Aim = "cost") -> Array:
     r"""Return what an option pays at given prices: the minimum over its shares.
 
     ``use`` is :math:`h = a\mu_{cell} + b\mu_{server}`, the geometric mean of demand and price. Without a deadline the
     user buys the shares that minimise time plus payment, :math:`lin + 2h`. When that would be too late, it must buy
     as much as ends in time: :math:`lin + slack + h^2/slack`. Both agree, with their slopes, at :math:`h = slack`.
+    Where only deadlines count, :math:`h^2/slack` is all.
     """
     if slack is None:
         return lin + 2 * use
+    if aim != "cost":
+        with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+            need = lin + np.where(use > 0, use * (use / slack), 0.0)
+        need[slack <= 0] = math.inf
+        return np.asarray(need)
     with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         late = slack + use * (use / slack)
         cost = lin + np.where(use <= slack, 2 * use, late)
@@ -195,19 +210,25 @@ def slack_left(limit: Array, lin: Array, least_time: Array) -> Array:
     return np.where(least_time <= slack * (1 + 1e-9), slack, -1.0)
 
 
-def worth(prices: Array, num_resources: int) -> float:
-    """Return what all spectrum, compute and memory cost at ``prices``."""
-    return float((prices[:num_resources] ** 2).sum() + prices[num_resources:].sum())
+def worth(prices: Array, num_resources: int, aim: Aim = "cost") -> float:
+    """Return what all spectrum, compute and memory cost at ``prices``; half the square of it for the aim "level"."""
+    total = float((prices[:num_resources] ** 2).sum() + prices[num_resources:].sum())
+    return 0.5 * total * total if aim == "level" else total
 
 
 def price(
-    model: Model, prices: Array, reach: float | None = None, most: int = 400_000
+    model: Model,
+    prices: Array,
+    reach: float | None = None,
+    most: int = 400_000,
+    out_of_time: Callable[[], bool] = lambda: False,
 ) -> tuple[float, Ints, Array, float]:
     r"""Price every option; return the dual value, the attractive options, each user's minimum, and the reach kept.
 
     The dual value :math:`g(\mu, \nu) = \sum_u \min_p (charge_{up}(\mu) + \nu m_{up}) - \sum_r \mu_r^2 - \sum_e \nu_e`
     is a lower bound on every plan, whatever the prices :math:`\mu, \nu \ge 0`. With ``reach``, the keys of options
     within ``reach`` of their user's minimum are returned; at most about ``most`` of them, by shrinking the reach.
+    A pass that the clock ends has seen only some users: its dual value is ``-inf``.
     """
     num_users, num_servers, num_cells = model.num_users, model.num_servers, model.num_cells
     per_server = prices[num_cells : model.num_resources] * model.inverse_root_speed
@@ -216,12 +237,16 @@ def price(
     found: list[Ints] = []
     reduced: list[Array] = []
     num_found = 0
+    worthless = False
     step = max(1, int(_BLOCK * num_users / max(1, len(model.pair_user) * num_servers)))
     for low in range(0, num_users if num_servers else 0, step):
         high = min(num_users, low + step)
         i, j = int(model.first_pair[low]), int(model.first_pair[high])
         if i == j:
             continue
+        if out_of_time():
+            worthless = True
+            break
         user = model.pair_user[i:j]
         use = model.pair_b[i:j, None] * per_server
         limit = None if model.limit is None else model.limit[user][:, None]
@@ -234,7 +259,8 @@ def price(
             use += cell_use[i:j, None]
             lin = model.pair_lin[i:j, None] + model.delay[user]
             least_time = model.pair_a[i:j, None] ** 2 + (model.pair_b[i:j, None] * model.inverse_root_speed) ** 2
-            cost = charge(lin, use, slack_left(limit, lin, least_time))
+            slack = slack_left(limit, lin, least_time)
+            cost = charge(lin if model.aim == "cost" else np.zeros(1), use, slack, model.aim)
         if model.inverse_memory is not None:
             held = model.memory_share(slice(i, j))
             cost += held * prices[model.num_resources :]
@@ -255,16 +281,19 @@ def price(
     if reach is not None and num_found > most:
         reach = _shrink(model, found, reduced, most, reach)
     keys = np.concatenate(found) if found else np.zeros(0, dtype=np.int64)
-    return float(least.sum() - worth(prices, model.num_resources)), keys, least, math.inf if reach is None else reach
+    value = -math.inf if worthless else float(least.sum() - worth(prices, model.num_resources, model.aim))
+    return value, keys, least, math.inf if reach is None else reach
 
 
 def _shrink(model: Model, found: list[Ints], reduced: list[Array], most: int, reach: float) -> float:
     """Keep about ``most`` options of least reduced cost, and one of each user's cheapest; return the reach left."""
     keys, excess = np.concatenate(found), np.concatenate(reduced)
-    order = np.argsort(excess, kind="stable")
+    keep = np.zeros(len(keys), dtype=bool)
+    order = np.argpartition(excess, most)
+    keep[order[:most]] = True
     cheapest = np.flatnonzero(excess <= 0)
-    _, one_each = np.unique(model.pair_user[keys[cheapest] // model.num_servers], return_index=True)
-    keep = np.union1d(order[:most], cheapest[one_each])
+    # Options are found in the order of their users.
+    keep[cheapest[np.diff(model.pair_user[keys[cheapest] // model.num_servers], prepend=-1) > 0]] = True
     found[:], reduced[:] = [keys[keep]], [excess[keep]]
     return min(reach, float(excess[order[most]]))
 
@@ -287,8 +316,10 @@ def columns(model: Model, keys: Ints) -> Columns:
     if model.limit is not None:
         slack = slack_left(model.limit[user], lin, a * a + b * b)
         slack[key < 0] = math.inf
+    if model.aim != "cost":
+        lin[key >= 0] = 0.0
     first = np.searchsorted(user, np.arange(num_users))
     held = None
     if model.inverse_memory is not None:
         held = np.concatenate([none, model.memory_share(pair, server)])[order]
-    return Columns(user, model.cell[user], resource, lin, a, b, slack, key, first, model.num_resources, held)
+    return Columns(user, model.cell[user], resource, lin, a, b, slack, key, first, model.num_resources, held, model.aim)

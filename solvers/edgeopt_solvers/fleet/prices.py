@@ -19,12 +19,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
-from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Ints
-from edgeopt_solvers.fleet.model import Columns, Model, charge, columns, price, slack_left, subset, worth
+from edgeopt_solvers.fleet.instance import Array, Ints
+from edgeopt_solvers.fleet.model import Columns, Model, charge, columns, price, subset, worth
+from edgeopt_solvers.fleet.starts import greedy, sample, with_memory
 
 __all__ = [
     "Dual",
@@ -33,13 +33,8 @@ __all__ = [
     "charges",
     "conjugate_gradients",
     "maximise",
-    "positive",
     "soft",
-    "with_memory",
 ]
-
-#: Users in the first, coarse dual of a large fleet.
-_COARSE = 400
 
 
 @dataclass(slots=True)
@@ -56,7 +51,7 @@ def charges(cols: Columns, prices: Array) -> Array:
     """Return what every column pays at ``prices``."""
     size = cols.num_resources
     extended = np.append(prices[:size], 0.0)
-    paid = charge(cols.lin, cols.a * extended[cols.cell] + cols.b * extended[cols.resource], cols.slack)
+    paid = charge(cols.lin, cols.a * extended[cols.cell] + cols.b * extended[cols.resource], cols.slack, cols.aim)
     if cols.held is not None:
         memory = np.zeros(size + 1)
         memory[2 * size - len(prices) : size] = prices[size:]
@@ -77,7 +72,6 @@ def ascend(
     cols: Columns,
     prices: Array,
     temperature: float,
-    num_cells: int,
     copies: Array | None = None,
     steps: int = 12,
     out_of_time: Callable[[], bool] = lambda: False,
@@ -88,9 +82,14 @@ def ascend(
     """
     paid = charges(cols, prices)
     value, probability = soft(cols, paid, temperature)
-    objective = _objective(value, prices, cols.num_resources, copies)
+    # Where only deadlines count, many resources hardly matter, and prices without a floor would run to zero.
+    barrier = 0.0
+    if cols.aim != "cost":
+        barrier = temperature * (len(cols.first) if copies is None else float(copies.sum())) / len(prices)
+    size = cols.num_resources
+    objective = _objective(cols, value, prices, copies, barrier)
     for step in range(steps):
-        gradient, hessian = _derivatives(cols, prices, probability, temperature, num_cells, copies)
+        gradient, hessian = _derivatives(cols, prices, probability, temperature, barrier, copies)
         direction = conjugate_gradients(-hessian, gradient)
         rise = float((gradient * direction).sum())
         # Not finite: the dual is unbounded (no plan meets the deadlines) and the prices have run away.
@@ -100,8 +99,13 @@ def ascend(
         while True:
             # Prices stay positive: at most nine tenths of the way to zero.
             trial = np.maximum(prices + length * direction, 0.1 * prices)
+            if cols.aim != "cost":
+                # A line in the prices, not in their roots: then the dual is concave on it.
+                trial = prices + length * direction
+                shares = prices[:size] * np.maximum(prices[:size] + 2 * length * direction[:size], 0.01 * prices[:size])
+                trial = np.append(np.sqrt(shares), np.maximum(trial[size:], 0.1 * prices[size:]))
             trial_value, trial_probability = soft(cols, charges(cols, trial), temperature)
-            trial_objective = _objective(trial_value, trial, cols.num_resources, copies)
+            trial_objective = _objective(cols, trial_value, trial, copies, barrier)
             if trial_objective >= objective + 0.1 * length * rise:
                 break
             length *= 0.4
@@ -111,12 +115,17 @@ def ascend(
     return prices, steps
 
 
-def _objective(value: Array, prices: Array, num_resources: int, copies: Array | None) -> float:
-    return float((value if copies is None else value * copies).sum()) - worth(prices, num_resources)
+def _objective(cols: Columns, value: Array, prices: Array, copies: Array | None, barrier: float) -> float:
+    total = float((value if copies is None else value * copies).sum()) - worth(prices, cols.num_resources, cols.aim)
+    if barrier:
+        # Of prices: the first are roots of prices.
+        power = np.where(np.arange(len(prices)) < cols.num_resources, 2.0, 1.0)
+        total += barrier * float((power * np.log(prices)).sum())
+    return total
 
 
 def _derivatives(
-    cols: Columns, prices: Array, probability: Array, temperature: float, num_cells: int, copies: Array | None
+    cols: Columns, prices: Array, probability: Array, temperature: float, barrier: float, copies: Array | None
 ) -> tuple[Array, Array]:
     """Gradient and Hessian of the soft dual; with deadlines, in the metric of share prices, where it is concave."""
     num_users, num_resources = len(cols.first), cols.num_resources
@@ -129,26 +138,57 @@ def _derivatives(
     if cols.slack is not None:
         extended = np.append(prices[:num_resources], 0.0)
         use = a * extended[cols.cell] + b * extended[cols.resource]
-        late = use > cols.slack
+        late = use > (cols.slack if cols.aim == "cost" else 0.0)
         if late.any():
             bound_by_deadline = True
             slack = np.where(late & (cols.slack > 0), cols.slack, np.inf)
             add_products(curvature, cols, a, b, mass * 2 / slack)
             stretch = np.where(late, use / np.where(cols.slack > 0, cols.slack, 1.0), 1.0)
             a, b = a * stretch, b * stretch
-    slopes = np.zeros((size, size))
-    add_products(slopes, cols, a, b, mass)
-    memory, half = _memory(cols, size)
-    if half is not None:
-        _add_memory(slopes, cols, a, b, memory, half, mass)
-    # Mean use of every user: one cell, few servers; in blocks of users so that memory stays small.
-    mean_a = np.add.reduceat(probability * a, cols.first)
     ones = np.ones(num_users) if copies is None else copies
-    total = np.zeros(size)
-    np.add.at(total, cols.cell[cols.first], mean_a * ones)
-    total += np.bincount(cols.resource, mass * b, size)
+    memory, half = _memory(cols, size)
+    total = np.bincount(cols.cell, mass * a, size) + np.bincount(cols.resource, mass * b, size)
     if half is not None:
         total += np.bincount(memory, mass * half, size)
+    spread = np.zeros((size, size))
+    if len(cols.user) > num_users:
+        spread = _spread(cols, a, b, memory, half, probability, ones, size)
+    real = np.delete(np.arange(size), num_resources)
+    # What all there is costs, and how that rises with the prices.
+    rise, each = np.append(2 * prices[:num_resources], np.ones(len(prices) - num_resources)), 1.0
+    if cols.aim == "level":
+        each = worth(prices, num_resources)
+    gradient = 2 * total[real] - each * rise
+    hessian = (curvature - spread * (4 / temperature))[np.ix_(real, real)]
+    diagonal = np.arange(num_resources)
+    hessian[diagonal, diagonal] -= 2 * each
+    if cols.aim == "level":
+        hessian -= np.outer(rise, rise)
+    if barrier:
+        inverse = np.where(np.arange(len(prices)) < num_resources, 2 * barrier, barrier) / prices
+        gradient += inverse
+        hessian[np.arange(len(prices)), np.arange(len(prices))] -= inverse / prices
+    relative = gradient / np.maximum(prices, 1e-300)
+    if bound_by_deadline:
+        hessian[diagonal, diagonal] -= relative[:num_resources]
+    # The price of memory has no curvature of its own: a step takes it at most to about zero, or to the tenfold.
+    diagonal = np.arange(num_resources, len(prices))
+    hessian[diagonal, diagonal] -= np.where(relative < 0, -relative, 0.1 * relative)[num_resources:]
+    return gradient, hessian
+
+
+def _spread(
+    cols: Columns, a: Array, b: Array, memory: Ints, half: Array | None, probability: Array, copies: Array, size: int
+) -> Array:
+    """Return the sum over users of the covariance of their use of resources; nothing for users with one option."""
+    num_users = len(cols.first)
+    mass = probability * copies[cols.user]
+    spread = np.zeros((size, size))
+    add_products(spread, cols, a, b, mass)
+    if half is not None:
+        _add_memory(spread, cols, a, b, memory, half, mass)
+    # Mean use of every user: one cell, few servers; in blocks of users so that memory stays small.
+    mean_a = np.add.reduceat(probability * a, cols.first)
     block = max(1, 2_000_000 // size)
     for low in range(0, num_users, block):
         high = min(num_users, low + block)
@@ -159,21 +199,8 @@ def _derivatives(
             mean += np.bincount(row + memory[i:j], probability[i:j] * half[i:j], (high - low) * size)
         mean = mean.reshape(high - low, size)
         mean[np.arange(high - low), cols.cell[cols.first[low:high]]] += mean_a[low:high]
-        _add_gram(slopes, mean, -ones[low:high])
-    real = np.delete(np.arange(size), num_resources)
-    gradient = 2 * total[real]
-    gradient[:num_resources] -= 2 * prices[:num_resources]
-    gradient[num_resources:] -= 1
-    hessian = (curvature - slopes * (4 / temperature))[np.ix_(real, real)]
-    diagonal = np.arange(num_resources)
-    hessian[diagonal, diagonal] -= 2
-    relative = gradient / np.maximum(prices, 1e-300)
-    if bound_by_deadline:
-        hessian[diagonal, diagonal] -= relative[:num_resources]
-    # The price of memory has no curvature of its own: a step takes it at most to about zero, or to the tenfold.
-    diagonal = np.arange(num_resources, len(prices))
-    hessian[diagonal, diagonal] -= np.where(relative < 0, -relative, 0.1 * relative)[num_resources:]
-    return gradient, hessian
+        _add_gram(spread, mean, -copies[low:high])
+    return spread
 
 
 def _memory(cols: Columns, size: int) -> tuple[Ints, Array | None]:
@@ -253,21 +280,24 @@ def maximise(
     """Follow the soft dual from temperature ``coarsest`` to ``finest``, in parts of the mean cost of a user."""
     if start is None:
         start, coarsest = _start(model, out_of_time, coarsest)
-    value, _, least, _ = _price(model, start, copies)
+    value, _, least, _ = _price(model, start, copies, None, out_of_time)
     mean = float(np.abs(least).mean()) or 1.0
     dual = Dual(start, value, mean, 1)
     prices, keys = start, np.zeros(0, dtype=np.int64)
     temperature = coarsest * mean
     while temperature > finest * mean and not out_of_time():
         for _ in range(8):
-            value, new, _, _ = _price(model, prices, copies, 8 * temperature)
+            value, new, _, _ = _price(model, prices, copies, 8 * temperature, out_of_time)
             dual.work += 1
             if value > dual.bound:
                 dual.prices, dual.bound = prices, value
+            if out_of_time():
+                # The pass may have seen only some users.
+                return dual
             num_old = len(keys)
             keys = np.union1d(keys, new)
             cols = columns(model, keys)
-            moved, steps = ascend(cols, prices, temperature, model.num_cells, copies, 12, out_of_time)
+            moved, steps = ascend(cols, prices, temperature, copies, 12, out_of_time)
             dual.work += steps
             shift = float(np.abs(moved - prices).max() / max(float(moved.max()), 1e-300))
             prices = moved
@@ -278,95 +308,27 @@ def maximise(
         temperature /= 5
         keys = np.sort(cols.key[(excess <= 60 * temperature) & (cols.key >= 0)])
     if not out_of_time():
-        value = _price(model, prices, copies)[0]
+        value = _price(model, prices, copies, None, out_of_time)[0]
         if value > dual.bound:
             dual.prices, dual.bound = prices, value
     return dual
 
 
 def _price(
-    model: Model, prices: Array, copies: Array | None, reach: float | None = None
+    model: Model, prices: Array, copies: Array | None, reach: float | None, out_of_time: Callable[[], bool]
 ) -> tuple[float, Ints, Array, float]:
-    value, keys, least, kept = price(model, prices, reach, 2000 + 20 * model.num_users)
-    if copies is not None:
-        value = float((least * copies).sum()) - worth(prices, model.num_resources)
+    value, keys, least, kept = price(model, prices, reach, 2000 + 20 * model.num_users, out_of_time)
+    if copies is not None and value > -math.inf:
+        value = float((least * copies).sum()) - worth(prices, model.num_resources, model.aim)
     return value, keys, least, kept
 
 
 def _start(model: Model, out_of_time: Callable[[], bool], coarsest: float) -> tuple[Array, float]:
     """Prices to begin with: those of a sample of the users in a large fleet, else the use in a quick greedy plan."""
-    per_cell = max(4, _COARSE // model.num_cells)
-    rank = np.zeros(model.num_users, dtype=np.int64)
-    order = np.argsort(model.cell, kind="stable")
-    counts = np.bincount(model.cell, minlength=model.num_cells)
-    rank[order] = np.arange(model.num_users) - np.repeat(np.cumsum(counts) - counts, counts)
-    chosen = np.flatnonzero(rank < per_cell)
-    if 2 * len(chosen) > model.num_users:
-        return with_memory(model, _greedy(model, out_of_time)), coarsest
-    taken = np.bincount(model.cell[chosen], minlength=model.num_cells)
-    copies = (counts / np.maximum(taken, 1))[model.cell[chosen]]
-    sample = subset(model, chosen)
-    first = with_memory(sample, _greedy(sample, out_of_time, copies))
-    dual = maximise(sample, out_of_time, first, copies, coarsest, 2e-3)
+    part = sample(model)
+    if part is None:
+        return with_memory(model, greedy(model, out_of_time)), coarsest
+    few, copies = subset(model, part[0]), part[1]
+    first = with_memory(few, greedy(few, out_of_time, copies))
+    dual = maximise(few, out_of_time, first, copies, coarsest, 2e-3)
     return dual.prices, 0.1 * coarsest
-
-
-def positive(prices: Array, num_resources: int) -> Array:
-    """Lift prices of (nearly) zero: a step of the dual multiplies them."""
-    lifted = prices.copy()
-    for part in (slice(0, num_resources), slice(num_resources, None)):
-        lifted[part] = np.maximum(prices[part], max(1e-6 * float(prices[part].max(initial=0.0)), 1e-300))
-    return lifted
-
-
-def with_memory(model: Model, prices: Array) -> Array:
-    """Append first prices of memory: a hundredth of what all compute of a server costs on average."""
-    if model.inverse_memory is None:
-        return prices
-    return np.append(prices, np.full(model.num_servers, 0.01 * float((prices**2).mean())))
-
-
-def _greedy(model: Model, out_of_time: Callable[[], bool], copies: Array | None = None) -> Array:
-    """Let users choose in turn, in blocks, at the congestion they find; return the average use of the last rounds."""
-    num_users, num_resources = model.num_users, model.num_resources
-    ones = np.ones(num_users) if copies is None else copies
-    load, average = np.zeros(num_resources), np.zeros(num_resources)
-    bounds = np.linspace(0, num_users, min(num_users, 64) + 1).astype(int)
-    used = [np.zeros(num_resources)] * (len(bounds) - 1)
-    rounds = 3
-    for number in range(rounds):
-        for block, (low, high) in enumerate(pairwise(bounds)):
-            load = np.maximum(load - used[block], 0.0)
-            used[block] = _respond(model, int(low), int(high), load, ones)
-            load = load + used[block]
-            if out_of_time():
-                return np.maximum(load, 1e-6 * max(float(load.max(initial=0.0)), 1e-300))
-        if number:
-            average += load / (rounds - 1)
-    return np.maximum(average, 1e-6 * max(float(average.max(initial=0.0)), 1e-300))
-
-
-def _respond(model: Model, low: int, high: int, load: Array, copies: Array) -> Array:
-    """Use of every resource when users ``low`` to ``high`` each take their cheapest option at ``load``."""
-    used = np.zeros(model.num_resources)
-    i, j = int(model.first_pair[low]), int(model.first_pair[high])
-    if i == j or not model.num_servers:
-        return used
-    user, a = model.pair_user[i:j], model.pair_a[i:j]
-    b = model.pair_b[i:j, None] * model.inverse_root_speed
-    use = b * (load[model.num_cells :] + b / 2) + (a * (load[model.cell[user]] + a / 2))[:, None]
-    lin = model.pair_lin[i:j, None] + model.delay[user]
-    limit = None if model.limit is None else model.limit[user][:, None]
-    slack = None if limit is None else slack_left(limit, lin, a[:, None] ** 2 + b**2)
-    cost = charge(lin, use, slack)
-    if model.inverse_memory is not None:
-        cost[model.memory_share(slice(i, j)) > 1 + MEMORY_SLIP] = math.inf
-    server = cost.argmin(axis=1)
-    best = cost[np.arange(j - i), server]
-    order = np.lexsort((best, user))
-    _, where = np.unique(user[order], return_index=True)
-    row = order[where]
-    row = row[best[row] < model.solo_lin[user[row]]]
-    np.add.at(used, model.cell[user[row]], copies[user[row]] * a[row])
-    np.add.at(used, model.num_cells + server[row], copies[user[row]] * b[row, server[row]])
-    return used

@@ -15,9 +15,11 @@ from numpy.typing import NDArray
 
 from edgeopt_solvers.fleet.instance import MEMORY_SLIP, Array, Fleet, Ints, Solution
 from edgeopt_solvers.fleet.model import Columns, Model, build, columns, price, subset
-from edgeopt_solvers.fleet.prices import Dual, charges, maximise, positive, with_memory
+from edgeopt_solvers.fleet.needs import alone
+from edgeopt_solvers.fleet.prices import Dual, charges, maximise
 from edgeopt_solvers.fleet.search import Search
 from edgeopt_solvers.fleet.shares import allocate, solution
+from edgeopt_solvers.fleet.starts import positive, with_memory
 from edgeopt_solvers.fleet.tree import finish
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
@@ -32,6 +34,10 @@ DEFAULT_NODES = 4_000
 OPTIMAL = 1e-6
 #: The tree is used up to this many users and columns.
 _TREE_USERS, _TREE_COLUMNS = 400, 30_000
+#: Part of the time limit that is kept for rounding.
+_ROUNDING = 0.2
+#: Time that a wider list of options takes, in parts of what the last one took.
+_WIDER = 4.0
 
 
 class Measure:
@@ -67,6 +73,9 @@ class Run:
         # What the checker and the packing of the answer need is kept back.
         reserve = 0.0 if limit is None else min(0.1 * limit, 0.02 + 1e-5 * fleet.num_users)
         self.stop_at = math.inf if limit is None else time.perf_counter() + limit - reserve
+        # Prices alone are no plan: rounding gets its share of the time.
+        self.round_at = self.stop_at - (0.0 if limit is None else _ROUNDING * limit)
+        self.listing_s = 0.0
         self.rng = np.random.default_rng(options.seed)
         self.value, self.bound = math.inf, -math.inf
         self.plan: Solution | None = None
@@ -76,6 +85,13 @@ class Run:
 
     def out_of_time(self) -> bool:
         return time.perf_counter() >= self.stop_at
+
+    def time_to_round(self) -> bool:
+        return time.perf_counter() >= self.round_at
+
+    def time_to_widen(self) -> bool:
+        """Whether a list of options a few times as long as the last one can be made and used."""
+        return time.perf_counter() + _WIDER * self.listing_s < self.stop_at
 
     def good_enough(self) -> bool:
         return self._reaches(self.value, max(self.options.gap, 0.5 * OPTIMAL))
@@ -117,14 +133,21 @@ class Run:
         return self.infeasible
 
     def _solve(self, model: Model) -> None:
+        if self.options.time_limit_s is not None:
+            # Whatever the clock leaves of the prices, there is a finite bound.
+            least = float(alone(model, self.out_of_time).sum())
+            self.bound = least * (1 - 1e-12) if math.isfinite(least) else 0.0
         stand_in, artificial = _with_artificial(model)
         start, coarsest, warm = self._warm(model)
         # Smoothing costs about R temperatures: no need to go far below the requested gap.
         finest = 0.005 * self.options.gap * model.num_users / max(1, model.num_resources)
         finest = min(1e-4, max(2e-6, finest))
-        dual = maximise(stand_in, self.out_of_time, start, None, coarsest, finest)
+        dual = maximise(stand_in, self.time_to_round, start, None, coarsest, finest)
         self.counts["newton_and_pricing"] += dual.work
-        self.bound, self.prices = dual.bound, dual.prices
+        if math.isinf(dual.bound):
+            # The clock ended the prices of a sample: what they prove for all takes one pass.
+            dual.bound = price(stand_in, dual.prices, out_of_time=self.out_of_time)[0]
+        self.bound, self.prices = max(self.bound, dual.bound), dual.prices
         search = self._round(stand_in, dual, warm)
         self._keep(stand_in, search, artificial)
         if artificial.any():
@@ -190,7 +213,7 @@ class Run:
                 other = Search(model, cols, _carry(cols, dual, None))
                 self._polish(other)
                 search = other if other.value < search.value else search
-            if self.out_of_time() or self._reaches(search.value, self.options.gap):
+            if not self.time_to_widen() or self._reaches(search.value, self.options.gap):
                 break
             if len(cols.user) > 60 * model.num_users or reach > search.value - self.bound:
                 break
@@ -199,9 +222,13 @@ class Run:
         return search
 
     def _near(self, model: Model, dual: Dual, reach: float, extra: Ints) -> Columns:
-        keys = price(model, dual.prices, reach, 100 * model.num_users + 20_000)[1]
+        started = time.perf_counter()
+        # Where prices are rough, nearly everything is near them: no list is much longer than the one before.
+        most = min(100 * model.num_users, max(20 * model.num_users, 5 * int(self.counts["columns"]))) + 20_000
+        keys = price(model, dual.prices, reach, most)[1]
         cols = columns(model, np.unique(np.concatenate([keys, extra[extra >= 0]])))
         self.counts["columns"] = float(len(cols.user))
+        self.listing_s = time.perf_counter() - started
         return cols
 
     def _polish(self, search: Search) -> None:
@@ -263,6 +290,8 @@ class Run:
         while not self.good_enough() and not self.out_of_time() and self.options.time_limit_s is not None:
             if not self._shakes(search, 20):
                 # Nothing left to choose: the options of small reduced cost are used up.
+                if not self.time_to_widen():
+                    break
                 search = Search(model, *self._wider(model, dual, search))
             self._keep(model, search, nobody)
         self.exhausted = self.options.time_limit_s is None and not self.good_enough()

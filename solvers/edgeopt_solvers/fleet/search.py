@@ -88,13 +88,36 @@ class Search:
             freed = np.maximum(np.minimum(set_free, excess)[candidates], 1e-300)
             rate = self.ratings()[candidates] / freed
             for target in candidates[np.argsort(rate, kind="stable")].tolist():
+                if out_of_time():
+                    break
                 user = cols.user[target]
                 present = self.choice[user]
                 unmoved = present == now[cols.first[user]]
                 if unmoved and self._full[cols.resource[present]] > 1 + MEMORY_SLIP and self._fits(target):
                     self._apply(target, 0.0)
                     moved = True
+        if self.overfull():
+            self._evict()
         self.settle()
+
+    def _evict(self) -> None:
+        """Take users off overfull servers at once, those that hold most first: a plan for when time is up."""
+        cols, solo = self.cols, self._solo()
+        assert cols.held is not None
+        assert self._full is not None
+        for server in np.flatnonzero(self._full > 1 + MEMORY_SLIP).tolist():
+            users = np.flatnonzero((cols.resource[self.choice] == server) & (solo >= 0))
+            held = cols.held[self.choice[users]]
+            order = np.argsort(-held, kind="stable")
+            number = int(np.searchsorted(np.cumsum(held[order]), self._full[server] - 1)) + 1
+            self.choice[users[order[:number]]] = solo[users[order[:number]]]
+
+    def _solo(self) -> Ints:
+        """Return each user's solo column, -1 for none."""
+        solo = np.full(len(self.choice), -1)
+        alone = np.flatnonzero(self.cols.key < 0)
+        solo[self.cols.user[alone]] = alone
+        return solo
 
     def ratings(self) -> Array:
         """Return the change of cost if the user of each column moved to it (an estimate with deadlines)."""
@@ -138,6 +161,8 @@ class Search:
         if self.cols.slack is None:
             moved = False
             for target, promise in zip(targets.tolist(), promised.tolist(), strict=True):
+                if out_of_time():
+                    break
                 change = self._change(target)
                 # A promise that other moves have spoiled is rated anew in the next round.
                 if not self._fits(target):
@@ -271,9 +296,7 @@ class Search:
 
     def repair(self, out_of_time: Callable[[], bool]) -> None:
         """While deadlines cannot be met, take the users that strain most off the shared resources."""
-        solo = np.full(len(self.choice), -1)
-        alone = np.flatnonzero(self.cols.key < 0)
-        solo[self.cols.user[alone]] = alone
+        solo = self._solo()
         while math.isinf(self.value):
             cols = self.cols
             if out_of_time():

@@ -18,7 +18,7 @@ from edgeopt_solvers.fleet.instance import Array, Fleet, Ints, Solution
 from edgeopt_solvers.fleet.model import Columns, Model
 from edgeopt_solvers.fleet.prices import add_products, ascend, conjugate_gradients
 
-__all__ = ["Allocation", "allocate", "solution"]
+__all__ = ["Allocation", "Strain", "allocate", "solution", "strain"]
 
 #: A deadline may be missed by this fraction before the choices count as infeasible; the checker allows ten times that.
 _SLIP = 1e-8
@@ -52,7 +52,7 @@ def allocate(model: Model, chosen: Columns, start: Array | None = None) -> Alloc
             begin = prices[:-1] if start is None else np.maximum(start, 0.5 * prices[:-1])
             # What users pay anyway would only take digits from the value that the steps compare.
             plain = replace(chosen, held=None, lin=np.zeros(len(chosen.lin)))
-            found, _ = ascend(plain, begin, 1e-14 * max(float((prices**2).sum()), 1e-300), model.num_cells, steps=60)
+            found, _ = ascend(plain, begin, 1e-14 * max(float((prices**2).sum()), 1e-300), steps=60)
             prices = np.append(_settled(chosen, found), 0.0)
             need = chosen.a * prices[chosen.cell] + chosen.b * prices[chosen.resource]
             stretch = np.maximum(1.0, need / chosen.slack)
@@ -67,7 +67,7 @@ def allocate(model: Model, chosen: Columns, start: Array | None = None) -> Alloc
     if chosen.slack is not None:
         limit = chosen.lin + chosen.slack
         if (chosen.lin + seconds > limit * (1 + _SLIP)).any():
-            return Allocation(np.inf, _strained(chosen, num_resources), stretch, spectrum, compute)
+            return Allocation(np.inf, strain(chosen, decide=False).prices, stretch, spectrum, compute)
     return Allocation(value, prices[:-1], stretch, spectrum, compute)
 
 
@@ -97,19 +97,50 @@ def _settled(chosen: Columns, prices: Array) -> Array:
     return prices
 
 
-def _strained(chosen: Columns, size: int) -> Array:
-    """Return the prices (root of) at which meeting the deadlines is dearest: the leading vector of a quadratic form."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Strain:
+    """Bounds on the largest eigenvalue of the least needs, and its vector (root of prices, all there is worth 1).
+
+    ``most`` at most 1: shares that meet all deadlines exist. ``least`` above 1: there are none.
+    """
+
+    least: float
+    most: float
+    prices: Array
+
+
+def strain(chosen: Columns, start: Array | None = None, *, decide: bool = True, turns: int = 300) -> Strain:
+    """Return how far the users' least needs exceed all there is, at the prices where they do so most.
+
+    With ``decide`` it ends as soon as the bounds tell whether shares exist; the prices are then the nearer the further
+    that took.
+
+    Meeting the deadlines takes a quadratic form of the roots of prices; it has no negative entries, so that its powers
+    lead to the leading vector and bound the eigenvalue from both sides on the way.
+    """
     assert chosen.slack is not None
-    with np.errstate(divide="ignore"):
-        per_slack = np.where(chosen.slack > 0, 1 / chosen.slack, 0.0)
+    size = chosen.num_resources
+    if (chosen.slack <= 0).any():
+        return Strain(math.inf, math.inf, np.full(size, math.sqrt(1 / size)))
     form = np.zeros((size + 1, size + 1))
-    add_products(form, chosen, chosen.a, chosen.b, per_slack)
-    form /= max(float(form.max()), 1e-300)
-    vector = np.ones(size + 1)
-    for _ in range(100):
+    add_products(form, chosen, chosen.a, chosen.b, 1 / chosen.slack)
+    form = form[:-1, :-1]
+    scale = max(float(form.max()), 1e-300)
+    if not scale < math.inf:
+        return Strain(math.inf, math.inf, np.full(size, math.sqrt(1 / size)))
+    form = form / scale
+    used = form.diagonal() > 0
+    vector = np.ones(size) if start is None else np.maximum(start, 1e-12 * float(start.max()))
+    least = most = math.inf
+    for _ in range(turns):
         image = np.einsum("ij,j->i", form, vector)
-        vector = image / max(float(image.max()), 1e-300)
-    return np.asarray(vector[:-1])
+        square = float((vector * vector).sum())
+        least = scale * float((vector * image).sum()) / square
+        most = scale * float((image[used] / np.maximum(vector[used], 1e-300)).max(initial=0.0))
+        if most - least <= (1e-10 if decide else 1e-14) * most or (decide and (most <= 1 or least > 1 + 1e-6)):
+            break
+        vector = np.maximum(image / max(float(image.max()), 1e-300), 1e-200)
+    return Strain(least, most, vector / math.sqrt(float((vector * vector).sum())))
 
 
 def _use(chosen: Columns, stretch: Array, num_resources: int) -> Array:

@@ -92,7 +92,7 @@ def _bound(
         return None
     for share in (0.3, 0.02):
         temperature = max(share * spread / max(4, min(num_users, model.num_resources)), 1e-13 * abs(best))
-        trial, _ = ascend(part, prices, temperature, model.num_cells, steps=10)
+        trial, _ = ascend(part, prices, temperature, steps=10)
         bound = _dual(part, trial)
         if bound > best:
             best, prices = bound, trial

@@ -69,7 +69,7 @@ TIMING = st.fixed_dictionaries(
 DEVICES = st.fixed_dictionaries(
     {
         "name": NAMES,
-        "source": st.text(min_size=3, max_size=30).filter(str.isprintable),
+        "source": st.text(min_size=3, max_size=30).filter(lambda text: text.isprintable() and len(text.strip()) >= 3),
         "memory": POSITIVE,
         "compute": st.dictionaries(st.sampled_from(["float32", "int8", "bfloat16"]), POSITIVE, min_size=1),
         "memory_bandwidth": POSITIVE,

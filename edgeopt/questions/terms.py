@@ -1,0 +1,129 @@
+"""Where a plan's cost comes from: seconds by stage, transfer and cause, and who is busy for how long per request."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from edgeopt.costs.diffusion import DiffusionCosts
+from edgeopt.costs.language import LanguageCosts
+from edgeopt.costs.terms import Terms
+from edgeopt.plan import Plan, Stage
+from edgeopt.profiles.device import Device
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.problem import Problem, TextWorkload
+
+__all__ = ["Term", "busy_seconds", "element_names", "latency_terms", "variant_names"]
+
+
+@dataclass(frozen=True, slots=True)
+class Term:
+    """One addend of the latency.
+
+    Attributes
+    ----------
+    term
+        ``compute``, ``input``, ``cut``, ``loop`` or ``output``.
+    where, what
+        A device and its elements, or a link and what crosses it.
+    seconds
+        Over the whole request.
+    stage
+        Index of the stage, for compute.
+    causes
+        Seconds by cause; they add up to ``seconds``. For compute as in :class:`edgeopt.costs.terms.Terms`, for
+        transfers ``delay`` (messages times the link's latency) and ``bytes``. Empty where they are not known.
+    """
+
+    term: str
+    where: str
+    what: str
+    seconds: float
+    stage: int | None = None
+    causes: dict[str, float] = field(default_factory=dict)
+
+
+def element_names(problem: Problem) -> list[str]:
+    """Names of the chain's elements, by which stages and pins speak of them."""
+    return _costs(problem).names
+
+
+def variant_names(problem: Problem) -> list[str]:
+    """Names of the denoisers; empty for a model without variants."""
+    costs = _costs(problem)
+    return costs.variants[1:] if isinstance(costs, DiffusionCosts) else []
+
+
+def latency_terms(plan: Plan) -> list[Term]:
+    """Split the latency of a plan into addends, in the order of the request: their seconds add up to it."""
+    moves = {}
+    for transfer in plan.transfers:
+        rate = transfer.rate_bytes_per_s
+        sending_s = transfer.bytes / rate if rate and transfer.bytes else 0.0
+        moves[transfer.purpose, transfer.cut] = Term(
+            term=transfer.purpose,
+            where=f"{transfer.source} → {transfer.destination}",
+            what=f"{transfer.messages:.0f} message{'s' if transfer.messages != 1 else ''}",
+            seconds=transfer.seconds,
+            causes={"delay": transfer.seconds - sending_s, "bytes": sending_s},
+        )
+    split = []
+    for stage in plan.stages:
+        for purpose in ("input", "cut"):
+            if move := moves.pop((purpose, stage.start), None):
+                split.append(move)
+        causes = _causes(plan.problem, stage)
+        split.append(Term("compute", stage.device, stage.elements, stage.compute_s, stage.index, causes))
+    return split + list(moves.values())
+
+
+def busy_seconds(plan: Plan) -> dict[str, float]:
+    """Seconds per request that each device, link and medium is busy, longest first: the first is the bottleneck.
+
+    Transfers over a reserved medium each have a channel of their own; a time-shared one is busy for their sum.
+    """
+    busy: dict[str, float] = defaultdict(float)
+    for stage in plan.stages:
+        busy[stage.device] += stage.compute_s
+    for transfer in plan.transfers:
+        link = f"{transfer.source} → {transfer.destination}"
+        medium = None if transfer.medium is None else plan.problem.network.media[transfer.medium]
+        if medium is not None and medium.sharing == "time_shared":
+            link = f"medium {transfer.medium}"
+        elif medium is not None:
+            link = f"{link}, {transfer.purpose} {transfer.cut}"
+        busy[link] += transfer.seconds
+    return dict(sorted(busy.items(), key=lambda item: -item[1]))
+
+
+def _costs(problem: Problem) -> LanguageCosts | DiffusionCosts:
+    model, workload = problem.model, problem.workload
+    if isinstance(model, CausalLM):
+        assert isinstance(workload, TextWorkload)
+        return LanguageCosts(model, workload)
+    assert not isinstance(workload, TextWorkload)
+    return DiffusionCosts(model, workload)
+
+
+def _causes(problem: Problem, stage: Stage) -> dict[str, float]:
+    """Split a stage's compute by cause; empty where the causes do not add up to it (a strategy with other costs)."""
+    costs = _costs(problem)
+    device = next(device for device in problem.devices if device.name == stage.device)
+    if isinstance(costs, LanguageCosts):
+        each = costs.prefill_terms(device)[0] + costs.decode_terms(device)[0].sum(axis=0)
+        terms = each[stage.start : stage.stop].sum()
+    else:
+        terms = _diffusion_terms(costs, device, stage)
+    causes = {name: float(value) for name, value in terms if value}
+    return causes if math.isclose(sum(causes.values()), stage.compute_s, rel_tol=1e-9, abs_tol=1e-15) else {}
+
+
+def _diffusion_terms(costs: DiffusionCosts, device: Device, stage: Stage) -> Terms:
+    table, _ = costs.terms(device)
+    total = Terms.from_table(0.0)
+    for name in costs.names[stage.start : stage.stop]:
+        part = stage.variant if name.startswith("step.") else name
+        if part in table:
+            total = total + table[part]
+    return total
