@@ -81,8 +81,8 @@ def _between(
 ) -> Network:
     from datetime import date
 
+    from edgeopt.executor.meeting import parse_address
     from edgeopt.profiler.link import LinkRequest, measure_peer
-    from edgeopt.profiler.meeting import parse_address
     from edgeopt.profiles.network import Link, Network
 
     address, port = parse_address(host, "HOST")
@@ -108,9 +108,9 @@ def _serve(listen: str, token: str | None, timeout_s: float, json: bool) -> None
     import secrets
 
     from edgeopt.cli.common import print_json
+    from edgeopt.executor.meeting import listen as open_listener
+    from edgeopt.executor.meeting import parse_address
     from edgeopt.profiler.link import serve_peer
-    from edgeopt.profiler.meeting import listen as open_listener
-    from edgeopt.profiler.meeting import parse_address
 
     host, port = parse_address(listen, "--listen")
     token = token or secrets.token_hex(8)

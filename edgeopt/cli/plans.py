@@ -82,7 +82,11 @@ def verify(plan: PlanFile, json: Json = False) -> None:
 def execute(
     plan: PlanFile,
     on: Annotated[
-        str, typer.Option(help="local: a process per device; emulated: a network namespace per device.")
+        str,
+        typer.Option(
+            help="local: a process per device; emulated: a network namespace per device; torchrun: the machines of "
+            "--hosts; ray: the nodes of a Ray cluster."
+        ),
     ] = "local",
     repeat: Annotated[int, typer.Option(help="Measured requests.")] = 5,
     warmup: Annotated[int, typer.Option(help="Requests before them, not measured.")] = 1,
@@ -94,8 +98,11 @@ def execute(
     check: Annotated[bool, typer.Option(help="Compare the result with a single-process run.")] = True,
     port: Annotated[int | None, typer.Option(help="Where the workers meet; default: the system chooses.")] = None,
     hosts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Which machine is which device, for launchers that need it.")
+        Path | None, typer.Option(metavar="FILE", help="Which machine is which device, for torchrun and ray.")
     ] = None,
+    ssh: Annotated[
+        bool, typer.Option("--ssh", help="Start the workers of torchrun over SSH; default: print the commands.")
+    ] = False,
     enforce_memory: Annotated[
         bool, typer.Option("--enforce-memory", help="Hold each worker to its device's memory.")
     ] = False,
@@ -125,7 +132,7 @@ def execute(
     with progress_line(json) as progress:
         report = run(
             loaded, on=on, repeat=repeat, warmup=warmup, in_flight=in_flight, timeout_s=timeout_s, seed=seed,
-            check=check, port=port, hosts=hosts, enforce_memory=enforce_memory, on_fault=on_fault,
+            check=check, port=port, hosts=hosts, ssh=ssh, enforce_memory=enforce_memory, on_fault=on_fault,
             stall_s=duration("--stall", stall), progress=progress,
         )  # fmt: skip
     if not json:  # before anything is written: a full disk must not cost the figures

@@ -12,14 +12,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from edgeopt.errors import ExecutionError
 from edgeopt.executor.launchers.base import Launcher
 from edgeopt.executor.layout import Host
 from edgeopt.executor.memory import available_bytes
-from edgeopt.executor.messages import Checked, Done, Go, Handoff, Job, Ready, Trace, dump_job
+from edgeopt.executor.messages import Checked, Done, Go, Handoff, Job, Ready, ResultPart, Trace, dump_job
 from edgeopt.executor.supervise import Crew
 from edgeopt.plan import Plan
 
 __all__ = ["Log", "Options", "run_reference", "run_workers"]
+
+
+#: Largest result that a worker elsewhere may send.
+_RESULT_BYTES = 4 << 30
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,13 +47,18 @@ class Options:
 
 @dataclass(slots=True)
 class Log:
-    """What the workers have said so far; ``serving_s`` is when the first request began, on the driver's clock."""
+    """What the workers have said so far.
+
+    ``serving_s`` is when the first request began, on the driver's clock; ``result_bytes`` what came of the result,
+    where it comes in pieces.
+    """
 
     traces: dict[int, dict[int, Trace]] = field(default_factory=dict)
     done: dict[int, Done] = field(default_factory=dict)
     ready: dict[int, Ready] = field(default_factory=dict)
     handoffs: list[Handoff] = field(default_factory=list)
     serving_s: float | None = None
+    result_bytes: int = 0
     checked: Checked | None = None
 
 
@@ -83,6 +93,8 @@ def run_workers(
             log.ready[host.rank] = event
         elif isinstance(event, Handoff):
             log.handoffs = [old for old in log.handoffs if old.request == event.request] + [event]
+        elif isinstance(event, ResultPart):
+            _keep_part(event, host, log, result_fd)
 
     # The crew is entered last, so left first: the workers are gone before their machines are taken down.
     with launcher, Crew(options.timeout_s, heard, started_s, options.stall_s) as crew:
@@ -93,7 +105,7 @@ def run_workers(
             job = Job(
                 role="worker",
                 plan=plan,
-                driver_pid=os.getpid(),
+                driver_pid=None if launcher.elsewhere else os.getpid(),
                 rank=host.rank,
                 threads=host.threads,
                 repeat=options.repeat,
@@ -102,8 +114,10 @@ def run_workers(
                 seed=options.seed,
                 timeout_s=options.timeout_s,
                 token=token,
-                result_fd=result_fd if host.rank == 0 else None,
-                memory_bytes=_memory_limit(host, options, free),
+                result_fd=result_fd if host.rank == 0 and not launcher.elsewhere else None,
+                return_result=host.rank == 0 and launcher.elsewhere,
+                memory_bytes=_memory_limit(host, options, None if launcher.elsewhere else free),
+                limit_to_free=launcher.elsewhere and host.accelerator == "cpu" and not options.enforce_memory,
                 keep_handoffs=options.on_fault != "fail",
                 resume=list(resume),
             )
@@ -115,11 +129,22 @@ def run_workers(
             launcher.ready(member, endpoint)
         options.progress(f"workers ready after {time.monotonic() - started_s:.1f} s")
         log.serving_s = time.monotonic()
-        crew.send(Go().model_dump_json().encode() + b"\n")
+        crew.send(Go().model_dump_json().encode())
         crew.wait_for(Done)
 
 
-def _memory_limit(host: Host, options: Options, free: float) -> float | None:
+def _keep_part(part: ResultPart, host: Host, log: Log, result_fd: int) -> None:
+    """Write a piece of the result to the file that the reference is compared with."""
+    if host.rank != 0 or log.result_bytes + len(part.data) > _RESULT_BYTES:
+        what = "a result larger than" if host.rank == 0 else "a result that is not its to send, or larger than"
+        raise ExecutionError(f"it sent {what} {_RESULT_BYTES >> 30} GiB", device=host.device)
+    if log.result_bytes == 0:
+        os.ftruncate(result_fd, 0)
+    os.pwrite(result_fd, part.data, log.result_bytes)
+    log.result_bytes += len(part.data)
+
+
+def _memory_limit(host: Host, options: Options, free: float | None) -> float | None:
     """Bytes that a worker may add; an accelerator's driver maps far more addresses than it uses, so none there."""
     if host.accelerator != "cpu":
         return None

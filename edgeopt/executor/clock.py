@@ -17,8 +17,8 @@ __all__ = ["clock_offset"]
 _EXCHANGES = 12
 
 
-def clock_offset(rank: int, num_workers: int) -> tuple[float, float]:
-    """Measure this worker's offset from rank 0; everybody has to call it.
+def clock_offset(group: dist.ProcessGroupGloo) -> tuple[float, float]:
+    """Measure this worker's offset from rank 0; every member of the group has to call it.
 
     Returns
     -------
@@ -26,20 +26,19 @@ def clock_offset(rank: int, num_workers: int) -> tuple[float, float]:
         Seconds to add to this host's monotonic clock to get rank 0's, and half the round trip: the offset is right
         to within that. Both 0 for rank 0.
     """
-    if rank == 0:
-        stamp = torch.zeros(1, dtype=torch.float64)
-        for peer in range(1, num_workers):
+    stamp = torch.zeros(1, dtype=torch.float64)
+    if group.rank() == 0:
+        for peer in range(1, group.size()):
             for _ in range(_EXCHANGES):
-                dist.recv(stamp, peer)
+                group.recv([stamp], peer, 0).wait()
                 stamp[0] = time.monotonic()
-                dist.send(stamp, peer)
+                group.send([stamp], peer, 0).wait()
         return 0.0, 0.0
     best = (float("inf"), 0.0)
-    stamp = torch.zeros(1, dtype=torch.float64)
     for _ in range(_EXCHANGES):
         asked_s = time.monotonic()
-        dist.send(stamp, 0)
-        dist.recv(stamp, 0)
+        group.send([stamp], 0, 0).wait()
+        group.recv([stamp], 0, 0).wait()
         answered_s = time.monotonic()
         best = min(best, (answered_s - asked_s, float(stamp[0]) - (asked_s + answered_s) / 2))
     return best[1], best[0] / 2

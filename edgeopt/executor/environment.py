@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-__all__ = ["worker_environment"]
+__all__ = ["worker_environment", "worker_settings"]
 
 # glibc returns large blocks to the system at once and faults every page in again at the next allocation, which costs
 # a U-Net or a DiT 3-9% and varies. These keep the memory. 32 MiB is the largest threshold glibc accepts; one arena, so
@@ -30,8 +30,8 @@ _OFFLINE = {
 }
 
 
-def worker_environment(threads: int | None) -> dict[str, str]:
-    """Return the whole environment of a computing process: this process's own with threads and allocator set.
+def worker_settings(threads: int | None) -> dict[str, str]:
+    """Return the variables that a computing process needs set when it starts.
 
     Parameters
     ----------
@@ -40,4 +40,9 @@ def worker_environment(threads: int | None) -> dict[str, str]:
         ``torch.set_num_threads``, since torch asks the machine where OpenMP is not told.
     """
     count = {name: str(threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
-    return {**os.environ, **_KEEP_MEMORY, **_SLEEP_SOON, **_OFFLINE, **(count if threads is not None else {})}
+    return {**_KEEP_MEMORY, **_SLEEP_SOON, **_OFFLINE, **(count if threads is not None else {})}
+
+
+def worker_environment(threads: int | None) -> dict[str, str]:
+    """Return the whole environment of a computing process: this process's own with :func:`worker_settings`."""
+    return {**os.environ, **worker_settings(threads)}

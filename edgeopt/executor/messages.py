@@ -1,7 +1,8 @@
-"""What driver and workers say to each other, as one JSON document a line: a job goes in, events come out.
+"""What driver and workers say to each other, one JSON document a frame: a job goes in, events come out.
 
-A worker writes events to the pipe that was its standard output (everything else that prints there goes to standard
-error). Every line is validated when it is read; a job can name no code.
+A worker on this machine writes events to the pipe that was its standard output (everything else that prints there goes
+to standard error), one elsewhere to the connection that it opened. Every document is validated when it is read; a job
+can name no code.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgeopt.plan import Plan
 
@@ -21,8 +22,10 @@ __all__ = [
     "Failed",
     "Go",
     "Handoff",
+    "Hello",
     "Job",
     "Ready",
+    "ResultPart",
     "Trace",
     "dump_job",
     "parse_event",
@@ -31,6 +34,20 @@ __all__ = [
 
 class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Hello(_Message):
+    """What a worker that calls back asks for: to be a device of the plan.
+
+    ``address`` is where it listens for its peers' tensors; ``port`` where it serves the rendezvous, on the source.
+    """
+
+    device: str = Field(max_length=200)
+    version: str = Field(max_length=100)
+    address: str = Field(max_length=200)
+    port: int | None = Field(default=None, ge=1, le=65535)
+    pid: int = Field(ge=1)
+    machine: str = Field(max_length=200)
 
 
 class Handoff(_Message):
@@ -51,12 +68,14 @@ class Job(_Message):
     """What one process is to do.
 
     ``token`` is random: runs side by side cannot meet at one rendezvous. ``pace`` is the fraction of its speed that
-    an emulated device computes at.
+    an emulated device computes at. ``own_address``: where gloo listens, and nowhere else; ``None``: on the interface
+    that the environment names. ``driver_pid`` is ``None``, ``return_result`` says how the result comes back, and
+    ``limit_to_free`` that the worker looks itself how much memory it may take, where the driver is another machine.
     """
 
     role: Literal["worker", "reference"]
     plan: Plan
-    driver_pid: int
+    driver_pid: int | None = None
     rank: int = 0
     threads: int = Field(ge=1)
     repeat: int = Field(default=1, ge=1)
@@ -68,15 +87,18 @@ class Job(_Message):
     port: int = 0
     token: str = ""
     listen_fd: int | None = None
+    own_address: str | None = None
     result_fd: int | None = None
+    return_result: bool = False
     memory_bytes: float | None = None
+    limit_to_free: bool = False
     pace: float | None = Field(default=None, gt=0, le=1)
     keep_handoffs: bool = False
     resume: list[Handoff] = []
 
 
 class Go(_Message):
-    """The driver's second line: everybody is ready and, where asked for, throttled."""
+    """The driver's second message: everybody is ready and, where asked for, throttled."""
 
     go: Literal[True] = True
 
@@ -124,6 +146,13 @@ class Trace(_Message):
     receives: list[tuple[int, int, float, float]]
 
 
+class ResultPart(_Message):
+    """A piece of the result of the last request, as safetensors; the pieces come in order."""
+
+    event: Literal["result"] = "result"
+    data: Base64Bytes
+
+
 class Done(_Message):
     """The worker has no more to do."""
 
@@ -151,15 +180,15 @@ class Checked(_Message):
     tolerance: float | None = None
 
 
-Event = Annotated[Ready | Beat | Trace | Handoff | Done | Failed | Checked, Field(discriminator="event")]
+Event = Annotated[Ready | Beat | Trace | Handoff | ResultPart | Done | Failed | Checked, Field(discriminator="event")]
 _EVENT: TypeAdapter[Any] = TypeAdapter(Event)
 
 
 def dump_job(job: Job) -> bytes:
-    """Write a job as one line; infinite numbers (a throughput without bound) survive, unlike in pydantic's own JSON."""
-    return json.dumps(job.model_dump(mode="json", by_alias=True)).encode() + b"\n"
+    """Write a job; infinite numbers (a throughput without bound) survive, unlike in pydantic's own JSON."""
+    return json.dumps(job.model_dump(mode="json", by_alias=True)).encode()
 
 
 def parse_event(line: bytes) -> Any:
-    """Read one line; raises ``ValueError`` if it is no event."""
+    """Read one document; raises ``ValueError`` if it is no event."""
     return _EVENT.validate_json(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -52,10 +53,12 @@ def execute(
     check: bool = True,
     port: int | None = None,
     hosts: Path | None = None,
+    ssh: bool = False,
     enforce_memory: bool = False,
     on_fault: Literal["fail", "retry", "replan"] = "fail",
     stall_s: float | None = None,
     progress: Callable[[str], None] | None = None,
+    announce: Callable[[str], None] | None = None,
     _command: Sequence[str] = launch.COMMAND,
 ) -> Report:
     """Run a plan and put its prediction beside the measurement.
@@ -79,7 +82,10 @@ def execute(
     port
         Where the workers meet; ``None``: the system chooses.
     hosts
-        Hosts file, for launchers that start workers on other machines.
+        Hosts file, for launchers that start workers on other machines; see :mod:`edgeopt.executor.hosts`.
+    ssh
+        Start those workers over SSH, with keys that are there already; otherwise the commands are announced, and the
+        run waits for somebody to type them.
     enforce_memory
         Hold every worker to its device's memory (libraries not counted) instead of to what the machine has left.
     on_fault
@@ -90,6 +96,8 @@ def execute(
         exceed the longest stage and transfer. ``None``: only ``timeout_s`` ends a run that hangs.
     progress
         Called with a line of text when something happens.
+    announce
+        Called with what must be done by hand for the run to begin, such as commands; default: print on standard error.
 
     Returns
     -------
@@ -102,8 +110,8 @@ def execute(
     MissingDependencyError
         torch or the model's library is not installed.
     ExecutionError
-        A worker died, was killed, ran out of memory or stalled; the port is taken. Names stage and device; no
-        process is left.
+        A worker died, was killed, ran out of memory, stalled or never called; the port is taken. Names stage and
+        device; no process is left.
     """
     if in_flight is None:
         in_flight = len(plan.stages) + 1 if plan.problem.objective == "throughput" else 1
@@ -127,7 +135,7 @@ def execute(
     start_on = launcher_named(on)
     layout = Layout.of(plan)
     _need_libraries(plan)
-    settings = Settings(port, hosts, options.command)
+    settings = Settings(port, hosts, options.command, ssh, timeout_s, announce or _print, options.progress)
     started_s, date = time.monotonic(), datetime.now(UTC)
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
@@ -175,6 +183,10 @@ def execute(
         replanned=plan if any(recovery.policy == "replan" for recovery in ran.recoveries) else None,
         notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
     )
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
 def _clock(log: Log, rank: int) -> tuple[float, float]:

@@ -16,7 +16,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeopt.errors import EdgeoptError, ExecutionError, InputError
-from edgeopt.executor.endpoint import Endpoint
+from edgeopt.executor.endpoint import GONE, Endpoint
+from edgeopt.executor.frames import FrameError, Frames, frame
 from edgeopt.executor.layout import Host
 from edgeopt.executor.memory import oom_kills
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, parse_event
@@ -26,7 +27,6 @@ __all__ = ["MIN_STALL_S", "Crew", "Member"]
 #: Shortest silence that may count as a stall: workers speak twice a second.
 MIN_STALL_S = 1.5
 
-_LINE_LIMIT = 64 << 20
 _SETTLE_S = 1.0
 _SILENT_S = 5.0
 
@@ -37,7 +37,7 @@ class Member:
     def __init__(self, host: Host | None, endpoint: Endpoint) -> None:
         self.host, self.endpoint = host, endpoint
         self.outgoing = b""
-        self.partial = b""
+        self.frames = Frames()
         self.stderr: deque[str] = deque(maxlen=12)
         self.beat: Beat | None = None
         self.heard_s = time.monotonic()
@@ -82,7 +82,13 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         self._oom_kills = oom_kills()
 
     def add(self, host: Host | None, endpoint: Endpoint, job: bytes) -> None:
-        """Watch a worker and hand it its job."""
+        """Watch a worker and hand it its job.
+
+        Raises
+        ------
+        ExecutionError
+            The job is larger than a worker accepts.
+        """
         member = Member(host, endpoint)
         self._members.append(member)
         for stream, mask in ((endpoint.events, 1), (endpoint.words, 2)):
@@ -90,10 +96,10 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
                 self._selector.register(stream, selectors.EVENT_READ, (member, mask))
         self._send(member, job)
 
-    def send(self, line: bytes) -> None:
+    def send(self, message: bytes) -> None:
         """Say the same to everybody."""
         for member in self._members:
-            self._send(member, line)
+            self._send(member, message)
 
     def endpoints(self) -> list[tuple[Host | None, Endpoint]]:
         """Hosts with their workers."""
@@ -119,7 +125,7 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
     def __exit__(self, *exception: object) -> None:
         """End every process with its group, kindly if it is done and by force if it is not, and reap it."""
         patience = time.monotonic() + 5.0
-        while any(Done in m.seen and not m.ended for m in self._members) and time.monotonic() < patience:
+        while any(Done in m.seen and not m.endpoint.settled for m in self._members) and time.monotonic() < patience:
             if exception[0] is not None:
                 break
             time.sleep(0.005)
@@ -129,10 +135,13 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
             member.endpoint.close()
         self._selector.close()
 
-    def _send(self, member: Member, line: bytes) -> None:
+    def _send(self, member: Member, message: bytes) -> None:
         # A worker that does not read must not hold up the driver: what does not fit in the pipe waits in _pump.
         idle = not member.outgoing
-        member.outgoing += line
+        try:
+            member.outgoing += frame(message)
+        except FrameError as error:
+            raise self._error(member, f"its job cannot be sent: {error}") from error
         if idle:
             self._selector.register(member.endpoint.jobs, selectors.EVENT_WRITE, (member, 0))
 
@@ -146,6 +155,8 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
                 data = os.read(key.fd, 1 << 16)
             except BlockingIOError:
                 continue
+            except OSError:  # a connection that was reset has ended
+                data = b""
             if not data:
                 self._selector.unregister(key.fileobj)
             elif stream == 1:
@@ -159,20 +170,21 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
             member.outgoing = member.outgoing[os.write(pipe.fileno(), member.outgoing) :]
         except BlockingIOError:
             return
-        except BrokenPipeError:  # it ended; its exit tells the story
+        except OSError:  # it ended; its exit tells the story
             member.outgoing = b""
         if not member.outgoing:
             self._selector.unregister(pipe)
 
     def _read(self, member: Member, data: bytes) -> None:
-        *lines, member.partial = (member.partial + data).split(b"\n")
-        if len(member.partial) > _LINE_LIMIT:
-            raise self._error(member, "sent a line without end")
-        for line in lines:
+        try:
+            messages = member.frames.feed(data)
+        except FrameError as error:
+            raise self._error(member, f"sent what cannot be read: {error}") from error
+        for message in messages:
             try:
-                event = parse_event(line)
+                event = parse_event(message)
             except ValueError as error:
-                raise self._error(member, f"said what no worker says: {line[:200]!r}") from error
+                raise self._error(member, f"said what no worker says: {message[:200]!r}") from error
             member.heard_s = time.monotonic()
             if isinstance(event, Beat):
                 if member.beat is None or _at(event) != _at(member.beat):
@@ -192,12 +204,15 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
             self._pump(0.02)
             suspects = self._suspects()
             decisive = [m for m in suspects if _gravity(m) < 3]
-            if decisive and (decisive[0].failed or decisive[0].endpoint.words not in self._selector.get_map()):
+            if decisive and (decisive[0].failed or not self._may_speak(decisive[0])):
                 break
         culprit = min(suspects, key=_gravity)
         if culprit.failed and culprit.failed.kind == "input":
             return InputError(culprit.failed.message)
         return self._error(culprit, self._story(culprit))
+
+    def _may_speak(self, member: Member) -> bool:
+        return member.endpoint.words is not None and member.endpoint.words in self._selector.get_map()
 
     def _suspects(self) -> list[Member]:
         """Members that failed or ended too early; one that has just ended may have said "done" unread."""
@@ -231,7 +246,8 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
                 held = f"; it held {_size(member.beat.memory_bytes)}" if member.beat else ""
                 return text + held + _doing(member)
             return text + _doing(member)
-        return f"its process ended early with exit code {code}" + _doing(member) + _last_words(member)
+        how = "the connection to it closed" if code == GONE else f"its process ended early with exit code {code}"
+        return how + _doing(member) + _last_words(member)
 
     def _late(self) -> ExecutionError:
         """Name who holds everybody up when time is over."""
@@ -317,7 +333,8 @@ def _doing(member: Member) -> str:
 
 
 def _last_words(member: Member) -> str:
-    return "; last words: " + " | ".join(list(member.stderr)[-4:]) if member.stderr else ""
+    lines = list(member.stderr) or [line for line in member.endpoint.last_words().splitlines() if line.strip()]
+    return "; last words: " + " | ".join(lines[-4:]) if lines else ""
 
 
 def _signal_name(number: int) -> str:

@@ -7,6 +7,7 @@ before it is needed, since gloo then takes the data off the wire while the worke
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass
 from datetime import timedelta
@@ -60,20 +61,29 @@ def open_store(job: Job, num_workers: int) -> dist.Store:
     return dist.PrefixStore(job.token, store)
 
 
-def join(job: Job, store: dist.Store, num_workers: int) -> None:
-    """Connect all workers with each other."""
+def join(job: Job, store: dist.Store, num_workers: int) -> dist.ProcessGroupGloo:
+    """Connect all workers with each other; gloo listens on the job's own address and nowhere else.
+
+    Without one it listens on the interface that its driver named, ``GLOO_SOCKET_IFNAME``.
+    A group of its own, not torch's default one, which takes no address.
+    """
+    options = dist.ProcessGroupGloo._Options()
+    options._timeout = timedelta(seconds=job.timeout_s)
     try:
-        dist.init_process_group(
-            "gloo", store=store, rank=job.rank, world_size=num_workers, timeout=timedelta(seconds=job.timeout_s)
-        )
+        if job.own_address is not None:
+            device = dist.ProcessGroupGloo.create_device(hostname=job.own_address)
+        else:
+            device = dist.ProcessGroupGloo.create_device(interface=os.environ["GLOO_SOCKET_IFNAME"])
+        options._devices = [device]
+        return dist.ProcessGroupGloo(store, job.rank, num_workers, options)
     except (RuntimeError, OSError) as error:
         raise TransportError(_first_line(error)) from error
 
 
-def agree_on_time(rank: int, num_workers: int) -> tuple[float, float]:
+def agree_on_time(group: dist.ProcessGroupGloo) -> tuple[float, float]:
     """Measure the clock's offset; see :func:`edgeopt.executor.clock.clock_offset`."""
     try:
-        return clock_offset(rank, num_workers)
+        return clock_offset(group)
     except RuntimeError as error:
         raise TransportError(_first_line(error)) from error
 
@@ -84,8 +94,8 @@ class Transport:
     ``round_index`` is always the receiver's: the loop that ends round r carries the input of round r + 1.
     """
 
-    def __init__(self, program: Program, layout: Layout, rank: int) -> None:
-        self._program, self._layout, self._rank = program, layout, rank
+    def __init__(self, program: Program, layout: Layout, group: dist.ProcessGroupGloo) -> None:
+        self._program, self._layout, self._group = program, layout, group
         self._sending: list[tuple[dist.Work, torch.Tensor]] = []
 
     def post(self, boundary: Boundary, round_index: int, slot: int = 0) -> Pending:
@@ -94,7 +104,7 @@ class Transport:
         tensors = [torch.empty(spec.shape, dtype=spec.dtype) for spec in specs or [_GO]]
         tag = self._tag(boundary, round_index, slot)
         try:
-            works = [dist.irecv(_raw(tensor), boundary.sender, tag=tag + i) for i, tensor in enumerate(tensors)]
+            works = [self._group.recv([_raw(tensor)], boundary.sender, tag + i) for i, tensor in enumerate(tensors)]
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from error
         return Pending(boundary, round_index, tensors, works, not specs)
@@ -125,7 +135,7 @@ class Transport:
         try:
             for i, tensor in enumerate(tensors):
                 raw = _raw(tensor)
-                self._sending.append((dist.isend(raw, boundary.receiver, tag=tag + i), raw))
+                self._sending.append((self._group.send([raw], boundary.receiver, tag + i), raw))
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from error
         self._sending = [entry for entry in self._sending if not entry[0].is_completed()]
@@ -167,7 +177,7 @@ class Transport:
     def barrier(self) -> None:
         """Wait for all workers."""
         try:
-            dist.barrier()
+            self._group.barrier().wait()
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from error
 

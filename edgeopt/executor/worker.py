@@ -1,4 +1,4 @@
-"""A worker process: ``python -m edgeopt.executor.worker``, one job on standard input, events on standard output.
+"""A worker process: ``python -m edgeopt.executor.worker``, one job in, events out; see :mod:`edgeopt.executor.channel`.
 
 It hosts the stages of one device, or runs the reference: the whole model in one fresh process, compared with the result
 of the distributed run. It ends with the driver, however that ends.
@@ -6,6 +6,7 @@ of the distributed run. It ends with the driver, however that ends.
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import ctypes
 import gc
@@ -17,11 +18,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from edgeopt.errors import EdgeoptError, InputError
+import edgeopt
+from edgeopt.errors import EdgeoptError, Finding, InputError
 from edgeopt.executor import memory
+from edgeopt.executor.channel import Channel, open_channel
 from edgeopt.executor.hardware import machine_id
 from edgeopt.executor.layout import Boundary, Layout
-from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Handoff, Job, Ready, Trace
+from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Handoff, Job, Ready, ResultPart, Trace
 from edgeopt.executor.packing import freeze, pack, thaw, unpack
 from edgeopt.executor.state import State
 from edgeopt.plan import Plan
@@ -35,25 +38,8 @@ if TYPE_CHECKING:
 __all__ = ["main"]
 
 _BEAT_S = 0.5
+_PART_BYTES = 3 << 20
 _PR_SET_PDEATHSIG = 1
-
-
-class _Channel:
-    """The pipe to the driver; what libraries print goes to standard error instead."""
-
-    def __init__(self) -> None:
-        self._fd = os.dup(1)
-        self._lock = threading.Lock()
-        os.dup2(2, 1)
-
-    def send(self, event: Any) -> None:
-        data = event.model_dump_json().encode() + b"\n"
-        with self._lock:
-            try:
-                while data:
-                    data = data[os.write(self._fd, data) :]
-            except BrokenPipeError:
-                os._exit(1)  # the driver is gone
 
 
 def main(
@@ -62,15 +48,14 @@ def main(
     compare: Callable[..., Any] | None = None,
 ) -> None:
     """Read a job and do it. The functions are those of :mod:`edgeopt.programs`; tests give their own."""
-    channel = _Channel()
+    channel = open_channel(sys.argv[1:])
     if sys.platform.startswith("linux"):
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     memory.offer_to_oom_killer()
-    job = Job.model_validate_json(sys.stdin.buffer.readline())
-    if os.getppid() != job.driver_pid:  # it ended before the line above could see it
-        os._exit(1)
-    state = _beating(channel)
+    state = State()
     with _telling_failures(channel, state):
+        job = _read_job(channel)
+        _beat(channel, state)
         if build is None or reference is None or compare is None:
             from edgeopt import programs
 
@@ -84,7 +69,30 @@ def main(
     os._exit(0)  # everything is sent; tearing down gloo in some order helps nobody
 
 
-def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan, Sequence[int]], Program]) -> None:
+def _read_job(channel: Channel) -> Job:
+    """Wait for the job, and end if the driver is another process than it says: it has ended since.
+
+    Raises
+    ------
+    InputError
+        The job is of another version.
+    """
+    try:
+        job = Job.model_validate_json(channel.receive())
+    except ValueError as error:
+        first = (getattr(error, "errors", list)() or [{"loc": (), "msg": str(error)}])[0]
+        mend = f"install edgeopt {edgeopt.__version__} where it comes from, or its version here"
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(Finding(f"job.{where}", f"edgeopt {edgeopt.__version__}: {first['msg']}", mend)) from error
+    if job.driver_pid is not None and os.getppid() != job.driver_pid:
+        os._exit(1)
+    if channel.address is not None:
+        listen_fd = channel.listener.fileno() if channel.listener is not None else None
+        job = job.model_copy(update={"own_address": channel.address, "listen_fd": listen_fd})
+    return job
+
+
+def _run_worker(job: Job, channel: Channel, state: State, build: Callable[[Plan, Sequence[int]], Program]) -> None:
     import torch
 
     from edgeopt.executor import transport as wire
@@ -100,16 +108,16 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
     state.now("build", stages[0] if stages else None)
     program = build(job.plan, stages)
     build_s = time.monotonic() - started_s
-    transport = None
+    transport, offset_s, error_s = None, 0.0, 0.0
     if store is not None:
         state.now("connect")
-        wire.join(job, store, len(layout.hosts))
-        transport = wire.Transport(program, layout, job.rank)
-    offset_s, error_s = (0.0, 0.0) if alone else wire.agree_on_time(job.rank, len(layout.hosts))
+        group = wire.join(job, store, len(layout.hosts))
+        transport = wire.Transport(program, layout, group)
+        offset_s, error_s = wire.agree_on_time(group)
     channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
     state.now("wait")
-    Go.model_validate_json(sys.stdin.buffer.readline())
-    threading.Thread(target=_end_with_driver, daemon=True).start()
+    Go.model_validate_json(channel.receive())
+    threading.Thread(target=channel.wait_for_the_end, daemon=True).start()  # not every system tells of a parent's death
     gc.freeze()  # libraries and model are never garbage: looking through them takes a tenth of a second
     with torch.inference_mode():
         handed = [unpack(handoff.data) for handoff in job.resume]
@@ -126,14 +134,14 @@ def _run_worker(job: Job, channel: _Channel, state: State, build: Callable[[Plan
                 spans.result = program.join(handed, spans.result)
             result = digest(spans.result) if spans.result is not None else None
             channel.send(_trace(number, number < job.warmup, spans, result))
-            if spans.result is not None and number == job.warmup + job.repeat - 1 and job.result_fd is not None:
-                _store_result(job.result_fd, spans.result)
+            if spans.result is not None and number == job.warmup + job.repeat - 1:
+                _hand_in(job, channel, spans.result)
     if transport is not None:
         state.now("wait")
         transport.barrier()  # nobody leaves while another still reads from it
 
 
-def _keeper(channel: _Channel, state: State) -> Callable[[Boundary, int, list[torch.Tensor]], None]:
+def _keeper(channel: Channel, state: State) -> Callable[[Boundary, int, list[torch.Tensor]], None]:
     """Return what gives a hand-off to the driver."""
 
     def keep(boundary: Boundary, round_index: int, tensors: list[torch.Tensor]) -> None:
@@ -179,7 +187,7 @@ def _many(
 
 def _run_reference(
     job: Job,
-    channel: _Channel,
+    channel: Channel,
     state: State,
     reference: Callable[[Plan, int], list[torch.Tensor]],
     compare: Callable[..., Any],
@@ -201,8 +209,9 @@ def _prepare(job: Job) -> None:
 
     torch.set_num_threads(job.threads)
     torch.zeros(256, 256) @ torch.zeros(256, 256)  # thread stacks and library buffers exist before memory is limited
-    if job.memory_bytes is not None:
-        memory.limit_growth(job.memory_bytes)
+    limit = memory.available_bytes() if job.limit_to_free else job.memory_bytes
+    if limit is not None:
+        memory.limit_growth(limit)
 
 
 def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace:
@@ -218,10 +227,17 @@ def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace
     )
 
 
-def _store_result(fd: int, tensors: list[torch.Tensor]) -> None:
-    """Write the result to the driver's unnamed file: nothing is left behind."""
+def _hand_in(job: Job, channel: Channel, tensors: list[torch.Tensor]) -> None:
+    """Write the result to the driver's unnamed file, so that nothing is left behind, or send it piece by piece."""
+    if job.return_result:
+        data = freeze(tensors)
+        for start in range(0, len(data), _PART_BYTES):
+            part = base64.b64encode(data[start : start + _PART_BYTES])
+            channel.send(ResultPart(data=part))
+    if job.result_fd is None:
+        return
     data = freeze(tensors)
-    with os.fdopen(os.dup(fd), "wb") as stream:
+    with os.fdopen(os.dup(job.result_fd), "wb") as stream:
         stream.seek(0)
         stream.truncate()
         stream.write(data)
@@ -233,9 +249,8 @@ def _load_result(fd: int) -> list[torch.Tensor]:
         return thaw(stream.read())
 
 
-def _beating(channel: _Channel) -> State:
-    """Start the signs of life; returns the state that they report."""
-    state = State()
+def _beat(channel: Channel, state: State) -> None:
+    """Start the signs of life, which report the state."""
 
     def beat() -> None:
         while True:
@@ -251,11 +266,10 @@ def _beating(channel: _Channel) -> State:
             time.sleep(_BEAT_S)
 
     threading.Thread(target=beat, daemon=True).start()
-    return state
 
 
 @contextlib.contextmanager
-def _telling_failures(channel: _Channel, state: State) -> Iterator[None]:
+def _telling_failures(channel: Channel, state: State) -> Iterator[None]:
     """Turn an exception into words for the driver."""
     try:
         yield
@@ -284,13 +298,6 @@ def _kind(error: BaseException) -> str:
 def _words(error: BaseException) -> str:
     named = isinstance(error, (EdgeoptError, MemoryError))
     return (str(error) if named and str(error) else f"{type(error).__name__}: {error}")[:2000]
-
-
-def _end_with_driver() -> None:
-    """End when the driver's end of the pipe closes (systems without a parent-death signal)."""
-    while os.read(0, 1 << 16):
-        pass
-    os._exit(1)
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from numpy.typing import ArrayLike, NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgeopt.errors import ExecutionError, Finding, InputError
+from edgeopt.executor.meeting import Meeting, listen
 from edgeopt.profiler.jobs import LinkJob, LinkRun, LinkSamples
-from edgeopt.profiler.meeting import Meeting, listen
 from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiles.network import LinkFit, LinkQuality
 

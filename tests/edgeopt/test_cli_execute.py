@@ -6,6 +6,7 @@ import errno
 import json
 import os
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 
@@ -110,6 +111,10 @@ def run(monkeypatch):
         (["--no-check"], "check", False),
         (["--port", "29500"], "port", 29500),
         (["--enforce-memory"], "enforce_memory", True),
+        (["--ssh"], "ssh", True),
+        (["--hosts", "hosts.yaml"], "hosts", Path("hosts.yaml")),
+        ([], "ssh", False),
+        ([], "hosts", None),
         ([], "repeat", 5),
         ([], "check", True),
         ([], "port", None),

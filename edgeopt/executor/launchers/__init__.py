@@ -12,6 +12,8 @@ __all__ = ["LAUNCHERS", "launcher_named"]
 _CLASSES = {
     "local": ("edgeopt.executor.launchers.local", "Local"),
     "emulated": ("edgeopt.executor.launchers.emulated", "Emulated"),
+    "torchrun": ("edgeopt.executor.launchers.torchrun", "Torchrun"),
+    "ray": ("edgeopt.executor.launchers.ray", "OnRay"),
 }
 
 #: What ``--on`` may say.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -29,11 +29,21 @@ class Settings:
         A hosts file: which machine is which device.
     command
         Starts one worker on this machine.
+    ssh
+        Run the commands that start workers elsewhere, rather than only say them.
+    timeout_s
+        Seconds within which all workers must have called.
+    announce, progress
+        Called with what the caller must be told, and with what is going on.
     """
 
     port: int | None
     hosts: Path | None
     command: Sequence[str]
+    ssh: bool
+    timeout_s: float
+    announce: Callable[[str], None]
+    progress: Callable[[str], None]
 
 
 class Launcher(contextlib.AbstractContextManager["Launcher"], ABC):
@@ -52,6 +62,8 @@ class Launcher(contextlib.AbstractContextManager["Launcher"], ABC):
     name: ClassVar[str]
     #: Whether devices are imitated rather than present; every report says so.
     emulated: ClassVar[bool] = False
+    #: Whether workers may run on other machines: nothing can be handed to them but messages.
+    elsewhere: ClassVar[bool] = False
 
     def __init__(self, plan: Plan, layout: Layout, settings: Settings) -> None:
         self.plan, self.layout, self.settings = plan, layout, settings

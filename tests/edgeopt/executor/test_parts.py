@@ -73,12 +73,11 @@ def test_times_add_up_over_rounds() -> None:
         times_of(layout, {0: phone})
 
 
-def test_a_job_survives_its_line() -> None:
+def test_a_job_survives_its_way() -> None:
     plan = toy_plan(("phone", 6))
     assert math.isinf(plan.throughput_per_s)
     job = Job(role="worker", plan=plan, driver_pid=1, threads=1, timeout_s=1.0)
     line = dump_job(job)
-    assert line.count(b"\n") == 1
     again = Job.model_validate_json(line)
     assert again == job
     assert again.plan.digest() == plan.digest()

@@ -16,9 +16,9 @@ import pytest
 from edgeopt.cli import main
 from edgeopt.errors import InputError
 from edgeopt.executor.environment import worker_environment
+from edgeopt.executor.meeting import Meeting, listen
 from edgeopt.profiler.jobs import LinkRun
 from edgeopt.profiler.link import LinkRequest, clock_offsets_s, fit_link, measure_link
-from edgeopt.profiler.meeting import Meeting, listen
 from edgeopt.profiles import load_network
 
 
