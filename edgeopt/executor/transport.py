@@ -158,10 +158,11 @@ class Transport:
         would start while others are still inside, for as long as the slowest link takes, and what it sends them would
         seem to take that long.
         """
-        others = [host.rank for host in self._layout.hosts if host.rank != self._rank]
+        rank = self._group.rank()
+        others = [host.rank for host in self._layout.hosts if host.rank != rank]
         try:
             self._exchange(others, others, _READY_TAG)
-            self._exchange([] if self._rank == 0 else [0], others if self._rank == 0 else [], _READY_TAG + 1)
+            self._exchange([] if rank == 0 else [0], others if rank == 0 else [], _READY_TAG + 1)
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from error
 
@@ -169,8 +170,8 @@ class Transport:
         """Say one byte to some and hear one byte of some."""
         words = {rank: torch.empty(1, dtype=torch.uint8) for rank in of}
         said = torch.ones(1, dtype=torch.uint8)
-        works = [dist.irecv(word, rank, tag=tag) for rank, word in words.items()]
-        works += [dist.isend(said, rank, tag=tag) for rank in to]
+        works = [self._group.recv([word], rank, tag) for rank, word in words.items()]
+        works += [self._group.send([said], rank, tag) for rank in to]
         for work in works:
             work.wait()
 
