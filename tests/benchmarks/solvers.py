@@ -110,20 +110,22 @@ POLICY = {
 }
 
 PLACEMENT = {
-    "experts, 4 layers x 8 on 4 devices": Row(lambda seed: placement.experts_at_scale(seed, 4, 8, 4), general_s=10),
-    "experts, 32 layers x 64 on 16 devices": Row(placement.experts_at_scale),
+    "experts, 4 layers x 8 on 4 devices": Row(
+        lambda seed: placement.experts_at_scale(seed, 4, 8, 4), general_s=10, exact_s=10
+    ),
+    "experts, 32 layers x 64 on 16 devices": Row(placement.experts_at_scale, exact_s=10),
     "experts, little room, 32 layers x 64 on 16 devices": Row(
-        lambda seed: placement.experts_at_scale(seed, room=1.02), general_s=10
+        lambda seed: placement.experts_at_scale(seed, room=1.02), general_s=10, exact_s=10
     ),
     "experts with exchange, 3 layers x 4 on 3 devices": Row(
-        lambda seed: placement.exchange_at_scale(seed, 3, 4, 3), general_s=10
+        lambda seed: placement.exchange_at_scale(seed, 3, 4, 3), general_s=10, exact_s=10
     ),
     "experts with exchange, 32 layers x 64 on 16 devices": Row(placement.exchange_at_scale, general_s=0, exact_s=10),
     "routing, 200 classes, 50 models, 20 devices": Row(placement.routing_at_scale),
     "routing with a floor, 200 classes, 50 models, 20 devices": Row(
         lambda seed: placement.routing_at_scale(seed, min_accuracy=0.82)
     ),
-    "deployment, 6 tasks, 18 variants, 8 nodes": Row(placement.deployment_at_scale, general_s=10),
+    "deployment, 6 tasks, 18 variants, 8 nodes": Row(placement.deployment_at_scale, general_s=10, exact_s=10),
 }
 
 #: Family → its rows.
