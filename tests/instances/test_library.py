@@ -12,7 +12,7 @@ from tests.benchmarks.baselines import BASELINES
 from tests.instances import library
 
 INDEX = library.read_index()
-LIMIT_S = 40.0
+LIMIT_S = 120.0
 
 
 def test_the_index_and_the_files_agree():

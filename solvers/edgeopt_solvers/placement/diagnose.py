@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt_solvers.placement.deployment_exact import cheapest, ways_of
+from edgeopt_solvers.placement.deployment_ways import cheapest, ways_of
 from edgeopt_solvers.placement.instance import Deployment, Experts, Routing
 from edgeopt_solvers.placement.levels import table_of
 from edgeopt_solvers.placement.routing_flows import Flows

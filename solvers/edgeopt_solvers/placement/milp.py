@@ -43,7 +43,8 @@ from numpy.typing import NDArray
 from edgeopt_solvers.chain.pulp_run import Answer, run
 from edgeopt_solvers.chain.segments import unit_of
 from edgeopt_solvers.placement.check import evaluate
-from edgeopt_solvers.placement.deployment_exact import Ways, cheapest, solution_of, ways_of
+from edgeopt_solvers.placement.deployment_exact import solution_of
+from edgeopt_solvers.placement.deployment_ways import Ways, cheapest, ways_of
 from edgeopt_solvers.placement.exchange import exchange_of, forward
 from edgeopt_solvers.placement.instance import Deployment, Experts, ExpertsSolution
 from edgeopt_solvers.placement.levels import Table, layer_split, table_of

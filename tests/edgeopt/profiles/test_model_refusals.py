@@ -30,7 +30,7 @@ from tests.edgeopt.profiles.cases import DIFFUSION, LANGUAGE
             "source",
             3,
             "is empty",
-            "where the numbers come from",
+            "where the number comes from",
         ),
         (LANGUAGE, ("count: 2", "count: 2.5"), "layers[1].count", 9, "'2.5'", "integer"),
         (DIFFUSION, ("first: small", "first: smal"), "quality.first", 17, "no variant 'smal'", "did you mean 'small'?"),

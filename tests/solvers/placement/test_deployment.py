@@ -10,7 +10,11 @@ import pytest
 from hypothesis import given, settings
 
 from edgeopt_solvers import solve
-from edgeopt_solvers.placement import Deployment, evaluate
+from edgeopt_solvers.placement import Deployment, deployment_exact, evaluate
+from edgeopt_solvers.placement.deployment_search import Neighbourhood
+from edgeopt_solvers.placement.deployment_ways import ways_of
+from edgeopt_solvers.solve import Options
+from tests.benchmarks.placement import deployment_at_scale
 from tests.solvers.placement.draws import best_deployment, deployments
 
 
@@ -95,3 +99,30 @@ def test_memory_shared_by_two_tasks():
     assert "no choice of variants that fits the memory serves all" in result.message
     floor = Deployment([0, 0], [4.0, 9.0], 1.0 + np.zeros(2), [[1.0]], [4.0], quality=[0.5, 1.0], min_quality=0.8)
     assert "min_quality is 0.8" in solve(floor).message
+
+
+def test_a_plan_that_is_searched_locally_only_gets_better() -> None:
+    instance = deployment_at_scale(1, num_tasks=3, num_nodes=4)
+    ways = ways_of(instance)
+    at = np.where(ways.node >= 0, ways.variant * instance.num_nodes + ways.node, -1)
+    near = Neighbourhood(instance, ways, at, instance.memory_bytes, seed=0)
+    optimum = solve(instance).objective
+    for seed in range(6):
+        kept = np.zeros((instance.num_variants, instance.num_nodes), bool)
+        for j, n in np.random.default_rng(seed).permutation(np.argwhere(~kept)).tolist():
+            kept[j, n] = (
+                instance.variant_bytes[kept[:, n]].sum() + instance.variant_bytes[j] <= instance.memory_bytes[n]
+            )
+        kept = near.kicked(kept)
+        better = near.improve(kept, math.inf)
+        assert (instance.variant_bytes @ better <= instance.memory_bytes).all()
+        assert optimum * (1 - 1e-9) <= near.value(better) <= near.value(kept)
+    assert near.value(better) < 1.1 * optimum
+
+
+def test_what_highs_may_not_finish_is_branched_on(monkeypatch) -> None:
+    monkeypatch.setattr(deployment_exact.Program, "whole", lambda *_: (-math.inf, None))
+    instance = deployment_at_scale(1, num_tasks=3, num_nodes=3)
+    ours = deployment_exact.solve_deployment(instance, Options())
+    assert ours.statistics["num_nodes"] > 1
+    assert ours.objective == pytest.approx(solve(instance, "pulp").objective, rel=1e-6)

@@ -9,7 +9,7 @@ import pytest
 
 from edgeopt_solvers import solve
 from edgeopt_solvers.placement import Deployment, Experts, milp
-from edgeopt_solvers.placement.deployment_exact import ways_of
+from edgeopt_solvers.placement.deployment_ways import ways_of
 from tests.solvers.placement.draws import best_deployment, best_experts
 from tests.solvers.placement.exchanges import best_exchange
 
