@@ -19,6 +19,7 @@ from edgeopt_solvers.placement.exchange_search import climb, improve, sweep
 from edgeopt_solvers.placement.expert_bounds import relax, root
 from edgeopt_solvers.placement.expert_search import Search, first_homes
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
+from edgeopt_solvers.placement.experts_highs import closed_by_highs
 from edgeopt_solvers.placement.levels import table_of
 from edgeopt_solvers.placement.tree import Bits, branch
 from edgeopt_solvers.result import relative_gap
@@ -76,8 +77,10 @@ def solve_exchange(
             counted["num_moves"] = float(moves)
             held = np.eye(instance.num_devices, dtype=np.bool_)[lone]
             improve(instance, exchange, table, held, search.limit, best.offer, until(0.95))
+    if columns <= MOST_IN_TREE:
+        bound = closed_by_highs(instance, best, bound, goal, stop_at)
     if relative_gap(best.objective, bound) <= goal or columns > MOST_IN_TREE:
-        return bound, False, counted
+        return bound, bound == math.inf, counted
     tree_bound, finished, nodes = _search_through(instance, lo, best, gap, stop_at)
     counted["num_nodes"] = float(nodes)
     return max(bound, tree_bound), finished, counted

@@ -3,8 +3,9 @@
 1. The relaxation in which a copy may be held in parts gives the bound (``expert_bounds.py``) and, rounded, a placement.
 2. Moves improve it, all layers side by side (``expert_search.py``), until it is as good as asked or no move helps.
    Where experts exchange tokens between layers, ``exchange_exact.py`` takes over from here.
-3. Instances with few decisions are then searched through (``tree.py``): does device d hold expert e of layer g, and,
-   where its latencies may exceed the makespan, does it serve in that layer?
+3. Instances with few decisions go to HiGHS (``experts_highs.py``), and what that leaves open is searched through
+   (``tree.py``): does device d hold expert e of layer g, and, where its latencies may exceed the makespan, does it
+   serve in that layer?
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from edgeopt_solvers.placement.exchange_exact import offered, solve_exchange
 from edgeopt_solvers.placement.expert_bounds import Node, relax, root
 from edgeopt_solvers.placement.expert_search import Search, first_homes
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
+from edgeopt_solvers.placement.experts_highs import closed_by_highs
 from edgeopt_solvers.placement.levels import fluid_levels, table_of
 from edgeopt_solvers.placement.tree import Bits, branch
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
@@ -95,11 +97,14 @@ def solve_experts(instance: Experts, options: Options) -> Result:
         homes = first_homes(search, _wish(instance, root(instance, table, lo), wish, soft))
         if homes is not None:
             num_moves += _improve(instance, search, homes, best)
-    kicked_until = soft if limit is None else soft - 0.4 * max(0.0, soft - time.perf_counter())
+    kicked_until = soft if limit is None else soft - 0.8 * max(0.0, soft - time.perf_counter())
     if FEWEST_KICKED <= wish.size <= MOST_TRIPLES:
         num_moves += _kick(instance, best, bound, relaxation.level_s, options, kicked_until)
     num_nodes, finished = 0, False
-    if relative_gap(best.objective, bound) > max(options.gap, PROVEN) and wish.size <= MOST_TRIPLES:
+    if wish.size <= MOST_TRIPLES:
+        bound = closed_by_highs(instance, best, bound, max(options.gap, PROVEN), soft)
+        finished = bound == math.inf
+    if not finished and relative_gap(best.objective, bound) > max(options.gap, PROVEN) and wish.size <= MOST_TRIPLES:
         bound, finished, num_nodes = _search_through(instance, lo, best, bound, options.gap, soft)
     statistics = {"num_moves": float(num_moves), "num_nodes": float(num_nodes)}
     return _result(best, bound, finished, options, stop_at, statistics)
