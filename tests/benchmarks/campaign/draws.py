@@ -122,8 +122,8 @@ def _language_decisions(rng: np.random.Generator, chain) -> Solution:
 def _diffusion_decisions(rng: np.random.Generator, chain) -> Solution | None:
     """Encoder, one to three groups of steps with a denoiser each, decoder: all somewhere."""
     last = chain.num_elements - 1
-    groups = int(rng.integers(1, 4))
-    inner = sorted(int(c) for c in rng.permutation(np.arange(2, last))[: groups - 1])
+    inner = sorted(int(c) for c in rng.permutation(np.arange(2, last))[: rng.integers(3)])
+    groups = len(inner) + 1  # a run of two steps has two at most
     cuts = (1, *inner, last, chain.num_elements)
     devices = tuple(int(d) for d in rng.integers(chain.num_devices, size=len(cuts)))
     # The large denoiser costs five times the small one: one group of three uses it.
