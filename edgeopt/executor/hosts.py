@@ -5,7 +5,7 @@
     coordinator: 192.168.1.7          # where `edgeopt execute` waits for the workers; a port may follow
     devices:
       laptop: {address: 192.168.1.7}
-      phone: {address: 192.168.1.12, user: me, ssh_port: 8022, python: /home/me/venv/bin/python}
+      phone: {address: 192.168.1.12, user: me, ssh_port: 8022, python: venv/bin/python}
 
 Nothing in it is run as a program but what ``python`` names, and nothing is expanded by a shell.
 """

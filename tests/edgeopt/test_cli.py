@@ -23,23 +23,6 @@ SOLVE_KEYS = {
 STAGE_KEYS = {"device", "variant", "start", "stop", "compute_s", "transfer_s", "transfer_bytes", "memory_bytes"}
 
 
-@pytest.fixture
-def problem(tmp_path):
-    """Return the path of a problem whose model fits no single device."""
-    path = tmp_path / "problem.yaml"
-    path.write_text(PROBLEM, encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def plan(problem, tmp_path, capsys):
-    """Return the path of that problem's plan."""
-    path = tmp_path / "plan.yaml"
-    assert main(["solve", str(problem), "-o", str(path)]) == 0
-    capsys.readouterr()
-    return path
-
-
 class TestSolve:
     def test_json_has_the_agreed_shape(self, problem, capsys):
         assert main(["solve", str(problem), "--json"]) == 0

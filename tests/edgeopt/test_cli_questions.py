@@ -20,23 +20,6 @@ ALTERNATIVE_KEYS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def problem(tmp_path):
-    """Return the path of a problem whose model fits no single device."""
-    path = tmp_path / "problem.yaml"
-    path.write_text(PROBLEM, encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def plan(problem, tmp_path, capsys):
-    """Return the path of that problem's plan."""
-    path = tmp_path / "plan.yaml"
-    assert main(["solve", str(problem), "-o", str(path)]) == 0
-    capsys.readouterr()
-    return path
-
-
 def document(capsys):
     printed = capsys.readouterr()
     assert printed.err == ""

@@ -31,19 +31,12 @@ from edgeopt_solvers.chain.check import evaluate
 from edgeopt_solvers.chain.deadline import OutOfTimeError, at_sight, bound_at_sight, look, ticking
 from edgeopt_solvers.chain.instance import Chain, Solution
 from edgeopt_solvers.chain.segments import Segments
+from edgeopt_solvers.cpsat import STATUS
 from edgeopt_solvers.errors import BackendError
-from edgeopt_solvers.result import Reason, Result, Status
+from edgeopt_solvers.result import Result, Status
 from edgeopt_solvers.solve import Options
 
 __all__ = ["Model", "solve"]
-
-#: CP-SAT status → why it stopped; MODEL_INVALID is a failure.
-STATUS: dict[int, Reason] = {
-    cp_model.OPTIMAL: "optimal",
-    cp_model.FEASIBLE: "time_limit",
-    cp_model.INFEASIBLE: "infeasible",
-    cp_model.UNKNOWN: "time_limit",
-}
 
 #: The largest coefficient of a row becomes this.
 LARGEST = 1e12

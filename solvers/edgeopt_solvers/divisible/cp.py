@@ -20,23 +20,16 @@ from typing import Any
 import numpy as np
 from ortools.sat.python import cp_model
 
+from edgeopt_solvers.cpsat import STATUS
 from edgeopt_solvers.divisible.check import evaluate
 from edgeopt_solvers.divisible.feasible import few_devices
 from edgeopt_solvers.divisible.instance import LIMIT_TOLERANCE, Divisible, Solution
 from edgeopt_solvers.divisible.table import Table
 from edgeopt_solvers.errors import BackendError
-from edgeopt_solvers.result import Reason, Result, Status, relative_gap
+from edgeopt_solvers.result import Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
-__all__ = ["STATUS", "build", "solve"]
-
-#: CP-SAT status → why it stopped; MODEL_INVALID is a failure.
-STATUS: dict[int, Reason] = {
-    cp_model.OPTIMAL: "optimal",
-    cp_model.FEASIBLE: "time_limit",
-    cp_model.INFEASIBLE: "infeasible",
-    cp_model.UNKNOWN: "time_limit",
-}
+__all__ = ["build", "solve"]
 
 #: The largest amount of a row becomes this.
 LARGEST = 1e12

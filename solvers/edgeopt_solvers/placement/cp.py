@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.cpsat import STATUS
 from edgeopt_solvers.errors import BackendError
 from edgeopt_solvers.placement.check import evaluate
 from edgeopt_solvers.placement.experts import Experts, ExpertsSolution
@@ -32,15 +33,7 @@ from edgeopt_solvers.placement.levels import Table, layer_split, table_of
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
-__all__ = ["PARTS", "STATUS", "Program", "build", "first_replicas", "solve"]
-
-#: CP-SAT status → why it stopped; MODEL_INVALID is a failure.
-STATUS: dict[int, Reason] = {
-    cp_model.OPTIMAL: "optimal",
-    cp_model.FEASIBLE: "time_limit",
-    cp_model.INFEASIBLE: "infeasible",
-    cp_model.UNKNOWN: "time_limit",
-}
+__all__ = ["PARTS", "Program", "build", "first_replicas", "solve"]
 
 #: Parts of an expert's load.
 PARTS = 10_000

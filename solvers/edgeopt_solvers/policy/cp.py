@@ -30,22 +30,15 @@ from numpy.typing import NDArray
 from ortools.sat.python import cp_model
 
 from edgeopt_solvers.chain.arrays import Array
+from edgeopt_solvers.cpsat import STATUS
 from edgeopt_solvers.errors import BackendError, UnsupportedError
 from edgeopt_solvers.policy.check import evaluate
 from edgeopt_solvers.policy.instance import Cascade, CascadeSolution
 from edgeopt_solvers.policy.traces import Traces, traces_of
-from edgeopt_solvers.result import Reason, Result, Status, relative_gap
+from edgeopt_solvers.result import Result, Status, relative_gap
 from edgeopt_solvers.solve import Options
 
-__all__ = ["STATUS", "Model", "build", "solve"]
-
-#: CP-SAT status → why it stopped; MODEL_INVALID is a failure.
-STATUS: dict[int, Reason] = {
-    cp_model.OPTIMAL: "optimal",
-    cp_model.FEASIBLE: "time_limit",
-    cp_model.INFEASIBLE: "infeasible",
-    cp_model.UNKNOWN: "time_limit",
-}
+__all__ = ["Model", "build", "solve"]
 
 #: The largest sum that matters in a row becomes this.
 LARGEST = 1e12

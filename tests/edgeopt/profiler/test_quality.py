@@ -15,15 +15,7 @@ from edgeopt.profiles.model import AdditiveQuality
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
-pytestmark = pytest.mark.torch
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 
 @pytest.fixture(scope="module")

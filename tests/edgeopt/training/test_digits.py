@@ -16,15 +16,7 @@ from edgeopt.profiles.checkpoints import with_relative_checkpoints
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
-pytestmark = pytest.mark.torch
-
-
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 
 class TestStored:

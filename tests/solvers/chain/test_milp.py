@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from edgeopt_solvers import solve
 from edgeopt_solvers.chain import Chain, evaluate, milp, pulp_run
 from edgeopt_solvers.solve import Options
 from tests.solvers.chain.brute import brute_force
+from tests.solvers.golden import assert_is_golden
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -59,12 +59,7 @@ FAMILIES = {
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_program_is_the_golden_one(family, tmp_path):
     """Set UPDATE_GOLDEN=1 to rewrite the files; then read the difference line by line."""
-    program = tmp_path / "program.lp"
-    milp.build(Chain(**FAMILIES[family])).problem.writeLP(str(program))
-    golden = GOLDEN / f"{family}.lp"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(program.read_text())
-    assert program.read_text() == golden.read_text()
+    assert_is_golden(milp.build(Chain(**FAMILIES[family])).problem, GOLDEN / f"{family}.lp", tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

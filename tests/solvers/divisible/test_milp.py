@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +11,7 @@ from edgeopt_solvers import solve
 from edgeopt_solvers.divisible import CAPABILITIES, Divisible
 from edgeopt_solvers.divisible.milp import build, cut_at
 from tests.solvers.divisible.draws import brute_force
+from tests.solvers.golden import assert_is_golden
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -45,12 +45,7 @@ def test_the_program_is_the_golden_one(family, tmp_path):
     model = build(Divisible(**FAMILIES[family]))
     loads = np.array([2, 1])
     cut_at(model, loads, model.table.solution(loads))
-    program = tmp_path / "program.lp"
-    model.problem.writeLP(str(program))
-    golden = GOLDEN / f"{family}.lp"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(program.read_text())
-    assert program.read_text() == golden.read_text()
+    assert_is_golden(model.problem, GOLDEN / f"{family}.lp", tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

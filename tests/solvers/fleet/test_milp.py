@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +15,7 @@ from edgeopt_solvers.fleet.milp import Program
 from edgeopt_solvers.fleet.model import build, columns, price
 from edgeopt_solvers.fleet.shares import allocate
 from tests.solvers.fleet.brute import optimum
+from tests.solvers.golden import assert_is_golden
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -51,12 +51,7 @@ def test_the_program_is_the_golden_one(family, tmp_path):
     if not program.cut_overfull(picked):
         allocation = allocate(model, cols.take(picked))
         program.cut(picked, allocation.prices, math.isfinite(allocation.value))
-    written = tmp_path / "program.lp"
-    program.program.writeLP(str(written))
-    golden = GOLDEN / f"{family}.lp"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(written.read_text())
-    assert written.read_text() == golden.read_text()
+    assert_is_golden(program.program, GOLDEN / f"{family}.lp", tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

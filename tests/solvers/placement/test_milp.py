@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ import pytest
 from edgeopt_solvers import solve
 from edgeopt_solvers.placement import Deployment, Experts, milp
 from edgeopt_solvers.placement.deployment_ways import ways_of
+from tests.solvers.golden import assert_is_golden
 from tests.solvers.placement.draws import best_deployment, best_experts
 from tests.solvers.placement.exchanges import best_exchange
 
@@ -43,12 +43,7 @@ def _program(instance):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_the_program_is_the_golden_one(family, tmp_path):
     """Set UPDATE_GOLDEN=1 to rewrite the files; then read the difference line by line."""
-    program = tmp_path / "program.lp"
-    _program(FAMILIES[family]).writeLP(str(program))
-    golden = GOLDEN / f"{family}.lp"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(program.read_text())
-    assert program.read_text() == golden.read_text()
+    assert_is_golden(_program(FAMILIES[family]), GOLDEN / f"{family}.lp", tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -11,6 +10,7 @@ from edgeopt_solvers import solve
 from edgeopt_solvers.policy import CAPABILITIES, Cascade
 from edgeopt_solvers.policy.milp import build
 from edgeopt_solvers.policy.traces import traces_of
+from tests.solvers.golden import assert_is_golden
 from tests.solvers.policy.policies import brute_force_cascade
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -41,12 +41,7 @@ FAMILIES = {
 def test_the_program_is_the_golden_one(family, tmp_path):
     """Set UPDATE_GOLDEN=1 to rewrite the files; then read the difference line by line."""
     instance = Cascade(**FAMILIES[family])
-    program = tmp_path / "program.lp"
-    build(instance, traces_of(instance))[0].writeLP(str(program))
-    golden = GOLDEN / f"{family}.lp"
-    if os.environ.get("UPDATE_GOLDEN"):
-        golden.write_text(program.read_text())
-    assert program.read_text() == golden.read_text()
+    assert_is_golden(build(instance, traces_of(instance))[0], GOLDEN / f"{family}.lp", tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -1,5 +1,5 @@
 # mypy: allow-untyped-defs
-"""Compiled: sorting and copying in a form that is quick to compile and allocates nothing.
+"""Compiled: sorting, copying and following parents, in a form that is quick to compile and allocates nothing.
 
 Assigning one slice to another makes the compiler build the message for shapes that differ: 3 s for the first in a
 process, against nothing for a loop. ``numpy.argsort`` costs 2 s.
@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-__all__ = ["copy_into", "sort_pairs"]
+__all__ = ["copy_into", "sort_pairs", "stages_of"]
 
 SHORT = 24
 
@@ -59,3 +59,21 @@ def sort_pairs(key, item, num):
             key[j + 1], item[j + 1] = key[j], item[j]
             j -= 1
         key[j + 1], item[j + 1] = k, carried
+
+
+@njit(cache=True, nogil=True)
+def stages_of(device, parent, room, last_device, last_parent, num_elements):
+    """Follow labels back from the last stage: (device, end) of each, last first, and how many; none if it is -1.
+
+    Label i ends at element ``i // room``.
+    """
+    stages = np.empty((num_elements + 1, 2), np.int64)
+    length = 0
+    if last_device >= 0:
+        stages[0, 0], stages[0, 1], length = last_device, num_elements, 1
+        i = last_parent
+        while i >= 0:
+            stages[length, 0], stages[length, 1] = device[i], i // room
+            length += 1
+            i = parent[i]
+    return stages, length

@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from edgeopt_solvers.chain.large.kernels_arrays import sort_pairs
+from edgeopt_solvers.chain.large.kernels_arrays import sort_pairs, stages_of
 
 __all__ = ["label_search"]
 
@@ -279,13 +279,5 @@ def label_search(
                     if full:
                         _settle(heap, end * room, room, room, i, bound)
             num_open = np.int64(0)
-    stages = np.empty((num_elements + 1, 2), np.int64)
-    length = 0
-    if last_device >= 0:
-        stages[0, 0], stages[0, 1], length = last_device, num_elements, 1
-        i = last_parent
-        while i >= 0:
-            stages[length, 0], stages[length, 1] = device[i], i // room
-            length += 1
-            i = parent[i]
+    stages, length = stages_of(device, parent, room, last_device, last_parent, num_elements)
     return best, cut_off, stages, length, work, count
