@@ -160,7 +160,9 @@ class _Claim:
 
         plan, objective = self.plan, self.evaluation.objective
         offset = plan.objective - plan.bound
-        bound = objective if plan.status == "optimal" else objective - offset
+        # An optimum is proven up to rounding and no further.
+        closed = plan.status == "optimal" and offset > TOLERANCE * abs(plan.objective)
+        bound = objective if closed else objective - offset
         return Result(
             Status(plan.status, True), objective, bound, self.solution, plan.backend, plan.runtime_s,
             dict(self.evaluation.metrics),
