@@ -188,8 +188,8 @@ def test_processes_agree_with_the_reference():
 
 @pytest.mark.processes
 def test_a_party_that_falls_silent_is_named():
+    plan = parties_plan(*NAMES, fault="silent", rank=1)
     with pytest.raises(ExecutionError) as caught:
-        plan = parties_plan(*NAMES, fault="silent", rank=1)
         execute(plan, check=False, stall_s=2.0, timeout_s=60, _command=toy_parties.COMMAND)
     assert caught.value.device == "laptop"
     assert "nothing has come from 'laptop'" in caught.value.reason

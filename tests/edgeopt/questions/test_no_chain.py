@@ -176,7 +176,7 @@ def test_it_is_explained(problem):
 def test_memory_has_its_price(problem):
     devices = [d.model_copy(update={"memory": 5e9}) for d in problem.devices]
     explained = explain(planner.solve(problem.model_copy(update={"devices": devices})))
-    assert [price.change.limit for price in explained.prices or ()][0] == "devices[2].memory"
+    assert next(price.change.limit for price in explained.prices or ()) == "devices[2].memory"
 
 
 def test_why_not_without_a_device(problem):
