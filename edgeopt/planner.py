@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from edgeopt.errors import Finding, InputError, NoPlanError, TimeLimitError
@@ -78,6 +79,43 @@ def solve_with(
     warm_start: Plan | None = None,
 ) -> Plan:
     """Plan a problem by one strategy; parameters and exceptions as in :func:`solve`."""
+    cases = technique.cases(problem)
+    if len(cases) == 1:
+        return _solve_case(technique, cases[0], backend, time_limit_s, gap, warm_start)
+    plans: list[Plan] = []
+    failures: list[NoPlanError | TimeLimitError] = []
+    deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
+    for k, case in enumerate(cases):
+        left_s = None if deadline is None else max(0.0, deadline - time.perf_counter()) / (len(cases) - k)
+        try:
+            plans.append(_solve_case(technique, case, backend, left_s, gap, warm_start))
+        except (NoPlanError, TimeLimitError) as error:
+            failures.append(error)
+    if not plans:
+        raise next((error for error in failures if isinstance(error, TimeLimitError)), failures[0])
+    return _best_case(plans, unsolved=any(isinstance(error, TimeLimitError) for error in failures))
+
+
+def _best_case(plans: list[Plan], unsolved: bool) -> Plan:
+    """Return the best of the cases' plans, with a bound that holds for all of them."""
+    best = min(plans, key=lambda plan: plan.objective)
+    bound = -math.inf if unsolved else min(plan.bound for plan in plans)
+    if bound >= best.bound:
+        return best
+    status = "time_limit" if unsolved or any(plan.status == "time_limit" for plan in plans) else "gap_reached"
+    return best.model_copy(
+        update={"bound": bound, "gap": relative_gap(best.objective, bound), "status": status}
+    )
+
+
+def _solve_case(
+    technique: Strategy,
+    problem: Problem,
+    backend: str,
+    time_limit_s: float | None,
+    gap: float,
+    warm_start: Plan | None,
+) -> Plan:
     chain = technique.build(problem)
     incumbent = solution_of(warm_start) if warm_start else None
     result = solve_instance(chain, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent)
