@@ -11,7 +11,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 import torch
@@ -19,9 +19,10 @@ from torch import nn
 
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
+from edgeopt.profiles.model import Architecture
 from edgeopt.programs.base import Program, TensorSpec
 from edgeopt.programs.blocks import block_modules
-from edgeopt.programs.denoisers import DENOISERS, build_component
+from edgeopt.programs.denoisers import DENOISERS, build_component, predictor
 from edgeopt.programs.diffusion import DiffusionRun, configured_module
 from edgeopt.programs.placing import stage_device
 from edgeopt.programs.recording import Piece, Recording, record
@@ -68,14 +69,11 @@ class _SplitRun(DiffusionRun):
         InputError
             The profile's blocks are not the architecture's.
         """
-        module = configured_module(self.architecture(self._variant, f"model.variants.{self.name}"), self.dtype)
-        timestep = scheduler_of(self).timesteps[0]
-        shapes = [(self.batch, *spec.shape[1:]) for spec in (self.latent(), *self.conditioning())]
-        dtypes = [spec.dtype for spec in (self.latent(), *self.conditioning())]
-        latent, *conditioning = (
-            torch.empty(shape, dtype=dtype, device="meta") for shape, dtype in zip(shapes, dtypes, strict=True)
-        )
-        found = record(module, self.predict(self.name), [latent, timestep.to("meta"), *conditioning])
+        architecture = self.architecture(self._variant, f"model.variants.{self.name}")
+        specs = [self.latent(), *self.conditioning()]
+        latent, *conditioning = (TensorSpec((self.batch, *spec.shape[1:]), spec.dtype) for spec in specs)
+        timestep = TensorSpec((), scheduler_of(self).timesteps.dtype)
+        found = _recorded(architecture.model_dump_json(by_alias=True), self.dtype, (latent, timestep, *conditioning))
         self._check_blocks(found)
         return found
 
@@ -109,6 +107,14 @@ class _SplitRun(DiffusionRun):
         if cut >= self.last_step:
             return [self.latent()]
         return self.features(cut - self.first_step) + (self.conditioning() if round_index == 0 else [])
+
+
+@lru_cache(maxsize=4)
+def _recorded(architecture_json: str, dtype: torch.dtype, arguments: tuple[TensorSpec, ...]) -> Recording:
+    """Record a denoiser; programs of the same run in one process share it."""
+    architecture = Architecture.model_validate_json(architecture_json)
+    tensors = [torch.empty(spec.shape, dtype=spec.dtype, device="meta") for spec in arguments]
+    return record(configured_module(architecture, dtype), predictor(architecture)[0], tensors)
 
 
 @dataclass
