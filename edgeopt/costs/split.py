@@ -114,6 +114,17 @@ class SplitCosts:
             return Terms.from_table(float(whole.total) * terms.total / terms.total.sum()), True
         return terms, False
 
+    def terms(self, device: Device, start: int, stop: int) -> Terms:
+        """Seconds of elements ``start`` to ``stop`` over the whole request, by cause."""
+        blocks, total = self.block_terms(device)[0], Terms.from_table(0.0)
+        first, once = self.blocks.start, self.whole.terms(device)[0]
+        for element in range(start, stop):
+            inside = self.blocks.start <= element < self.blocks.stop
+            each = blocks[element - first] if inside else once[self.names[element]]
+            for _ in range(self.calls if inside else 1):
+                total = total + each
+        return total
+
     def compute_s(self, device: Device) -> tuple[Array, bool]:
         """Seconds per chain variant and element of a whole request, shape (2, L), and whether they are measured."""
         table = np.full((2, len(self.names)), np.inf)

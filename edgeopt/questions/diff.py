@@ -114,7 +114,7 @@ def diff(before: Plan | Report, after: Plan | Report) -> Difference:
 def _plans(before: Plan, after: Plan) -> Difference:
     sides = [_plan_figures(plan) for plan in (before, after)]
     notes = []
-    names = [element_names(plan.problem) for plan in (before, after)]
+    names = [element_names(plan.problem, plan.strategy) for plan in (before, after)]
     moves: list[Move] = []
     if names[0] == names[1]:
         moves = list(_moves(names[0], *(_places(plan.stages) for plan in (before, after))))
