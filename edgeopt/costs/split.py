@@ -148,7 +148,7 @@ class SplitCosts:
         model, images, start, stop = self.model, self.workload.images, self.blocks.start, self.blocks.stop
         table = np.zeros(len(self.names) + 1)
         if call == 0:
-            table[: stop] = images * model.conditioning
+            table[:stop] = images * model.conditioning
             table[0] = images * model.prompt
         elif start:
             table[start] = images * model.latent

@@ -21,9 +21,18 @@ from edgeopt.programs.base import Program, TensorSpec
 from edgeopt.programs.diffusion import DiffusionRun
 from edgeopt.programs.placing import stage_device
 from edgeopt.programs.sampling import (
-    decode, doubled, draw_noise, draw_prompt, encode, guided, load_part, sample_whole, scaled, scheduler_of,
+    decode,
+    doubled,
+    draw_noise,
+    draw_prompt,
+    encode,
+    guided,
+    load_part,
+    sample_whole,
+    scaled,
+    scheduler_of,
     set_threads,
-)  # fmt: skip
+)
 from edgeopt.programs.schedules import restore_state, solver_state
 
 __all__ = ["TOLERANCE", "MultiStage", "build", "reference"]

@@ -142,7 +142,7 @@ class Recording:
         return [(self.values[number].shape, self.values[number].dtype) for number in self.crossing(cut)]
 
     def calls_of(self, start: int, stop: int) -> list[_Call]:
-        """Calls that parts ``start`` to ``stop`` need: their own, and what these read that does not follow the latent."""
+        """Calls that parts ``start`` to ``stop`` need: their own, and those that feed them without the latent."""
         needed: set[int] = {self.result} if stop == len(self.parts) else set()
         chosen = []
         for call in reversed(self.calls):
@@ -168,7 +168,10 @@ class Piece:
     """
 
     def __init__(self, recording: Recording, start: int, stop: int, module: nn.Module, device: torch.device) -> None:
-        tensors = {**dict(module.named_parameters(remove_duplicate=False)), **dict(module.named_buffers(remove_duplicate=False))}
+        tensors = {
+            **dict(module.named_parameters(remove_duplicate=False)),
+            **dict(module.named_buffers(remove_duplicate=False)),
+        }
         self._device = device
         self._arguments, self._inputs = recording.arguments, recording.crossing(start)
         self._outputs = recording.crossing(stop)
@@ -276,6 +279,5 @@ def record(module: nn.Module, forward: Callable[..., torch.Tensor], arguments: S
     with torch.device("meta"), torch.no_grad(), recorder:
         prediction = forward(module, *arguments)
     recorder.parts.append(OUTPUT)
-    return Recording(
-        tuple(recorder.parts), tuple(recorder.calls), tuple(recorder.values), tuple(numbers), recorder.number(prediction)
-    )
+    result = recorder.number(prediction)
+    return Recording(tuple(recorder.parts), tuple(recorder.calls), tuple(recorder.values), tuple(numbers), result)

@@ -2,8 +2,8 @@
 
 A cut is exact when the next stage gets the latent and everything that the solver remembers beside it. The stage before
 writes that down as tensors (:func:`solver_state`), the stage after puts it back (:func:`restore_state`); how many there
-are is known before the run (:mod:`edgeopt.costs.solvers`), so the plan counts their bytes. A truncated schedule would not
-do: flow matching appends a last noise level of 0 to whatever it is given, and shifts levels by the full run's
+are is known before the run (:mod:`edgeopt.costs.solvers`), so the plan counts their bytes. A truncated schedule would
+not do: flow matching appends a last noise level of 0 to whatever it is given, and shifts levels by the full run's
 resolution.
 """
 

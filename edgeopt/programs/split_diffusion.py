@@ -1,7 +1,7 @@
 """One denoiser's blocks on several devices: features cross the cuts in every round, a latent returns in the loop.
 
 A request has one round for each call of the denoiser. The text encoder runs in the first, the decoder in the last.
-The stage of the last block keeps the latent and the solver; what it returns is the latent as the next call is to see it.
+The stage of the last block keeps latent and solver; what it returns is the latent as the next call is to see it.
 The first call needs none: whoever needs the noise draws it from the workload's seed. With the first round's features
 travels the conditioning, which later rounds find where it was left.
 """
@@ -27,9 +27,18 @@ from edgeopt.programs.diffusion import DiffusionRun, configured_module
 from edgeopt.programs.placing import stage_device
 from edgeopt.programs.recording import Piece, Recording, record
 from edgeopt.programs.sampling import (
-    decode, doubled, draw_noise, draw_prompt, encode, guided, load_part, sample_whole, scaled, scheduler_of,
+    decode,
+    doubled,
+    draw_noise,
+    draw_prompt,
+    encode,
+    guided,
+    load_part,
+    sample_whole,
+    scaled,
+    scheduler_of,
     set_threads,
-)  # fmt: skip
+)
 
 __all__ = ["TOLERANCE", "SplitDiffusion", "build", "reference"]
 
@@ -81,7 +90,9 @@ class _SplitRun(DiffusionRun):
         blocks = self._variant.blocks
         if [block.name for block in blocks] != list(found.parts):
             why = f"the profile's blocks are not those of the architecture ({', '.join(found.parts[:4])}, …)"
-            raise InputError(Finding(f"model.variants.{self.name}.blocks", why, "derive it with `edgeopt profile model`"))
+            raise InputError(
+                Finding(f"model.variants.{self.name}.blocks", why, "derive it with `edgeopt profile model`")
+            )
         findings = []
         for i, block in enumerate(blocks[:-1]):
             actual = sum(spec.num_bytes for spec in self.features(i + 1, found)) // self.batch
@@ -151,7 +162,9 @@ class SplitDiffusion(Program):
     def _span(self, index: int) -> tuple[int, int]:
         """Blocks of a stage, half open."""
         stage, facts = self.plan.stages[index], self._facts
-        return max(stage.start, facts.first_step) - facts.first_step, min(stage.stop, facts.last_step) - facts.first_step
+        return max(stage.start, facts.first_step) - facts.first_step, min(
+            stage.stop, facts.last_step
+        ) - facts.first_step
 
     def _piece(self, start: int, stop: int, device: torch.device) -> Piece:
         facts, field_ = self._facts, f"model.variants.{self._facts.name}"

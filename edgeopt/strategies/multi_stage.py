@@ -19,7 +19,14 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments, wants_quality, with_cut_reasons
+from edgeopt.strategies.chain import (
+    able_devices,
+    chain_plan,
+    compute_table,
+    shared_arguments,
+    wants_quality,
+    with_cut_reasons,
+)
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain

@@ -21,8 +21,14 @@ from edgeopt.profiles.model import Diffusion, WholeQuality
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.chain import (
-    able_devices, chain_plan, compute_table, shared_arguments, transfers_of, wants_quality, with_cut_reasons,
-)  # fmt: skip
+    able_devices,
+    chain_plan,
+    compute_table,
+    shared_arguments,
+    transfers_of,
+    wants_quality,
+    with_cut_reasons,
+)
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt.strategies.timeline import Bar, link_lane
 from edgeopt_solvers import Result
@@ -42,7 +48,9 @@ class SplitDiffusion(Strategy):
         if not (isinstance(model, Diffusion) and isinstance(problem.workload, ImageWorkload)):
             return f"split_diffusion cuts denoisers; {model.name!r} is a {model.family} model"
         if not any(has_blocks(variant) for variant in model.variants.values()):
-            return f"split_diffusion cuts between blocks; {model.name!r} lists none (`edgeopt profile model` derives them)"
+            return (
+                f"split_diffusion cuts between blocks; {model.name!r} lists none (`edgeopt profile model` derives them)"
+            )
         return None
 
     def cases(self, problem: Problem) -> list[Problem]:
