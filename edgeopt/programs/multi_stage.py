@@ -33,7 +33,7 @@ from edgeopt.programs.sampling import (
     scheduler_of,
     set_threads,
 )
-from edgeopt.programs.schedules import restore_state, solver_state
+from edgeopt.programs.schedules import check_cut, restore_state, solver_state
 
 __all__ = ["TOLERANCE", "MultiStage", "build", "reference"]
 
@@ -51,8 +51,8 @@ class MultiStage(Program):
         self._facts = DiffusionRun(plan)
         self._labels = self._facts.label_count
         self._schedulers: dict[int, Any] = {}
-        for index in range(len(plan.stages)):
-            self._scheduler(index)  # refuses a cut that the solver does not allow
+        for stage in plan.stages:
+            check_cut(self._facts.model.sampler, self._facts.load.steps, stage.start - self._facts.first_step)
         self._predict = {name: self._facts.predict(name) for name in self._facts.model.variants}
         self._modules: dict[str, nn.Module] = {}
         for index in self.stages:

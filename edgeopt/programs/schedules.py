@@ -21,7 +21,7 @@ from edgeopt.costs.solvers import SOLVERS, draws_random_numbers, solver_of
 from edgeopt.errors import Finding, InputError, MissingDependencyError
 from edgeopt.profiles.model import Sampler
 
-__all__ = ["make_scheduler", "restore_state", "solver_state"]
+__all__ = ["check_cut", "make_scheduler", "restore_state", "solver_state"]
 
 
 def make_scheduler(
@@ -51,9 +51,7 @@ def make_scheduler(
     except ImportError as error:
         raise MissingDependencyError("diffusers", "models", "running a diffusion model") from error
     solver = solver_of(sampler, steps)
-    _check(sampler)
-    if why := solver.refusal(start):
-        raise _refuse(sampler, f"cannot be cut after {start} calls: {why}", "cut elsewhere")
+    check_cut(sampler, steps, start)
     if memoryless and any(solver.state(done) or solver.refusal(done) for done in range(solver.calls)):
         raise _refuse(sampler, "remembers earlier steps", "use DDIMScheduler or EulerDiscreteScheduler")
     with warnings.catch_warnings():
@@ -90,13 +88,22 @@ def _shift(scheduler: Any, sampler: Sampler, steps: int, latent_shape: Sequence[
 _KNOWN = f"use one of {', '.join(SOLVERS)}"
 
 
-def _check(sampler: Sampler) -> None:
+def check_cut(sampler: Sampler, steps: int, start: int) -> None:
+    """Refuse a solver that cannot be run, or not be cut after ``start`` calls.
+
+    Raises
+    ------
+    InputError
+        With the reason.
+    """
     if option := draws_random_numbers(sampler):
         raise _refuse(sampler, f"with {option} draws random numbers in every step", _KNOWN)
     if sampler.class_name not in SOLVERS:
         raise _refuse(sampler, "draws random numbers, or is not known to repeat itself exactly", _KNOWN)
     if sampler.config.get("solver_p"):
         raise _refuse(sampler, "with solver_p is two solvers", "drop solver_p")
+    if why := solver_of(sampler, steps).refusal(start):
+        raise _refuse(sampler, f"cannot be cut after {start} calls: {why}", "cut elsewhere")
 
 
 def _refuse(sampler: Sampler, why: str, mend: str) -> InputError:
