@@ -8,10 +8,11 @@ from dataclasses import dataclass, field
 
 from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.costs.language import LanguageCosts
+from edgeopt.costs.split import SplitCosts
 from edgeopt.costs.terms import Terms
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.model import CausalLM, Diffusion
 from edgeopt.profiles.problem import Problem, TextWorkload
 
 __all__ = ["Term", "busy_seconds", "element_names", "latency_terms", "variant_names"]
@@ -44,15 +45,17 @@ class Term:
     causes: dict[str, float] = field(default_factory=dict)
 
 
-def element_names(problem: Problem) -> list[str]:
-    """Names of the chain's elements, by which stages and pins speak of them."""
-    return _costs(problem).names
+def element_names(problem: Problem, strategy: str | None = None) -> list[str]:
+    """Names of the chain's elements, by which stages and pins speak of them.
+
+    ``strategy`` is a plan's; by default the layers of a language model and the steps of a diffusion run.
+    """
+    return _costs(problem, strategy).names
 
 
 def variant_names(problem: Problem) -> list[str]:
     """Names of the denoisers; empty for a model without variants."""
-    costs = _costs(problem)
-    return costs.variants[1:] if isinstance(costs, DiffusionCosts) else []
+    return list(problem.model.variants) if isinstance(problem.model, Diffusion) else []
 
 
 def latency_terms(plan: Plan) -> list[Term]:
@@ -81,7 +84,7 @@ def latency_terms(plan: Plan) -> list[Term]:
         for purpose in ("input", "cut"):
             if move := moves.pop((purpose, stage.start), None):
                 split.append(move)
-        causes = _causes(plan.problem, stage)
+        causes = _causes(plan, stage)
         split.append(Term("compute", stage.device, stage.elements, stage.compute_s, stage.index, causes))
     return split + list(moves.values())
 
@@ -105,22 +108,24 @@ def busy_seconds(plan: Plan) -> dict[str, float]:
     return dict(sorted(busy.items(), key=lambda item: -item[1]))
 
 
-def _costs(problem: Problem) -> LanguageCosts | DiffusionCosts:
+def _costs(problem: Problem, strategy: str | None) -> LanguageCosts | DiffusionCosts | SplitCosts:
     model, workload = problem.model, problem.workload
     if isinstance(model, CausalLM):
         assert isinstance(workload, TextWorkload)
         return LanguageCosts(model, workload)
     assert not isinstance(workload, TextWorkload)
-    return DiffusionCosts(model, workload)
+    return (SplitCosts if strategy == "split_diffusion" else DiffusionCosts)(model, workload)
 
 
-def _causes(problem: Problem, stage: Stage) -> dict[str, float]:
+def _causes(plan: Plan, stage: Stage) -> dict[str, float]:
     """Split a stage's compute by cause; empty where the causes do not add up to it (a strategy with other costs)."""
-    costs = _costs(problem)
-    device = next(device for device in problem.devices if device.name == stage.device)
+    costs = _costs(plan.problem, plan.strategy)
+    device = next(device for device in plan.problem.devices if device.name == stage.device)
     if isinstance(costs, LanguageCosts):
         each = costs.prefill_terms(device)[0] + costs.decode_terms(device)[0].sum(axis=0)
         terms = each[stage.start : stage.stop].sum()
+    elif isinstance(costs, SplitCosts):
+        terms = costs.terms(device, stage.start, stage.stop)
     else:
         terms = _diffusion_terms(costs, device, stage)
     causes = {name: float(value) for name, value in terms if value}
