@@ -10,8 +10,8 @@ from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
-    "AdditiveQuality", "Architecture", "Block", "CausalLM", "Component", "Diffusion", "Experts", "Layer", "Sampler",
-    "TableQuality", "Variant", "WholeQuality",
+    "AdditiveQuality", "Architecture", "Block", "CausalLM", "Component", "Diffusion", "Experts", "Layer",
+    "PatchExchange", "Sampler", "StaleQuality", "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -116,12 +116,29 @@ class Block(Strict):
     legal: bool = True
 
 
+class PatchExchange(Strict):
+    """What a device that has some rows of the latent gives to each other one, per step and image.
+
+    Rows are shared out ``multiple`` at a time. Keys and values of attention are ``per_row`` bytes of its own rows,
+    statistics of group norms ``sums`` bytes; the rows at its edges, ``halo`` bytes, go to the neighbour alone. All
+    that takes ``messages``, of which ``halo_messages`` to the neighbour alone.
+    """
+
+    multiple: int = Field(ge=1)
+    messages: int = Field(ge=0)
+    halo_messages: int = Field(default=0, ge=0)
+    per_row: NonNegativeBytes
+    halo: NonNegativeBytes = 0.0
+    sums: NonNegativeBytes = 0.0
+
+
 class Variant(Strict):
     """One denoiser of the family; ``flop`` is one denoising step of one image.
 
     ``activations``, ``traffic`` and ``kernels`` as in :class:`Component`; ``blocks`` add up to ``weights`` (a weight
     that two blocks use is in both), ``flop``, ``traffic`` and ``kernels``. ``common_weights`` are those that a device
     needs for any block beside the block's own, since what they make crosses no cut (the embedding of the timestep).
+    ``patch`` is there for denoisers that can work on some rows of the latent.
     """
 
     architecture: Architecture | None = None
@@ -132,6 +149,7 @@ class Variant(Strict):
     kernels: int | None = Field(default=None, ge=1)
     parameters: int | None = Field(default=None, ge=1)
     common_weights: NonNegativeBytes | None = None
+    patch: PatchExchange | None = None
     blocks: list[Block] = []
 
 
@@ -182,6 +200,20 @@ class WholeQuality(Strict):
     source: Provenance
 
 
+class StaleQuality(Strict):
+    """What asynchronous patches lose: by how much the metric of ``quality`` rises at most.
+
+    ``loss[i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; runs of more steps
+    lose less, since the context changes less from step to step. Measured with ``patches`` equal patches.
+    """
+
+    steps: int = Field(ge=1)
+    patches: int = Field(ge=2)
+    warmup_steps: list[int] = Field(min_length=1)
+    loss: list[float] = Field(min_length=1)
+    source: Provenance
+
+
 class Sampler(Strict):
     """The diffusers scheduler that drives the steps; ``config`` as its ``from_config`` takes it."""
 
@@ -204,3 +236,4 @@ class Diffusion(Profile):
     variants: dict[str, Variant] = Field(min_length=1)
     decoder: Component | None = None
     quality: AdditiveQuality | TableQuality | WholeQuality | None = Field(default=None, discriminator="form")
+    stale: StaleQuality | None = None

@@ -14,7 +14,7 @@ from edgeopt.profiles.model import CausalLM, Diffusion
 from edgeopt.profiles.network import Network
 from edgeopt.units import Joules, Seconds
 
-__all__ = ["Constraints", "ImageWorkload", "Objective", "Problem", "TextWorkload"]
+__all__ = ["Constraints", "ImageWorkload", "Objective", "PatchOptions", "Problem", "TextWorkload"]
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
 
@@ -67,6 +67,17 @@ class ImageWorkload(Strict):
     seed: int = 0
 
 
+class PatchOptions(Strict):
+    """How a latent is shared out in patches.
+
+    ``synchronous`` patches give the result of the whole image; ``asynchronous`` ones know of each other what was one
+    step ago, but for the first ``warmup_steps``.
+    """
+
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    warmup_steps: int = Field(default=4, ge=1)
+
+
 class Constraints(Strict):
     """Budgets, pins and the source. Devices by name, elements by name or index."""
 
@@ -81,6 +92,7 @@ class Constraints(Strict):
     last: str | None = None
     pin: dict[str, str] = {}
     forbid: list[str] = []
+    patch: PatchOptions = PatchOptions()
 
 
 class Problem(Strict):

@@ -3,7 +3,7 @@
 Convolutions need the rows next to their own, group norms the statistics of all rows, self-attention everybody's keys
 and values; all else works row by row or token by token. Those leaves of the library's module are given another
 ``forward``, and nothing else of it is touched. With fresh exchanges the result is that of the whole image, up to the
-order in which floats are added. Halves of this idea: Li et al., DistriFusion, arXiv 2402.19481; Fang et al., xDiT,
+order in which floats are added. For equal slabs: Li et al., DistriFusion, arXiv 2402.19481; Fang et al., xDiT,
 arXiv 2411.01738. Slabs here may be of different heights.
 """
 
@@ -56,24 +56,24 @@ class Exchange(ABC):
 
 
 class Recorder(Exchange):
-    """Counts what the upper of two equal slabs gives to the lower; nobody is there, so its results mean nothing."""
+    """Counts what the upper of two slabs gives to the lower; nobody is there, so its results mean nothing."""
 
-    def __init__(self, rows: int) -> None:
-        super().__init__(0, (rows, rows))
-        self.messages = 0
+    def __init__(self, upper: int, lower: int) -> None:
+        super().__init__(0, (upper, lower))
+        self.messages = {"halo": 0, "sums": 0, "context": 0}
         self.num_bytes = {"halo": 0, "sums": 0, "context": 0}
 
     def swap(
         self, kind: str, outgoing: Mapping[int, torch.Tensor], expected: Sequence[int]
     ) -> Mapping[int, torch.Tensor]:
         """Count, and return what was given."""
-        self.messages += 1
+        self.messages[kind] += 1
         self.num_bytes[kind] += sum(tensor.nbytes for tensor in outgoing.values())
         return {k: outgoing[k] for k in expected}
 
 
-def row_multiple(class_name: str, config: Mapping[str, Any]) -> int:
-    """Return how many latent rows belong together: a patch's, or those that one row stands for in the coarsest level."""
+def row_multiple(config: Mapping[str, Any]) -> int:
+    """Return how many latent rows belong together: a patch's, or those that a row of the coarsest level stands for."""
     if "patch_size" in config:
         return int(config["patch_size"])
     return int(2 ** (len(config.get("block_out_channels", (1,) * 4)) - 1))
@@ -141,7 +141,8 @@ def _group_norm(norm: nn.GroupNorm, exchange: Exchange) -> Callable[[torch.Tenso
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         grouped = x.reshape(len(x), norm.num_groups, -1)
-        variance, mean = torch.var_mean(grouped.float(), -1, correction=0)
+        wide = grouped if grouped.dtype in (torch.float32, torch.float64) else grouped.float()
+        variance, mean = torch.var_mean(wide, -1, correction=0)
         own = torch.stack([mean, variance])
         every = {**exchange.swap("sums", dict.fromkeys(exchange.others, own), exchange.others), exchange.me: own}
         total = sum(exchange.rows)
@@ -194,12 +195,10 @@ def _in_place(linear: nn.Linear, exchange: Exchange) -> Callable[[torch.Tensor],
 
     def forward(x: torch.Tensor) -> torch.Tensor:
         out = plain(x)
-        rows = exchange.rows
-        each = out.shape[1] // rows[exchange.me] if out.shape[1] % rows[exchange.me] == 0 else None
-        share = out.shape[1] / rows[exchange.me]
-        whole = out.new_zeros(len(out), round(share * sum(rows)), out.shape[2])
-        first = round((each or share) * sum(rows[: exchange.me]))
-        whole[:, first : first + out.shape[1]] = out
+        count, own = out.shape[1], exchange.rows[exchange.me]
+        whole = out.new_zeros(len(out), count * sum(exchange.rows) // own, out.shape[2])
+        first = count * sum(exchange.rows[: exchange.me]) // own
+        whole[:, first : first + count] = out
         return whole
 
     return forward
