@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
@@ -201,17 +202,28 @@ class WholeQuality(Strict):
 
 
 class StaleQuality(Strict):
-    """What asynchronous patches lose: by how much the metric of ``quality`` rises at most.
+    """What asynchronous patches lose: by how much the metric of ``quality`` rises.
 
-    ``loss[i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; runs of more steps
-    lose less, since the context changes less from step to step. Measured with ``patches`` equal patches.
+    ``loss[variant][i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; in runs of
+    more steps the context changes less from one to the next. Measured with ``patches`` equal patches.
     """
 
     steps: int = Field(ge=1)
     patches: int = Field(ge=2)
     warmup_steps: list[int] = Field(min_length=1)
-    loss: list[float] = Field(min_length=1)
+    loss: dict[str, list[float]] = Field(min_length=1)
     source: Provenance
+
+    @field_validator("loss")
+    @classmethod
+    def _one_for_each(cls, loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
+        """Refuse another number of losses than of warm-ups."""
+        count = len(info.data.get("warmup_steps", ()))
+        for name, values in loss.items():
+            if len(values) != count:
+                message, mend = f"{name} has {len(values)} losses for {count} warmup_steps", "give one for each"
+                raise PydanticCustomError("loss", "{message}; {mend}", {"message": message, "mend": mend})
+        return loss
 
 
 class Sampler(Strict):

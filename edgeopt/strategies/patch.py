@@ -26,7 +26,7 @@ from edgeopt.profiles.model import Diffusion, StaleQuality
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.cases import narrowed, qualities, quality_of
-from edgeopt.strategies.chain import able_devices, source_index
+from edgeopt.strategies.chain import able_devices, source_index, wants_quality
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt.strategies.timeline import link_lane
 from edgeopt_solvers import Result
@@ -52,8 +52,8 @@ class Patch(Strategy):
                 f"patch needs what patches exchange, and {model.name!r} does not say it (`edgeopt profile model` "
                 "derives it for the denoisers that can be cut so)"
             )
-        if problem.objective not in ("latency", "throughput") or limits.energy is not None:
-            return "patch makes requests short; it weighs neither energy nor quality against time"
+        if reason := _other_goal(problem):
+            return reason
         if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
             return "patch has no elements that could be pinned or counted (constraints pin, first, last, stages)"
         if any(link.medium for link in [problem.network.default, *problem.network.links] if link):
@@ -73,14 +73,18 @@ class Patch(Strategy):
         model, workload = problem.model, problem.workload
         assert isinstance(model, Diffusion)
         assert isinstance(workload, ImageWorkload)
+        if reason := _other_goal(problem):
+            raise InputError([Finding("objective", reason, "use `latency`, `throughput` or `quality`")])
         known, floor = qualities(model, workload), problem.constraints.quality
         able = [name for name, variant in model.variants.items() if variant.patch]
-        if floor is not None:
-            if not any(name in known for name in able) or (_is_stale(problem) and _stale_loss(problem) is None):
+        if field := wants_quality(problem):
+            floor = math.inf if floor is None else floor
+            losses = {name: _stale_loss(problem, name) for name in able}
+            best = {name: known[name] + loss for name, loss in losses.items() if name in known and loss is not None}
+            if not best:
                 message = f"the problem asks for quality and model {model.name!r} has none for these patches"
                 mend = "add measured `quality:` and `stale:` blocks to the model, use `mode: synchronous`, or drop it"
-                raise InputError([Finding(field="constraints.quality", message=message, mend=mend)])
-            best = {name: known[name] + (_stale_loss(problem) or 0.0) for name in able if name in known}
+                raise InputError([Finding(field=field, message=message, mend=mend)])
             able = [name for name, value in best.items() if value <= floor]
             if not able:
                 name = min(best, key=lambda each: best[each])
@@ -114,18 +118,22 @@ class Patch(Strategy):
         stages, transfers = shares.stages(units), shares.transfers(units)
         quality = None
         assert isinstance(problem.model, Diffusion)
-        stale = _stale_loss(problem) if _is_stale(problem) else 0.0
+        stale = _stale_loss(problem, shares.costs.variant)
         if problem.model.quality is not None and stale is not None:
             quality = quality_of(problem) + stale
+        objective, bound, gap = result.objective + shares.around_s, result.bound + shares.around_s, result.gap
+        if problem.objective == "quality":  # of this denoiser, however its rows are shared out
+            assert quality is not None
+            objective, bound, gap = quality, quality, 0.0
         plan = Plan(
             edgeopt_version=edgeopt.__version__,
             problem=problem,
             strategy=self.name,
             backend=result.backend,
             status=result.status.reason,
-            objective=result.objective + shares.around_s,
-            bound=result.bound + shares.around_s,
-            gap=result.gap,
+            objective=objective,
+            bound=bound,
+            gap=gap,
             runtime_s=result.runtime_s,
             latency_s=latency_s,
             throughput_per_s=1.0 / latency_s if latency_s > 0 else math.inf,
@@ -147,26 +155,30 @@ class Patch(Strategy):
         return plan.model_copy(update={"energy_j": sum(terms.counted for terms in energy_terms(plan).values())})
 
 
-def _is_stale(problem: Problem) -> bool:
-    assert isinstance(problem.workload, ImageWorkload)
-    options = problem.constraints.patch
-    return options.mode == "asynchronous" and options.warmup_steps < problem.workload.steps
+def _other_goal(problem: Problem) -> str:
+    """Say which goal of a problem is none of patches; empty where all are."""
+    if problem.objective in ("latency", "throughput", "quality") and problem.constraints.energy is None:
+        return ""
+    return "patch makes requests short; it weighs neither energy nor several goals"
 
 
-def _stale_loss(problem: Problem) -> float | None:
-    """Most that stale context costs: the measured loss with no more synchronous steps, over no more steps."""
+def _stale_loss(problem: Problem, variant: str) -> float | None:
+    """Return what stale context costs: the loss measured with at most as many synchronous steps, over as few steps.
+
+    0 where there is none, ``None`` where nothing was measured.
+    """
     model, workload = problem.model, problem.workload
     assert isinstance(model, Diffusion)
     assert isinstance(workload, ImageWorkload)
+    options = problem.constraints.patch
+    if options.mode == "synchronous" or options.warmup_steps >= workload.steps:
+        return 0.0
     known: StaleQuality | None = model.stale
     if known is None or workload.steps < known.steps:
         return None
-    losses = [
-        loss
-        for steps, loss in zip(known.warmup_steps, known.loss, strict=True)
-        if steps <= problem.constraints.patch.warmup_steps
-    ]
-    return min(losses) if losses else None
+    measured = zip(known.warmup_steps, known.loss.get(variant, []), strict=False)
+    losses = [(steps, loss) for steps, loss in measured if steps <= options.warmup_steps]
+    return max(losses)[1] if losses else None
 
 
 @dataclass(frozen=True)

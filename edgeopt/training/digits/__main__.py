@@ -8,6 +8,7 @@ from pathlib import Path
 from edgeopt.files import write_whole
 from edgeopt.profiler.architectures import model_text
 from edgeopt.profiler.quality import profile_quality
+from edgeopt.profiler.quality.stale import stale_quality
 from edgeopt.profiles.checkpoints import with_relative_checkpoints
 from edgeopt.training.digits.checkpoints import train_all
 from edgeopt.training.digits.data import data_folder, pack_csv
@@ -31,6 +32,7 @@ def main() -> None:
     train_all(out, arguments.only)
     if arguments.profile:
         measured = profile_quality(digits_model(out), progress=print)
+        measured = measured.model_copy(update={"stale": stale_quality(measured, progress=print)})
         model = with_relative_checkpoints(measured, arguments.profile.parent)
         write_whole(arguments.profile, model_text(model))
 

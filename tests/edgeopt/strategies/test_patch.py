@@ -20,7 +20,13 @@ from tests.edgeopt.factories import device, diffusion_model, image_problem, netw
 
 EXCHANGE = {"multiple": 2, "messages": 5, "halo_messages": 2, "per_row": 40_000.0, "halo": 3000.0, "sums": 500.0}
 QUALITY = {"form": "whole", "metric": "distance", "quality": {"large": 2.0, "small": 3.0}, "source": "made up"}
-STALE = {"steps": 8, "patches": 2, "warmup_steps": [2, 4], "loss": [0.5, 0.1], "source": "made up"}
+STALE = {
+    "steps": 8,
+    "patches": 2,
+    "warmup_steps": [2, 4],
+    "loss": {"large": [0.5, 0.1], "small": [0.5, 0.1]},
+    "source": "made up",
+}
 AIR = {"air": {"sharing": "time_shared"}}
 PARTS = ("text_encoder", "decoder")
 
@@ -152,6 +158,9 @@ def test_quality_chooses_the_denoiser_and_the_mode():
         planner.solve(patch_problem(**stale, constraints={"quality": 2.4}))
     with pytest.raises(InputError, match="stale"):
         planner.solve(patch_problem("asynchronous", quality=QUALITY, constraints={"quality": 2.5}))
+    sharp = planner.solve(patch_problem(quality=QUALITY, objective="quality", constraints={"deadline": 100.0}))
+    assert (sharp.objective, sharp.bound, sharp.stages[0].variant) == (2.0, 2.0, "large")
+    assert planner.verify(sharp) == []
     unknown = planner.solve(patch_problem("asynchronous", 1, quality=QUALITY, stale=STALE))
     assert unknown.quality is None
     assert any("quality is not known" in note for note in unknown.notes)
