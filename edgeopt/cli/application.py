@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, library, link, measure, plans, quality, questions
+from edgeopt.cli import calibrate, library, link, measure, plans, quality, questions, sweep
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -30,6 +30,7 @@ app.command()(plans.solve)
 app.command()(questions.compare)
 app.command()(questions.explain)
 app.command()(questions.diff)
+app.command()(sweep.sweep)
 app.command()(plans.verify)
 app.command()(plans.execute)
 app.command()(quality.quality)

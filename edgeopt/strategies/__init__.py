@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from importlib.metadata import entry_points
+from functools import cache
+from importlib.metadata import EntryPoint, entry_points
 
 from edgeopt.strategies.base import Strategy
 
@@ -13,7 +14,7 @@ GROUP = "edgeopt.strategies"
 
 def strategy_names() -> list[str]:
     """Return the names of every installed strategy, sorted."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted(_points())
 
 
 def get_strategy(name: str) -> Strategy:
@@ -24,8 +25,11 @@ def get_strategy(name: str) -> Strategy:
     KeyError
         No installed package offers it.
     """
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            strategy: Strategy = point.load()()
-            return strategy
-    raise KeyError(name)
+    strategy: Strategy = _points()[name].load()()
+    return strategy
+
+
+@cache
+def _points() -> dict[str, EntryPoint]:
+    """Entry points by name; asked once: looking through all installed packages takes as long as a small solve."""
+    return {point.name: point for point in reversed(tuple(entry_points(group=GROUP)))}
