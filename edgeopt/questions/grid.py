@@ -258,11 +258,8 @@ def _cell(editor: Editor, path: FieldPath, value: Any) -> Any:
             raise InputError(own) from None
         return value  # it may fit together with another axis; every point is checked later
     for part in path:
-        at = (
-            at[part]
-            if isinstance(at, list | tuple | dict)
-            else getattr(at, f"{part}_" if part == "from" else str(part))
-        )
+        name = "from_" if part == "from" else str(part)
+        at = at[part] if isinstance(at, list | tuple | dict) else getattr(at, name)
     return value if isinstance(value, str) and not isinstance(at, float) else at
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,7 +52,7 @@ def check_table(path: Path) -> None:
         mend = f"end its name in {' or '.join(TABLES)}"
         raise InputError(Finding("-o", f"'{path}' is no table that can be written", mend))
     if path.suffix == ".parquet" and find_spec("pyarrow") is None:
-        raise MissingDependencyError("pyarrow", "tables", "writing Parquet")
+        raise MissingDependencyError("pyarrow", "table", "writing Parquet")
 
 
 def write_table(rows: Sequence[Row], path: Path) -> None:
@@ -124,9 +125,7 @@ def sweep_view(grid: Grid, rows: Sequence[Row]) -> Iterable[RenderableType]:
             table.add_row(*given, str(row["status"]).replace("_", " "), *_figures(row), row["stages"] or "")
         yield table
     solved = [row for row in rows if row["objective"] is not None]
-    counts = {
-        status: sum(row["status"] == status for row in rows) for status in dict.fromkeys(r["status"] for r in rows)
-    }
+    counts = Counter(str(row["status"]) for row in rows)
     said = ", ".join(f"{count} {status.replace('_', ' ')}" for status, count in counts.items())
     yield Text(f"{len(rows)} points: {said}")
     if solved:
@@ -134,7 +133,7 @@ def sweep_view(grid: Grid, rows: Sequence[Row]) -> Iterable[RenderableType]:
         where = ", ".join(
             f"{axis.field} = {_written(axis, k)}" for axis, k in zip(grid.axes, grid.place(best["point"]), strict=True)
         )
-        unit = "" if "objective" in dict.fromkeys(axis.field for axis in grid.axes) else objective_unit(problem)
+        unit = "" if any(axis.field == "objective" for axis in grid.axes) else objective_unit(problem)
         yield Text(f"smallest objective: {short(best['objective'])} {unit}".rstrip() + f" at {where}", style="bold")
 
 

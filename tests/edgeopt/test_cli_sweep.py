@@ -199,3 +199,9 @@ class _Part:
 
     def lines(self):
         return [line for line in self.grid.lines() if line[0] in self.points]
+
+
+def test_without_pyarrow_it_says_how_to_get_it(problem, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    assert main(["sweep", str(problem), *GRID, "-o", str(tmp_path / "rows.parquet")]) == 2
+    assert "pip install 'edgeopt[table]'" in capsys.readouterr().err
