@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, library, link, measure, plans, quality, questions, sweep
+from edgeopt.cli import calibrate, init, library, link, measure, plans, quality, questions, sweep
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -26,6 +26,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(init.init)
 app.command()(plans.solve)
 app.command()(questions.compare)
 app.command()(questions.explain)
