@@ -23,7 +23,6 @@ app = typer.Typer(
     name="edgeopt",
     help="Plan large generative models over unequal devices and slow links, with a proof; then run the plan.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.command()(init.init)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from edgeopt.cli import completion
 from edgeopt.cli.common import Json, duration, print_json, progress_line, writable
 
 if TYPE_CHECKING:
@@ -24,15 +25,26 @@ def init(
     file: Annotated[Path, typer.Argument(metavar="[FILE]", help="The problem file to write.")] = Path("problem.yaml"),
     device: Annotated[
         list[str] | None,
-        typer.Option(metavar="[NAME=]LIBRARY", help="A device of the library or a path; repeatable, the source first."),
+        typer.Option(
+            metavar="[NAME=]LIBRARY",
+            help="A device of the library or a path; repeatable, the source first.",
+            autocompletion=completion.devices,
+        ),
     ] = None,
-    network: Annotated[str | None, typer.Option(help="A network of the library, or a path.")] = None,
-    model: Annotated[str | None, typer.Option(help="A model of the library, or a path.")] = None,
+    network: Annotated[
+        str | None, typer.Option(help="A network of the library, or a path.", autocompletion=completion.networks)
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option(help="A model of the library, or a path.", autocompletion=completion.models)
+    ] = None,
     workload: Annotated[
         list[str] | None,
         typer.Option(metavar="FIELD=NUMBER,...", help="prompt_tokens=512,new_tokens=128 or steps=20,images=1."),
     ] = None,
-    objective: Annotated[str | None, typer.Option(help="latency, throughput, energy or quality.")] = None,
+    objective: Annotated[
+        str | None,
+        typer.Option(help="latency, throughput, energy or quality.", autocompletion=completion.objectives),
+    ] = None,
     yes: Annotated[
         bool, typer.Option("--yes", "-y", help="Ask nothing that has a default: network, workload and objective.")
     ] = False,

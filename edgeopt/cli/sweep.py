@@ -10,7 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from edgeopt.cli.common import Json, duration, print_json, writable
+from edgeopt.cli import completion
+from edgeopt.cli.common import Backend, Json, ProblemName, duration, print_json, writable
 
 __all__ = ["sweep"]
 
@@ -18,13 +19,14 @@ _PLACES = ("local", "ray")
 
 
 def sweep(
-    problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
+    problem: ProblemName,
     over: Annotated[
         list[str],
         typer.Option(
             metavar="FIELD=VALUES",
             help="A field and its values: 'network.links[0].rate=10..1000 Mbit/s log 20', 'workload.steps=10..50 step "
             "10', 'model=a,b', 'devices=all, leave one out'; repeatable: the grid has every combination.",
+            autocompletion=completion.fields,
         ),
     ],
     output: Annotated[
@@ -35,9 +37,17 @@ def sweep(
         Path | None,
         typer.Option("--plot", metavar="FILE", help="Draw the objective along the longest axis: .svg, .png or .pdf."),
     ] = None,
-    on: Annotated[str, typer.Option(help="local: this process; ray: the Ray cluster, or one started here.")] = "local",
-    strategy: Annotated[str | None, typer.Option(help="Technique, in place of the file's own.")] = None,
-    backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
+    on: Annotated[
+        str,
+        typer.Option(
+            help="local: this process; ray: the Ray cluster, or one started here.", autocompletion=completion.places
+        ),
+    ] = "local",
+    strategy: Annotated[
+        str | None,
+        typer.Option(help="Technique, in place of the file's own.", autocompletion=completion.strategies_or_auto),
+    ] = None,
+    backend: Backend = "exact",
     time_limit: Annotated[
         str | None, typer.Option(metavar="DURATION", help="For each point, for example 10s; default: none.")
     ] = None,
