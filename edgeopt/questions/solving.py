@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain, Solution, exact
 from edgeopt_solvers.solve import Options
@@ -9,10 +11,13 @@ from edgeopt_solvers.solve import Options
 __all__ = ["solve_undiagnosed"]
 
 
-def solve_undiagnosed(chain: Chain, time_limit_s: float | None = None, warm_start: Solution | None = None) -> Result:
+def solve_undiagnosed(
+    chain: Chain, time_limit_s: float | None = None, warm_start: Solution | None = None, cutoff: float = math.inf
+) -> Result:
     """Solve by the family's own method alone: no reason is looked for where there is no plan, nothing is rechecked.
 
     Finding out which limit binds takes up to two seconds, far longer than most chains take to be refuted. The one
-    plan that is kept in the end has to go through :func:`edgeopt_solvers.solve`.
+    plan that is kept in the end has to go through :func:`edgeopt_solvers.solve`. Plans that cost ``cutoff`` or more
+    need not be found.
     """
-    return exact.solve(chain, Options(time_limit_s=time_limit_s, warm_start=warm_start))
+    return exact.solve(chain, Options(time_limit_s=time_limit_s, warm_start=warm_start, cutoff=cutoff))

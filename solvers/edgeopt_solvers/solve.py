@@ -31,13 +31,18 @@ class WarmStart:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller may ask of any backend (see :func:`solve`)."""
+    """What a caller may ask of any backend (see :func:`solve`).
+
+    ``cutoff`` is for a family's own method, which may ignore it: plans that cost as much need not be found, and an
+    instance that has only such plans counts as infeasible, with the cutoff as its bound.
+    """
 
     time_limit_s: float | None = None
     gap: float = 0.0
     warm_start: Any | None = None
     seed: int = 0
     certificate: Any | None = None
+    cutoff: float = math.inf
 
     def __post_init__(self) -> None:
         if self.time_limit_s is not None and not self.time_limit_s > 0:
