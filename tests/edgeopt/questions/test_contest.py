@@ -232,8 +232,8 @@ class TestCompare:
         devices = [device(name, gflops=10.0 * (k + 1), memory=8e9 + 3e9 * k) for k, name in enumerate(names)]
         blocks = language_model(num_blocks=32, weights=1e9)
         quality = {
-            "form": "additive", "metric": "loss", "steps": 20, "base": 1.0, "handoff": 0.125, "source": "made for a test",
-            "loss": {"large": [0.0] * 20, "small": [0.05 * k for k in range(20)]},
+            "form": "additive", "metric": "loss", "steps": 20, "base": 1.0, "handoff": 0.125,
+            "source": "made for a test", "loss": {"large": [0.0] * 20, "small": [0.05 * k for k in range(20)]},
         }  # fmt: skip
         links = network(rate=5e6, latency=0.004)
         for problem in (
