@@ -1,20 +1,27 @@
-"""One file per technique, found through the entry-point group ``edgeopt.strategies``: other packages can add theirs."""
+"""One file per technique: those bundled here by a table, those of other packages by the entry points of a group."""
 
 from __future__ import annotations
 
 from functools import cache
+from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 
 from edgeopt.strategies.base import Strategy
 
-__all__ = ["GROUP", "Strategy", "get_strategy", "strategy_names"]
+__all__ = ["BUNDLED", "GROUP", "Strategy", "get_strategy", "strategy_names"]
 
 GROUP = "edgeopt.strategies"
+
+#: Name → class, for what this package brings along; an entry point of the same name does not take its place.
+BUNDLED = {
+    "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
+    "pipeline": "edgeopt.strategies.pipeline:Pipeline",
+}
 
 
 def strategy_names() -> list[str]:
     """Return the names of every installed strategy, sorted."""
-    return sorted(_points())
+    return sorted({*BUNDLED, *_points()})
 
 
 def get_strategy(name: str) -> Strategy:
@@ -25,6 +32,10 @@ def get_strategy(name: str) -> Strategy:
     KeyError
         No installed package offers it.
     """
+    if name in BUNDLED:
+        module, _, attribute = BUNDLED[name].partition(":")
+        bundled: Strategy = getattr(import_module(module), attribute)()
+        return bundled
     strategy: Strategy = _points()[name].load()()
     return strategy
 
