@@ -28,7 +28,7 @@ def devices() -> list[tuple[str, str]]:
     while True:
         read = partial(device_of, taken=[name for name, _ in found])
         if not found:
-            text = _typed("Which device sends the request? (Tab completes; desktop=rtx-4090 names it)", entries, read)
+            text = _typed("Which device sends the request? (desktop=rtx-4090 gives it a name)", entries, read)
         else:
             text = _typed("Which further device? (Enter: no more)", entries, read, "")
         if not text:

@@ -9,6 +9,7 @@ import re
 import select
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Sequence
 
@@ -30,6 +31,7 @@ def converse(
         What the terminal received, without its control sequences.
     """
     terminal, inner = pty.openpty()
+    termios.tcsetwinsize(inner, (50, 160))
     environment = {
         **os.environ, "TERM": "xterm", "COLUMNS": "160", "LINES": "50", "PROMPT_TOOLKIT_NO_CPR": "1", "NO_COLOR": "1",
     }  # fmt: skip
