@@ -44,8 +44,8 @@ def test_of_every_wrong_file_the_command_runs(case, tmp_path, capsys):
     old, new, _ = CASES[case]
     path = tmp_path / "problem.yaml"
     path.write_text(PROBLEM.replace(old, new, 1), encoding="utf-8")
-    for verb in ("solve", "compare", "explain"):
-        assert main([verb, str(path)]) == 2
+    for verb in ("solve", "compare", "explain", "sweep") if case == "missing field" else ("solve",):
+        assert main([verb, str(path), *(["--over", "workload.batch=1,2"] if verb == "sweep" else [])]) == 2
         command = tried(capsys)
         assert main(command) == (2 if command[:2] == ["profiles", "validate"] else 0), command
         printed = capsys.readouterr()

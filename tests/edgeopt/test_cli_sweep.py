@@ -90,8 +90,9 @@ class TestTables:
 
     def test_many_curves_are_not_named_one_by_one(self, problem, tmp_path):
         pytest.importorskip("matplotlib")
-        words = ["--over", "workload.new_tokens=2..40 13", "--over", "workload.prompt_tokens=1..12 step 1"]
-        assert main(["sweep", str(problem), *words, "--plot", str(tmp_path / "many.svg")]) == 0
+        sets = ["--over", "devices=all, leave one out, phone, laptop", "--over", "objective=latency,throughput"]
+        words = ["--over", "network.default.rate=1,9 MB/s", *sets, "--plot", str(tmp_path / "many.svg")]
+        assert main(["sweep", str(problem), *words]) == 0
         assert "12 curves" in (tmp_path / "many.svg").read_text(encoding="utf-8")
 
     def test_ctrl_c_says_where_the_points_are(self, problem, tmp_path, capsys, monkeypatch):

@@ -24,7 +24,7 @@ def listed(chain):
     return dev[ok], value + metrics["movement"][ok]
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(chains(max_plans=1_000))
 def test_no_plan_that_does_so_costs_less(chain):
     dev, value = listed(chain)
@@ -68,7 +68,7 @@ def test_where_nothing_can_run_every_bound_is_infinite():
     assert (least_through(replace(chain, compute_s=compute_s), 0) == math.inf).all()
 
 
-@settings(max_examples=30, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+@settings(max_examples=20, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
 @given(chains(max_plans=1_000))
 def test_a_plan_is_found_exactly_where_one_is_below_the_cutoff(chain):
     _, value = listed(chain)
