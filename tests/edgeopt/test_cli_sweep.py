@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -18,6 +19,7 @@ from edgeopt.profiles import load_problem
 from edgeopt.questions.grid import parse_grid
 from edgeopt.questions.sweep import Options, rows, sweep
 from tests.edgeopt.cli_cases import PROBLEM
+from tests.edgeopt.terminal import converse
 
 GRID = ["--over", "network.default.rate=10..1000 Mbit/s log 4", "--over", "devices=all, without phone"]
 
@@ -63,6 +65,12 @@ class TestTables:
         assert "smallest objective: 0.6606 s at network.default.rate = 1000 Mbit/s" in printed.out
         assert "keep the rows with -o" in printed.out
         assert printed.err == "", "no progress bar without a terminal"
+
+    def test_a_terminal_sees_how_many_points_are_done(self, problem, tmp_path):
+        code, seen = converse(["sweep", str(problem), *GRID, "-o", "rows.csv"], [], tmp_path)
+        assert code == 0, seen
+        assert re.search(r"points .*\d/8", seen), seen
+        assert "8 points: 8 optimal" in seen
 
     def test_a_second_call_does_nothing_twice(self, problem, tmp_path, capsys, monkeypatch):
         words = ["sweep", str(problem), *GRID, "-o", str(tmp_path / "rows.csv")]
