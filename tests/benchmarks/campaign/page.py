@@ -142,10 +142,10 @@ def _faults(ledger: Ledger, found: dict[str, Any]) -> list[str]:
         return [*lines, _NOT, ""]
     lines += [
         "A toy program on two devices, the fault at a random moment: of the request; for half of the kills, of the",
-        "start; for Ctrl-C, of the whole command. `--on-fault` fail, retry and replan (with `--stall 3s`) take turns,",
-        "and so do emulated hosts and local processes where the link has no part in the fault. As configured: the",
-        "request finished with the right result, after a recovery where one is due and without the lost device where",
-        "it was planned again; or an error that names stage and device; or the words for a full disk or an",
+        "start; for Ctrl-C, of start, request or check. `--on-fault` fail, retry and replan (with `--stall 3s`) take",
+        "turns, and so do emulated hosts and local processes where the link has no part in the fault. As configured:",
+        "the request finished with the right result, after a recovery where one is due and without the lost device",
+        "where it was planned again; or an error that names stage and device; or the words for a full disk or an",
         "interruption. Left: a process, a control group, a temporary or half-written file.",
         "",
         "| fault | runs | as configured | left something | recovered | request, median s | ends |",

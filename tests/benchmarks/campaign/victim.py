@@ -2,8 +2,8 @@
 
 Run as ``python victim.py FAULT PLAN.json …``; FAULT is JSON: ``kind`` (``kill``, ``stop``, ``down``, ``slow``,
 ``interrupt`` or ``none``), ``rank``, and ``after_s`` seconds from ``moment``: ``main`` (the command begins),
-``starting`` (the workers do) or ``workers ready`` (the request does). When the fault has happened a line with
-:data:`STRUCK` says so: one that came too late is no trial of anything.
+``starting`` (the workers do), ``workers ready`` (the request does) or ``checking`` (the check does). When the fault has
+happened a line with :data:`STRUCK` says so: one that came too late is no trial of anything.
 """
 
 from __future__ import annotations
