@@ -71,11 +71,12 @@ class PatchOptions(Strict):
     """How a latent is shared out in patches.
 
     ``synchronous`` patches give the result of the whole image; ``asynchronous`` ones know of each other what was one
-    step ago, but for the first ``warmup_steps``.
+    step ago, but for the first ``warmup_steps``. ``devices`` are those that share; default: whichever are worth it.
     """
 
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
     warmup_steps: int = Field(default=4, ge=1)
+    devices: list[str] = []
 
 
 class Constraints(Strict):

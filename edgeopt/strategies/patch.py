@@ -8,33 +8,26 @@ source. Between devices of equal speed: Li et al., DistriFusion, arXiv:2402.1948
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from itertools import combinations
 from typing import ClassVar
 
-import numpy as np
-from numpy.typing import NDArray
-
 import edgeopt
-from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.costs.energy import energy_terms, power_w
-from edgeopt.costs.links import link_arrays
-from edgeopt.costs.memory import usable_bytes
-from edgeopt.costs.patch import PatchCosts
 from edgeopt.errors import Finding, InputError, NoPlanError
-from edgeopt.plan import Interval, Plan, Stage, Transfer
+from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion, StaleQuality
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.cases import narrowed, qualities, quality_of
-from edgeopt.strategies.chain import able_devices, source_index, wants_quality
-from edgeopt.strategies.pipeline import basis_notes
-from edgeopt.strategies.timeline import link_lane
+from edgeopt.strategies.chain import able_devices, wants_quality
+from edgeopt.strategies.patch_shares import PatchShares, missing_link
 from edgeopt_solvers import Result
 from edgeopt_solvers.divisible import Divisible, Solution
 
 __all__ = ["Patch"]
 
-Array = NDArray[np.float64]
+#: So many devices have all their subsets tried.
+_ALL_SETS = 5
 
 
 class Patch(Strategy):
@@ -61,7 +54,10 @@ class Patch(Strategy):
         return None
 
     def cases(self, problem: Problem) -> list[Problem]:
-        """One problem for each denoiser that has patches and, where quality is asked for, is good enough.
+        """One problem for each set of devices, and denoiser that has patches and, where asked for, enough quality.
+
+        Who exchanges with whom depends on who takes part, which a divisible load does not know. Small sets come first:
+        of equal plans the one with fewer devices is taken.
 
         Raises
         ------
@@ -91,7 +87,10 @@ class Patch(Strategy):
                 raise NoPlanError(
                     f"constraints.quality is {floor:g}, and by patches {name!r} reaches {best[name]:.4g} at best"
                 )
-        return [narrowed(problem, model, name, known.get(name)) for name in able]
+        sharing = _sharing(problem)
+        return [
+            _shared_by(narrowed(problem, model, name, known.get(name)), devices) for name in able for devices in sharing
+        ]
 
     def build(self, problem: Problem) -> Divisible:
         """Build the load of the problem's first denoiser (of a case: its only one).
@@ -101,7 +100,7 @@ class Patch(Strategy):
         InputError
             As :meth:`cases`; two devices that may take part have no link; or the source cannot encode and decode.
         """
-        return _Shares.of(self.cases(problem)[0]).instance()
+        return PatchShares.of(self.cases(problem)[0]).instance()
 
     def solution(self, plan: Plan) -> Solution:
         """Return the rows of every device, in units."""
@@ -113,7 +112,7 @@ class Patch(Strategy):
     def plan(self, problem: Problem, instance: Divisible, result: Result) -> Plan:
         """Write a stage for each device with rows, then those of the text encoder and the decoder."""
         problem = self.cases(problem)[0]
-        shares = _Shares.of(problem)
+        shares = PatchShares.of(problem)
         units, latency_s = list(result.solution.loads), result.metrics["makespan_s"] + shares.around_s
         stages, transfers = shares.stages(units), shares.transfers(units)
         quality = None
@@ -148,11 +147,37 @@ class Patch(Strategy):
             stages=stages,
             transfers=transfers,
             timeline=shares.timeline(stages, transfers, latency_s),
-            notes=shares.notes(units, quality is None and problem.model.quality is not None),
+            notes=shares.notes(quality is None and problem.model.quality is not None),
         )
         if power_w(problem.devices, "busy") is None:
             return plan
         return plan.model_copy(update={"energy_j": sum(terms.counted for terms in energy_terms(plan).values())})
+
+
+def _sharing(problem: Problem) -> list[list[str]]:
+    """Sets of devices that may share the rows: all of them for few devices, else the likely ones.
+
+    Raises
+    ------
+    InputError
+        A device that should share is not there, or cannot compute.
+    """
+    able = [device.name for device, can in zip(problem.devices, able_devices(problem), strict=True) if can]
+    asked = problem.constraints.patch.devices
+    if asked and not set(asked) & set(problem.constraints.forbid):  # one that is forbidden leaves the rest open
+        if missing := [name for name in asked if name not in able]:
+            message = f"{', '.join(missing)} cannot share"
+            raise InputError([Finding("constraints.patch.devices", message, f"choose among {', '.join(able)}")])
+        return [asked]
+    sizes = range(1, len(able) + 1) if len(able) <= _ALL_SETS else (1, 2, len(able) - 1, len(able))
+    sets = [list(names) for size in sizes for names in combinations(able, size)]
+    linked = [names for names in sets if not missing_link(problem, names)]
+    return linked or [able]  # which says what is missing
+
+
+def _shared_by(problem: Problem, devices: list[str]) -> Problem:
+    options = problem.constraints.patch.model_copy(update={"devices": devices})
+    return problem.model_copy(update={"constraints": problem.constraints.model_copy(update={"patch": options})})
 
 
 def _other_goal(problem: Problem) -> str:
@@ -179,204 +204,3 @@ def _stale_loss(problem: Problem, variant: str) -> float | None:
     measured = zip(known.warmup_steps, known.loss.get(variant, []), strict=False)
     losses = [(steps, loss) for steps, loss in measured if steps <= options.warmup_steps]
     return max(losses)[1] if losses else None
-
-
-@dataclass(frozen=True)
-class _Shares:
-    """The rows of one problem: seconds and bytes by device."""
-
-    problem: Problem
-    costs: PatchCosts
-    able: NDArray[np.bool_]
-    source: int
-    rate: Array
-    latency: Array
-
-    @classmethod
-    def of(cls, problem: Problem) -> _Shares:
-        """Read them off a case."""
-        assert isinstance(problem.model, Diffusion)
-        assert isinstance(problem.workload, ImageWorkload)
-        links = link_arrays(problem.network, [device.name for device in problem.devices])
-        costs = PatchCosts(DiffusionCosts(problem.model, problem.workload), problem.constraints.patch)
-        able = np.array(able_devices(problem))
-        shares = cls(problem, costs, able, source_index(problem), links.rate_bytes_per_s, links.latency_s)
-        shares._check()
-        return shares
-
-    def _check(self) -> None:
-        names = [device.name for device in self.problem.devices]
-        ends = [d for d in range(len(names)) if self.able[d] or d == self.source]
-        for i in ends:
-            for j in ends:
-                if i != j and self.rate[i, j] <= 0:
-                    message = f"patch sends from every device to every other, and {names[i]} has no link to {names[j]}"
-                    raise InputError([Finding("network.links", message, f"add it, or forbid {names[j]}")])
-        if self.costs.component_bytes() and not self.able[self.source]:
-            message = f"patch encodes and decodes on the source, and {names[self.source]} cannot compute"
-            raise InputError([Finding("constraints.source", message, "name another source")])
-
-    @property
-    def around_s(self) -> float:
-        """Seconds of text encoder and decoder, before and after all patches."""
-        if not self.costs.component_bytes():
-            return 0.0
-        return sum(self.costs.component_s(self.problem.devices[self.source]).values())
-
-    def _steps(self) -> list[tuple[float, float]]:
-        """Seconds of a step without rows and per unit, by device."""
-        able = zip(self.problem.devices, self.able, strict=True)
-        return [self.costs.step_s(device)[:2] if can else (0.0, math.inf) for device, can in able]
-
-    def _slowest(self, d: int) -> tuple[float, float]:
-        """Rate and latency of the slowest link of a device to another that may take part."""
-        others = [e for e in np.flatnonzero(self.able) if e != d]
-        if not others:
-            return math.inf, 0.0
-        return float(self.rate[d, others].min()), float(self.latency[d, others].max())
-
-    def instance(self) -> Divisible:
-        """Return the load; see :mod:`edgeopt.costs.patch` for its seconds."""
-        costs, steps = self.costs, self._steps()
-        calls, fresh = costs.calls, costs.fresh_calls
-        share, alone = fresh / calls, int(self.able.sum()) == 1
-        rows: dict[str, list[float]] = {
-            name: [] for name in ("fixed_s", "unit_s", "latency_s", "fixed_bytes", "unit_bytes", "rate_bytes_per_s")
-        }
-        for d, (start, each) in enumerate(steps):
-            rate, latency = self._slowest(d)
-            own_bytes = 0.0 if alone else costs.unit_bytes
-            fixed_bytes = 0.0 if alone else costs.fixed_bytes
-            waits = costs.exchange.messages * latency
-            once, once_unit = self._once(d)
-            once, once_unit = once / calls, once_unit / calls
-            unit_s = own_bytes / rate + once_unit
-            if fresh == calls:
-                values = (start, each, waits + once, fixed_bytes, unit_s)
-            else:
-                fixed_e, unit_e = waits + fixed_bytes / rate, own_bytes / rate
-                values = (
-                    start + share * fixed_e + once, each + share * unit_e + once_unit,
-                    share * (start + waits) + (1 - share) * latency + once, fixed_bytes,
-                    unit_s + share * (each if math.isfinite(each) else 0.0),
-                )  # fmt: skip
-            known = rate if math.isfinite(rate) else 1.0  # without bytes any will do
-            for name, value in zip(rows, (*values[:4], values[4] * known, known), strict=True):
-                rows[name].append(value)
-        limit = self.problem.constraints.deadline
-        period = self.problem.constraints.period
-        limits = [value for value in (limit, period) if value is not None]
-        fixed_memory = np.full(len(steps), costs.fixed_memory_bytes)
-        fixed_memory[self.source] += sum(costs.component_bytes().values())
-        return Divisible(
-            num_units=costs.num_units,
-            exchange="synchronous" if fresh == calls else "overlapped",
-            num_steps=np.full(len(steps), float(calls)),
-            memory_bytes=np.array([usable_bytes(device) for device in self.problem.devices]),
-            fixed_memory_bytes=fixed_memory,
-            unit_memory_bytes=np.full(len(steps), costs.unit_memory_bytes),
-            max_makespan_s=min(limits) - self.around_s if limits else None,
-            **{name: np.array(values) for name, values in rows.items()},
-        )
-
-    def _once(self, d: int) -> tuple[float, float]:
-        """Seconds to get the conditioning to a device and its rows back: fixed, and per unit."""
-        s = self.source
-        if d == s or not self.able[d]:
-            return 0.0, 0.0
-        there = self.latency[s, d] + self.costs.conditioning_bytes / self.rate[s, d]
-        return float(there + self.latency[d, s]), float(self.costs.unit_latent_bytes / self.rate[d, s])
-
-    def stages(self, units: list[int]) -> list[Stage]:
-        """Return what every device computes; ``transfer_s`` is what it gives and gets around that."""
-        costs, steps, devices = self.costs, self._steps(), self.problem.devices
-        moved = self.transfers(units)
-        stages, start = [], 0
-        for d, count in enumerate(units):
-            if not count:
-                continue
-            rows = count * costs.exchange.multiple
-            arriving = [t for t in moved if t.destination == devices[d].name and t.purpose != "output"]
-            stages.append(
-                Stage(
-                    index=len(stages), device=devices[d].name, variant=costs.variant, start=start, stop=start + rows,
-                    elements=f"rows {start} to {start + rows - 1}",
-                    compute_s=costs.calls * (steps[d][0] + steps[d][1] * count),
-                    transfer_s=max((t.seconds for t in arriving), default=0.0),
-                    transfer_bytes=sum(t.bytes for t in arriving),
-                    memory_bytes=costs.fixed_memory_bytes + costs.unit_memory_bytes * count,
-                )
-            )  # fmt: skip
-            start += rows
-        source = devices[self.source]
-        held = costs.component_bytes()
-        for name, seconds in (costs.component_s(source) if held else {}).items():
-            stages.append(
-                Stage(
-                    index=len(stages), device=source.name, variant=None, start=0, stop=0, elements=name,
-                    compute_s=seconds, transfer_s=0.0, transfer_bytes=0.0, memory_bytes=held[name],
-                )
-            )  # fmt: skip
-        return stages
-
-    def transfers(self, units: list[int]) -> list[Transfer]:
-        """Return what every device gives to every other: conditioning, context of all steps, finished rows."""
-        costs, used = self.costs, [d for d, count in enumerate(units) if count]
-        exchange, batch = costs.exchange, costs.costs.step_batch
-        # What is sent in an asynchronous last step would be used in the next.
-        rounds = costs.calls if costs.fresh_calls == costs.calls else costs.calls - 1
-        moves = [(self.source, d, "input", costs.conditioning_bytes, 1.0) for d in used if d != self.source]
-        for place, i in enumerate(used):
-            for other, j in enumerate(used):
-                if i == j:
-                    continue
-                near = abs(place - other) == 1
-                messages = exchange.messages - (0 if near else exchange.halo_messages)
-                num_bytes = costs.unit_bytes * units[i] + batch * (exchange.sums + (exchange.halo if near else 0.0))
-                if messages:
-                    moves.append((i, j, "context", rounds * num_bytes, float(rounds * messages)))
-        moves += [(d, self.source, "output", costs.unit_latent_bytes * units[d], 1.0) for d in used if d != self.source]
-        names = [device.name for device in self.problem.devices]
-        return [
-            Transfer(
-                purpose=purpose, source=names[i], destination=names[j], bytes=num_bytes, messages=messages,
-                seconds=float(messages * self.latency[i, j] + num_bytes / self.rate[i, j]),
-                rate_bytes_per_s=float(self.rate[i, j]),
-            )
-            for i, j, purpose, num_bytes, messages in moves
-        ]  # fmt: skip
-
-    def timeline(self, stages: list[Stage], transfers: list[Transfer], latency_s: float) -> list[Interval]:
-        """Return a bar for each device and way: all patches begin together."""
-        encode_s = next((stage.compute_s for stage in stages if stage.elements == "text_encoder"), 0.0)
-        decode_s = self.around_s - encode_s
-        input_s = {t.destination: t.seconds for t in transfers if t.purpose == "input"}
-        bars = []
-        for stage in stages:
-            begin = encode_s + input_s.get(stage.device, 0.0)
-            if stage.variant is None:
-                begin = 0.0 if stage.elements == "text_encoder" else latency_s - decode_s
-            bars.append((stage.device, stage.elements, begin, begin + stage.compute_s))
-        for move in transfers:
-            begin = encode_s + (input_s.get(move.source, 0.0) if move.purpose == "context" else 0.0)
-            if move.purpose == "output":
-                begin = latency_s - decode_s - move.seconds
-            bars.append((link_lane(move.source, move.destination), move.purpose, begin, begin + move.seconds))
-        return [
-            Interval(lane=lane, label=label, start_s=start, stop_s=stop)
-            for lane, label, start, stop in sorted(bars, key=lambda bar: bar[2])
-        ]
-
-    def notes(self, units: list[int], unknown_quality: bool) -> list[str]:
-        """Say what the figures rest on and who has no rows."""
-        names = [device.name for device in self.problem.devices]
-        able = [device for device, can in zip(self.problem.devices, self.able, strict=True) if can]
-        notes = basis_notes({device.name: self.costs.step_s(device)[2] for device in able}, [])
-        idle = [names[d] for d in np.flatnonzero(self.able) if not units[d]]
-        if idle:
-            notes.append(
-                f"has no rows: {', '.join(idle)}; its links count as if it had, forbid it to see the rest alone"
-            )
-        if unknown_quality:
-            notes.append("quality is not known: the model has no measured loss for context that is one step old")
-        return notes

@@ -78,7 +78,7 @@ def problem_of(model: Diffusion, step_s: float, steps: int, mode: str, rate: str
         {
             "name": "patch-benchmark", "model": model, "strategy": "patch",
             "workload": {"kind": "image", "steps": steps}, "devices": devices, "network": network,
-            "constraints": {"source": "fast", "patch": {"mode": mode, "warmup_steps": 2}},
+            "constraints": {"source": "fast", "patch": {"mode": mode, "warmup_steps": 2, "devices": list(SPEEDS)}},
         }
     )  # fmt: skip
 

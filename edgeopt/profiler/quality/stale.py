@@ -112,7 +112,7 @@ def _equal_patches(model: Diffusion, steps: int, images: int, patches: int, mode
         {
             "name": "stale", "model": model, "strategy": "patch", "devices": devices, "network": network,
             "workload": {"kind": "image", "steps": steps, "images": images, "seed": seed},
-            "constraints": {"patch": {"mode": mode, "warmup_steps": warmup}},
+            "constraints": {"patch": {"mode": mode, "warmup_steps": warmup, "devices": [d.name for d in devices]}},
         }
     )  # fmt: skip
     technique = get_strategy("patch")

@@ -49,7 +49,8 @@ def seconds_of(problem: Problem, units: tuple[int, ...], gflop: float) -> float:
     options, load = problem.constraints.patch, problem.workload
     names = [d.name for d in problem.devices]
     source = names.index(problem.constraints.source or names[0])
-    able = [d for d, name in enumerate(names) if name not in problem.constraints.forbid]
+    sharing = options.devices or [name for name, count in zip(names, units, strict=True) if count]
+    able = [d for d, name in enumerate(names) if name in sharing]
     link = problem.network.default
     total = 0.0
     for d in (d for d in range(len(units)) if units[d]):
@@ -104,7 +105,7 @@ def test_the_plan_is_the_best_of_all_divisions(mode, fields):
 def test_every_division_costs_what_a_run_of_it_takes(mode):
     problem = patch_problem(mode)
     technique = get_strategy("patch")
-    case = technique.cases(problem)[0]
+    case = next(one for one in technique.cases(problem) if len(one.constraints.patch.devices) == 3)
     instance = technique.build(case)
     for units in ((4, 0, 0), (1, 1, 2), (0, 2, 2), (2, 2, 0)):
         value = evaluate(instance, Solution(units, (1.0,) * 3))
@@ -190,8 +191,13 @@ def test_language_models_do_not_fit():
 def test_missing_links_are_named():
     net = {"name": "n", "source": "made up", "links": [{"between": ["phone", "tablet"], "rate": 1e6, "latency": 0.0},
            {"between": ["phone", "server"], "rate": 1e6, "latency": 0.0}]}  # fmt: skip
+    plan = planner.solve(patch_problem(network=net))
+    assert {"tablet", "server"} - {stage.device for stage in plan.stages}, "not both can share"
+    options = {"patch": {"devices": ["tablet", "server"]}}
     with pytest.raises(InputError, match="tablet has no link to server"):
-        planner.solve(patch_problem(network=net))
+        planner.solve(patch_problem(network=net, constraints=options))
+    with pytest.raises(InputError, match="nobody cannot share"):
+        planner.solve(patch_problem(constraints={"patch": {"devices": ["nobody"]}}))
 
 
 def test_the_bundled_problem_pays_and_is_explained():
