@@ -131,7 +131,9 @@ class Patch(PartyProgram):
             conditioning = inputs
             if self._facts.model.text_encoder:
                 with self._component(links, "text_encoder") as (module, where):
-                    conditioning = [each.contiguous().cpu() for each in encode(module, inputs[0].to(where))]
+                    conditioning = [
+                        each.contiguous().cpu() for each in encode(self._facts.model, module, inputs[0].to(where))
+                    ]
             for rank in ranks:
                 if rank != 0:
                     links.send(rank, conditioning, "input")
