@@ -18,10 +18,11 @@ import torch
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan, Stage
 from edgeopt.programs import multi_stage
+from edgeopt.programs.conditioning import encode
 from edgeopt.programs.diffusion import DiffusionRun
 from edgeopt.programs.parties import Links, PartyProgram, rehearse
 from edgeopt.programs.placing import stage_device
-from edgeopt.programs.sampling import decode, doubled, draw_noise, draw_prompt, encode, guided, load_part, scaled
+from edgeopt.programs.sampling import decode, doubled, draw_noise, draw_prompt, guided, load_part, scaled
 from edgeopt.programs.sampling import scheduler_of as make_scheduler
 from edgeopt.programs.slabs import Exchange, cut_into_slabs
 
