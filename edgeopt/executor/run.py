@@ -135,7 +135,8 @@ def execute(
     start_on = launcher_named(on)
     layout = Layout.of(plan)
     _need_libraries(plan)
-    settings = Settings(port, hosts, options.command, ssh, timeout_s, announce or _print, options.progress)
+    alone = in_flight == 1
+    settings = Settings(port, hosts, options.command, ssh, timeout_s, announce or _print, options.progress, alone)
     started_s, date = time.monotonic(), datetime.now(UTC)
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
@@ -153,7 +154,6 @@ def execute(
     except (KeyError, ValueError) as error:
         raise ExecutionError(f"the workers' traces do not fit together: {error}") from error
     before, requests = everything[:warmup], everything[warmup:]
-    alone = in_flight == 1
     latency_s = Comparison.between(plan.latency_s if alone else None, [request.latency_s for request in requests])
     return Report(
         edgeopt_version=edgeopt.__version__,

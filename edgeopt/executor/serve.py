@@ -10,11 +10,12 @@ from dataclasses import dataclass, field
 import torch
 
 from edgeopt.executor.layout import Boundary, Layout
+from edgeopt.executor.pacing import computing_begins, rest
 from edgeopt.executor.state import State
 from edgeopt.executor.transport import Pending, Transport
 from edgeopt.programs.base import Program
 
-__all__ = ["Spans", "arrivals", "digest", "serve"]
+__all__ = ["Spans", "arrivals", "computes_alone", "digest", "serve"]
 
 
 @dataclass(slots=True)
@@ -89,6 +90,7 @@ def serve(
     if request is not None:
         spans.start = time.monotonic()
         send(layout.boundaries[0], 0, request)
+    alone = computes_alone(layout, rank)
     own = [stage for stage in range(layout.num_stages) if layout.host_of(stage).rank == rank]
     for round_index in range(program.rounds):
         last_round = round_index == program.rounds - 1
@@ -98,11 +100,10 @@ def serve(
             if keep is not None and layout.arriving(stage, round_index).purpose in program.resumes_from:
                 keep(layout.arriving(stage, round_index), round_index, inputs)
             state.now("compute", stage, round_index)
-            started_s = time.monotonic()
+            started = computing_begins(alone)
             outputs = program.run(stage, round_index, inputs)
-            if pace is not None:
-                time.sleep((time.monotonic() - started_s) * (1.0 / pace - 1.0))
-            spans.computes.append((stage, round_index, started_s, time.monotonic()))
+            rest(started, pace)
+            spans.computes.append((stage, round_index, started.clock_s, time.monotonic()))
             state.now("send", stage, round_index)
             leaving = layout.leaving(stage, last_round)
             send(leaving, round_index + (leaving.index == layout.loop), outputs)
@@ -114,6 +115,12 @@ def serve(
         state.now("wait")
         transport.flush()
     return spans
+
+
+def computes_alone(layout: Layout, rank: int) -> bool:
+    """Whether a worker computes in its main thread and nowhere else."""
+    host = layout.hosts[rank]
+    return host.accelerator == "cpu" and torch.get_num_threads() == 1
 
 
 def digest(tensors: list[torch.Tensor]) -> str:

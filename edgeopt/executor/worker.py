@@ -22,9 +22,11 @@ import edgeopt
 from edgeopt.errors import EdgeoptError, Finding, InputError
 from edgeopt.executor import memory
 from edgeopt.executor.channel import Channel, open_channel
+from edgeopt.executor.cores import bind_computing, on_cores
 from edgeopt.executor.hardware import machine_id
 from edgeopt.executor.layout import Boundary, Layout
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Handoff, Job, Ready, ResultPart, Trace
+from edgeopt.executor.pacing import exact_sleeps
 from edgeopt.executor.packing import freeze, pack, thaw, unpack
 from edgeopt.executor.state import State
 from edgeopt.plan import Plan
@@ -98,12 +100,14 @@ def _run_worker(job: Job, channel: Channel, state: State, build: Callable[[Plan,
     from edgeopt.executor import transport as wire
     from edgeopt.executor.serve import digest
 
+    carrying = bind_computing(job.compute_cores)
     _prepare(job)
     layout = Layout.of(job.plan)
     alone = len(layout.hosts) == 1
     started_s = time.monotonic()
     # The store is opened first so that no peer waits for rank 0 to build its part.
-    store = None if alone else wire.open_store(job, len(layout.hosts))
+    with on_cores(carrying):
+        store = None if alone else wire.open_store(job, len(layout.hosts))
     stages = layout.hosts[job.rank].stages
     state.now("build", stages[0] if stages else None)
     program = build(job.plan, stages)
@@ -111,7 +115,8 @@ def _run_worker(job: Job, channel: Channel, state: State, build: Callable[[Plan,
     transport, offset_s, error_s = None, 0.0, 0.0
     if store is not None:
         state.now("connect")
-        group = wire.join(job, store, len(layout.hosts))
+        with on_cores(carrying):
+            group = wire.join(job, store, len(layout.hosts))
         transport = wire.Transport(program, layout, group)
         offset_s, error_s = wire.agree_on_time(group)
     channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
@@ -208,6 +213,7 @@ def _prepare(job: Job) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
+    exact_sleeps()
     torch.zeros(256, 256) @ torch.zeros(256, 256)  # thread stacks and library buffers exist before memory is limited
     limit = memory.available_bytes() if job.limit_to_free else job.memory_bytes
     if limit is not None:
