@@ -12,6 +12,8 @@ import sys
 import time
 from dataclasses import dataclass
 
+from edgeopt.executor.layout import Host
+
 __all__ = ["Started", "computing_begins", "exact_sleeps", "rest"]
 
 #: The last bit of a rest is spent looking at the clock: a sleep ends some tens of microseconds late.
@@ -27,8 +29,9 @@ class Started:
     processor_s: float | None
 
 
-def computing_begins(alone: bool) -> Started:
-    """Note the moment; ``alone``: nothing but this thread is about to compute."""
+def computing_begins(host: Host) -> Started:
+    """Note the moment, in the thread that is about to compute."""
+    alone = host.accelerator == "cpu" and host.threads == 1
     return Started(time.monotonic(), time.thread_time() if alone else None)
 
 

@@ -140,7 +140,9 @@ def execute(
     layout = Layout.of(plan)
     _need_libraries(plan)
     alone = in_flight == 1
-    settings = Settings(port, hosts, options.command, ssh, timeout_s, announce or _print, options.progress, alone)
+    settings = Settings(
+        port, hosts, options.command, ssh, timeout_s, announce or _print, options.progress, alone and bool(plan.cuts)
+    )
     started_s, date = time.monotonic(), datetime.now(UTC)
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:

@@ -15,7 +15,7 @@ from edgeopt.executor.state import State
 from edgeopt.executor.transport import Pending, Transport
 from edgeopt.programs.base import Program
 
-__all__ = ["Spans", "arrivals", "computes_alone", "digest", "serve"]
+__all__ = ["Spans", "arrivals", "digest", "serve"]
 
 
 @dataclass(slots=True)
@@ -92,7 +92,6 @@ def serve(
     if request is not None:
         spans.start = time.monotonic()
         send(layout.boundaries[0], 0, request)
-    alone = computes_alone(layout, rank)
     own = [stage for stage in range(layout.num_stages) if layout.host_of(stage).rank == rank]
     for round_index in range(program.rounds):
         last_round = round_index == program.rounds - 1
@@ -102,7 +101,7 @@ def serve(
             if keep is not None and layout.arriving(stage, round_index).purpose in program.resumes_from:
                 keep(layout.arriving(stage, round_index), round_index, inputs)
             state.now("compute", stage, round_index)
-            started = computing_begins(alone)
+            started = computing_begins(layout.hosts[rank])
             outputs = program.run(stage, round_index, inputs)
             rest(started, pace)
             spans.computes.append((stage, round_index, started.clock_s, time.monotonic()))
@@ -117,12 +116,6 @@ def serve(
         state.now("wait")
         transport.flush()
     return spans
-
-
-def computes_alone(layout: Layout, rank: int) -> bool:
-    """Whether a worker computes in its main thread and nowhere else."""
-    host = layout.hosts[rank]
-    return host.accelerator == "cpu" and torch.get_num_threads() == 1
 
 
 def digest(tensors: list[torch.Tensor]) -> str:

@@ -18,7 +18,7 @@ import torch
 
 from edgeopt.executor.layout import Boundary, Layout
 from edgeopt.executor.pacing import computing_begins, rest
-from edgeopt.executor.serve import Spans, arrivals, computes_alone
+from edgeopt.executor.serve import Spans, arrivals
 from edgeopt.executor.state import State
 from edgeopt.executor.transport import Transport
 from edgeopt.programs.base import Program
@@ -91,7 +91,7 @@ class _Stream:
         """Run one stage of one round of one request."""
         self.state.request = request
         self.state.now("compute", stage, round_index)
-        started = computing_begins(computes_alone(self.layout, self.rank))
+        started = computing_begins(self.layout.hosts[self.rank])
         outputs = self.programs[request % self.window].run(stage, round_index, inputs)
         rest(started, self.pace)
         self.spans[request].computes.append((stage, round_index, started.clock_s, time.monotonic()))

@@ -36,7 +36,7 @@ class Settings:
     announce, progress
         Called with what the caller must be told, and with what is going on.
     one_at_a_time
-        Whether only one device computes at a moment.
+        Whether only one device computes at a moment: a chain with one request under way.
     """
 
     port: int | None

@@ -161,7 +161,9 @@ def test_a_quota_paces_a_device() -> None:
     )
     report = run(plan, check=False)
     fast, paced = (stage.compute_s.median for stage in report.stages)
-    assert paced / fast == pytest.approx(4.0, rel=0.25)
+    assert fast >= 3 * 0.004
+    # Processor time counts: what the stage waits for a core is part of its rest.
+    assert paced == pytest.approx(4 * 3 * 0.004, rel=0.25)
     assert any("paced" in note for note in report.notes)
 
 

@@ -5,14 +5,20 @@ from __future__ import annotations
 import os
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
 from edgeopt.executor import cores
 from edgeopt.executor.cores import awake, bind_computing, on_cores, split_cores
+from edgeopt.executor.layout import Host
 from edgeopt.executor.pacing import Started, computing_begins, exact_sleeps, rest
 
 linux = pytest.mark.skipif(not hasattr(os, "sched_getaffinity"), reason="this system binds no process to cores")
+
+
+def host(threads: int = 1) -> Host:
+    return Host(0, "phone", (0,), threads, 0.5, 1e9, "cpu")
 
 
 def spin(seconds: float) -> None:
@@ -24,7 +30,7 @@ def spin(seconds: float) -> None:
 
 def test_rest_ends_when_a_slower_device_would_have() -> None:
     exact_sleeps()
-    started = computing_begins(alone=True)
+    started = computing_begins(host())
     assert started.processor_s is not None
     spin(0.01)
     took = time.thread_time() - started.processor_s
@@ -33,7 +39,7 @@ def test_rest_ends_when_a_slower_device_would_have() -> None:
 
 
 def test_time_without_a_core_is_taken_off_the_rest() -> None:
-    started = computing_begins(alone=True)
+    started = computing_begins(host())
     spin(0.005)
     time.sleep(0.05)  # stands for another process on this core
     before = time.monotonic()
@@ -42,8 +48,9 @@ def test_time_without_a_core_is_taken_off_the_rest() -> None:
 
 
 def test_several_threads_are_timed_by_the_clock() -> None:
-    started = computing_begins(alone=False)
+    started = computing_begins(host(threads=2))
     assert started.processor_s is None
+    assert computing_begins(replace(host(), accelerator="cuda")).processor_s is None
     time.sleep(0.02)
     rest(started, 0.5)
     assert time.monotonic() - started.clock_s >= 0.04
