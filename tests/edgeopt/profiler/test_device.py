@@ -79,7 +79,7 @@ def test_elements_add_up_to_the_request(language_model):
     np.testing.assert_allclose(elements_s.sum(axis=(1, 2)), samples.requests_s)
     assert (elements_s > 0).all()
     assert sum(samples.requests_s) < elapsed
-    rests = 2  # five elements in two stages: before the first of each, in five rounds of three requests
+    rests = 3  # five elements in two stages: before 0, 2 and 4, in five rounds of three requests
     assert len(samples.wakes_s) == 3 * 5
     assert elapsed > 3 * 5 * rests * 0.1
     assert max(np.abs(samples.wakes_s)) < 0.1, "the rests themselves do not count"
