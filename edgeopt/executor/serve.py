@@ -103,6 +103,8 @@ def serve(
             state.now("compute", stage, round_index)
             started = computing_begins(layout.hosts[rank])
             outputs = program.run(stage, round_index, inputs)
+            if program.stays_on_device and outputs[0].is_cuda:
+                torch.cuda.synchronize()
             rest(started, pace)
             spans.computes.append((stage, round_index, started.clock_s, time.monotonic()))
             state.now("send", stage, round_index)
@@ -110,7 +112,8 @@ def serve(
             send(leaving, round_index + (leaving.index == layout.loop), outputs)
     if request is not None:
         state.now("receive")
-        spans.result = receive(layout.boundaries[layout.num_stages], program.rounds - 1)
+        arrived = receive(layout.boundaries[layout.num_stages], program.rounds - 1)
+        spans.result = [tensor.cpu() for tensor in arrived]
         spans.stop = time.monotonic()
     if transport is not None:
         state.now("wait")

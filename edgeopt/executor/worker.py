@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import edgeopt
 from edgeopt.errors import EdgeoptError, Finding, InputError
 from edgeopt.executor import memory
+from edgeopt.executor.backends import Seat, agree_on_seats, gpu_indices, own_seat, tensor_backend
 from edgeopt.executor.channel import Channel, open_channel
 from edgeopt.executor.cores import bind_computing, on_cores
 from edgeopt.executor.hardware import machine_id
@@ -113,6 +114,7 @@ def _run_worker(
     with on_cores(carrying):
         store = None if alone else wire.open_store(job, len(layout.hosts))
     stages = layout.hosts[job.rank].stages
+    seats = _seats(job, layout, store)
     state.now("build", stages[0] if stages else None)
     program = build(job.plan, stages)
     build_s = time.monotonic() - started_s
@@ -124,6 +126,13 @@ def _run_worker(
             group = wire.join(job, store, len(layout.hosts))
         if isinstance(program, PartyProgram):
             transport = wire.Peers(layout, group)
+        elif tensor_backend(seats, job.in_flight) == "nccl":
+            from edgeopt.executor.nccl import interface_of, join_gpus
+
+            interface, gpu = interface_of(job), gpu_indices(seats)[job.rank]
+            assert interface is not None
+            assert gpu is not None
+            transport = join_gpus(job, store, program, layout, group, interface, gpu)
         else:
             transport = wire.Transport(program, layout, group)
         offset_s, error_s = wire.agree_on_time(group)
@@ -155,6 +164,22 @@ def _run_worker(
     if transport is not None:
         state.now("wait")
         transport.barrier()  # nobody leaves while another still reads from it
+
+
+def _seats(job: Job, layout: Layout, store: Any) -> list[Seat]:
+    """Hear who has which GPU, and take this worker's own; plans without one have nothing to agree on."""
+    if all(host.accelerator != "cuda" for host in layout.hosts):
+        return []
+    import torch
+
+    from edgeopt.executor.nccl import interface_of
+
+    seat = own_seat(layout.hosts[job.rank].accelerator, interface_of(job))
+    seats = [seat] if store is None else agree_on_seats(store, job.rank, len(layout.hosts), seat)
+    gpu = gpu_indices(seats)[job.rank]
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    return seats
 
 
 def _keeper(channel: Channel, state: State) -> Callable[[Boundary, int, list[torch.Tensor]], None]:
