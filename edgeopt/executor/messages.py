@@ -110,7 +110,7 @@ class Ready(_Message):
     """Program built, peers connected.
 
     ``machine`` tells hosts with a common clock from others; ``clock_offset_s`` and ``clock_error_s`` are those of
-    :func:`edgeopt.executor.clock.clock_offset`.
+    :func:`edgeopt.executor.clock.clock_offset`; ``carrier`` is what moves tensors.
     """
 
     event: Literal["ready"] = "ready"
@@ -118,6 +118,7 @@ class Ready(_Message):
     machine: str = ""
     clock_offset_s: float = 0.0
     clock_error_s: float = 0.0
+    carrier: Literal["gloo", "nccl"] = "gloo"
 
 
 class Beat(_Message):

@@ -119,14 +119,14 @@ def _run_worker(
     program = build(job.plan, stages)
     build_s = time.monotonic() - started_s
     transport: wire.Peers | None = None
-    offset_s, error_s = 0.0, 0.0
+    offset_s, error_s, carrier = 0.0, 0.0, "gloo"
     if store is not None:
         state.now("connect")
         with on_cores(carrying):
             group = wire.join(job, store, len(layout.hosts))
         if isinstance(program, PartyProgram):
             transport = wire.Peers(layout, group)
-        elif tensor_backend(seats, job.in_flight) == "nccl":
+        elif (carrier := tensor_backend(seats, job.in_flight)) == "nccl":
             from edgeopt.executor.nccl import interface_of, join_gpus
 
             interface, gpu = interface_of(job), gpu_indices(seats)[job.rank]
@@ -136,7 +136,8 @@ def _run_worker(
         else:
             transport = wire.Transport(program, layout, group)
         offset_s, error_s = wire.agree_on_time(group)
-    channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
+    clock = {"machine": machine_id(), "clock_offset_s": offset_s, "clock_error_s": error_s}
+    channel.send(Ready.model_validate({"build_s": build_s, "carrier": carrier, **clock}))
     state.now("wait")
     Go.model_validate_json(channel.receive())
     threading.Thread(target=channel.wait_for_the_end, daemon=True).start()  # not every system tells of a parent's death
