@@ -219,7 +219,8 @@ def _relaying(hops: list[Hop], cores: Sequence[int] | None):  # type: ignore[no-
         start_new_session=True,
     )
     if cores is not None:
-        os.sched_setaffinity(process.pid, cores)
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores)
     try:
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":

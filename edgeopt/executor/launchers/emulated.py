@@ -86,7 +86,8 @@ class Emulated(Launcher):
             interface=Lab.interface,
         )
         if self._carrying is not None:
-            os.sched_setaffinity(process.pid, self._carrying)
+            with contextlib.suppress(ProcessLookupError):  # it ended at once, which its watchers will say
+                os.sched_setaffinity(process.pid, self._carrying)
         if host.rank == len(self.layout.hosts) - 1:
             self._listener.close()
         meeting = {"address": address, "port": port, "listen_fd": listen_fd, "pace": host.cpu_quota}
