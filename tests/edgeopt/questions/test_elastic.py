@@ -96,7 +96,7 @@ def test_where_nothing_changes_the_best_plan_stays_the_best(components):
     plan = planner.solve(a_relay()[0].problem.model_copy(update={"model": model}))
     assert len({stage.device for stage in plan.stages}) > 1
     for step in range(STEPS):
-        found = elastic(plan, step, [Event("slow", "spare", 1.0)])
+        found = elastic(plan, step, [Event("slow", "server", 1.0)])
         for outcome in (found.kept, found.replanned):
             assert outcome.latency_s == pytest.approx(plan.latency_s)
             assert outcome.quality == pytest.approx(plan.quality)
