@@ -56,9 +56,9 @@ def section(found: dict[str, Any]) -> list[str]:
     """Write the findings down."""
     planned = found["rows"][0]["planned"]
     lines = [
-        f"`{found['problem']}`: {planned['run']}, {1e3 * planned['latency_s']:.1f} ms, Fréchet {planned['predicted']:.2f} "
-        f"predicted and {planned['sampled']:.2f} sampled. What `edgeopt elastic` makes of it when devices change under way; "
-        "latencies are predicted and count from the start of the request.",
+        f"`{found['problem']}`: {planned['run']}, {_ms(planned)} ms, Fréchet {planned['predicted']:.2f} predicted, "
+        f"{planned['sampled']:.2f} sampled. What `edgeopt elastic` makes of it when devices change under way; latencies "
+        "are predicted and count from the start of the request.",
         "",
         "| after steps | event | goes on from | old plan ms | planned again ms | plan | Fréchet predicted / sampled |",
         "|---|---|---|---|---|---|---|",
@@ -69,8 +69,10 @@ def section(found: dict[str, Any]) -> list[str]:
         note = " (the quality asked for cannot be kept)" if again and row["reason"] else ""
         lines.append(
             f"| {row['step']} | {', '.join(row['events'])} | step {row['resumed_at']}, {row['holder']} | "
-            f"{f'{1e3 * kept["latency_s"]:.1f}' if kept else 'impossible'} | "
-            f"{f'{1e3 * again["latency_s"]:.1f}' if again else 'impossible'} | {again['run'] if again else ''} | "
-            f"{figures}{note} |"
+            f"{_ms(kept)} | {_ms(again)} | {again['run'] if again else ''} | {figures}{note} |"
         )
     return lines
+
+
+def _ms(figures: dict[str, Any] | None) -> str:
+    return "impossible" if figures is None else f"{1e3 * figures['latency_s']:.1f}"

@@ -72,21 +72,20 @@ def _row(limit: int | None, plan: Plan) -> dict[str, Any]:
 def section(found: dict[str, Any]) -> list[str]:
     """Write the findings down."""
     lines = [
-        f"`{found['problem']}` at most so many stages: the best plan with three is {found['gain_datasheet']:.1%} faster "
-        "than the best with two (goal 5 %), both at least as good as the problem asks for.",
+        f"`{found['problem']}` with at most so many stages: the best plan with three is {found['gain_datasheet']:.1%} "
+        "faster than the best with two (goal 5 %), both at least as good as the problem asks for.",
         "",
         "| stages allowed | plan | predicted ms | Fréchet predicted |",
         "|---|---|---|---|",
     ]
     for row in found["datasheet"]:
-        lines.append(
-            f"| {row['limit'] or 'any'} | {', '.join(row['stages'])} | {1e3 * row['predicted_s']:.1f} | {row['quality']:.3f} |"
-        )
+        cells = f"{row['limit'] or 'any'} | {', '.join(row['stages'])} | {1e3 * row['predicted_s']:.1f}"
+        lines.append(f"| {cells} | {row['quality']:.3f} |")
     lines += [
         "",
-        f"The same devices as fractions of this machine's speed, planned again and executed ({found['launcher']} hosts): "
-        f"{found['gain_predicted']:.1%} predicted, {found['gain_measured']:.1%} measured; outputs "
-        f"{'bitwise those of one process' if all(row['bitwise'] for row in found['executed']) else 'DIFFER'}.",
+        "The same devices as fractions of this machine's speed, planned again and executed on "
+        f"{found['launcher']} hosts: {found['gain_predicted']:.1%} predicted, {found['gain_measured']:.1%} measured; "
+        f"outputs {'bitwise those of one process' if all(row['bitwise'] for row in found['executed']) else 'DIFFER'}.",
         "",
         "| stages allowed | plan | predicted ms | measured ms | spread ms |",
         "|---|---|---|---|---|",

@@ -143,7 +143,6 @@ def section(found: dict[str, Any]) -> list[str]:
         )
     lines += ["", "| plan | kind | predicted | sampled | fresh noise |", "|---|---|---|---|---|"]
     for row in sorted(found["rows"], key=lambda row: row["sampled"][0]):
-        lines.append(
-            f"| {row['run']} | {row['kind']} | {row['predicted']:.3f} | {row['sampled'][0]:.3f} | {row['sampled'][-1]:.3f} |"
-        )
+        first, fresh = row["sampled"][0], row["sampled"][-1]
+        lines.append(f"| {row['run']} | {row['kind']} | {row['predicted']:.3f} | {first:.3f} | {fresh:.3f} |")
     return lines

@@ -9,6 +9,7 @@ from edgeopt import planner
 from edgeopt.costs.quality import resample
 from edgeopt.errors import InputError, NoPlanError
 from edgeopt.profiles import load_problem
+from edgeopt.questions.frontier import frontier
 from tests.edgeopt.factories import SOURCE, device, diffusion_model, image_problem, network
 
 # T-Stitch LDM, ImageNet-256, 100 steps (NVlabs/T-Stitch ldm/README.md): FID-5K by leading fraction run small.
@@ -62,6 +63,46 @@ def test_quality_floor_picks_the_cheapest_mix():
     denoisers = [(s.variant, s.stop - s.start) for s in plan.stages if s.variant]
     assert denoisers == [("small", 4), ("large", 6)]
     assert plan.quality == pytest.approx(floor)
+
+
+class TestMargin:
+    """A quality that was fitted leaves a margin: losses of 0.1 i per small step i, and 0.05 per hand-off."""
+
+    def _plan(self, margin, asked, **fields):
+        model = diffusion_model({**ADDITIVE, "margin": margin})
+        return planner.solve(image_problem(model=model, constraints={"quality": asked}, **fields))
+
+    def _small(self, plan):
+        return sum(stage.stop - stage.start for stage in plan.stages if stage.variant == "small")
+
+    def test_the_plan_keeps_what_is_asked_for_even_if_samples_exceed_it(self):
+        # Small steps cost 0, 0.1, 0.3, 0.6, 1.0, … in all, after a hand-off of 0.05 over a base of 2.
+        assert self._small(self._plan(None, 3.06)) == self._small(self._plan(0.0, 3.06)) == 5
+        plan = self._plan(0.15, 3.06)  # 3.06 / 1.15 = 2.661
+        assert (self._small(plan), plan.quality) == (4, pytest.approx(2.65))
+        assert plan.quality * 1.15 <= 3.06
+        assert any("3.06 is planned as 2.661" in note and "15.0%" in note for note in plan.notes)
+        assert not planner.verify(plan)
+
+    def test_the_best_run_was_sampled_itself_and_needs_none(self):
+        plan = self._plan(0.5, 2.0 + 1e-9)
+        assert (plan.quality, self._small(plan)) == (pytest.approx(2.0), 0)
+
+    def test_what_cannot_be_kept_names_the_margin(self):
+        with pytest.raises(NoPlanError) as error:
+            self._plan(0.15, 2.2, devices=[device("phone", memory=1.8e9)])
+        assert "margin of the model's quality profile" in str(error.value)
+
+    def test_a_frontier_is_drawn_in_predicted_quality(self):
+        lines = []
+        for margin in (0.0, 0.3):
+            model = diffusion_model({**ADDITIVE, "margin": margin}, components=False)
+            problem = image_problem(model=model, workload={"kind": "image", "steps": 5})
+            found = frontier(problem, ("quality", "latency"))
+            lines.append([(point.first, point.second) for point in found.points])
+            assert found.complete
+        assert len(lines[0]) > 3
+        assert np.array(lines[0]) == pytest.approx(np.array(lines[1]))
 
 
 def test_unreachable_quality_floor_says_what_is_reachable():
