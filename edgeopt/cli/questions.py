@@ -137,15 +137,16 @@ def elastic(
 ) -> None:
     """Plan the rest of a diffusion request whose devices change under way; exit 1 if no plan keeps its limits."""
     from edgeopt.profiles import load_plan
-    from edgeopt.questions import elastic as question
+    from edgeopt.questions.elastic import elastic as ask
+    from edgeopt.questions.events import parse_event
     from edgeopt.report import elastic as report
 
     limit_s = duration("--time-limit", time_limit)
     loaded = load_plan(existing(plan))
-    events = [question.parse_event(text) for text in event]
+    events = [parse_event(text) for text in event]
     with progress_line(json) as progress:
         progress("planning what is left")
-        found = question.elastic(loaded, at_step, events, limit_s)
+        found = ask(loaded, at_step, events, limit_s)
     if json:
         print_json(report.elastic_document(found))
     else:

@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Any
 
 from edgeopt import planner
-from edgeopt.questions.elastic import Outcome, elastic, parse_event
+from edgeopt.questions.elastic import Outcome, elastic
+from edgeopt.questions.events import parse_event
 from tests.benchmarks.diffusion.bench import Bench
 
 __all__ = ["PART", "run", "section"]
@@ -56,9 +57,10 @@ def section(found: dict[str, Any]) -> list[str]:
     """Write the findings down."""
     planned = found["rows"][0]["planned"]
     lines = [
-        f"`{found['problem']}`: {planned['run']}, {_ms(planned)} ms, Fréchet {planned['predicted']:.2f} predicted, "
-        f"{planned['sampled']:.2f} sampled. What `edgeopt elastic` makes of it when devices change under way; latencies "
-        "are predicted and count from the start of the request.",
+        f"`{found['problem']}`: {planned['run']}, {_ms(planned)} ms, "
+        f"Fréchet {planned['predicted']:.2f} predicted, {planned['sampled']:.2f} sampled. "
+        "What `edgeopt elastic` makes of it when devices change under way; latencies are predicted and count from the "
+        "start of the request.",
         "",
         "| after steps | event | goes on from | old plan ms | planned again ms | plan | Fréchet predicted / sampled |",
         "|---|---|---|---|---|---|---|",

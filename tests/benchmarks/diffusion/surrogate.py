@@ -80,7 +80,7 @@ def run(bench: Bench, say: Callable[[str], None]) -> dict[str, Any]:
         "spearman_fresh_noise": rank_correlation(predicted, [row["sampled"][-1] for row in rows]),
         "relative_rms": float(np.sqrt(np.mean([(row["sampled"][0] / row["predicted"] - 1) ** 2 for row in rows]))),
         "margin": bench.profile.margin, "floor_of_real": bench.reference.floor.frechet, "images": bench.images,
-        "picks": len(picks),
+        "picks": len(picks), "distinct": len({pick["run"] for pick in picks}),
         "met": sum(pick["sampled"][0] <= pick["asked"] for pick in picks),
         "met_fresh_noise": sum(pick["sampled"][-1] <= pick["asked"] for pick in picks),
         "met_without_margin": sum(pick["bare"][0] <= pick["asked"] for pick in picks),
@@ -130,7 +130,8 @@ def section(found: dict[str, Any]) -> list[str]:
         f"{found['met_without_margin_fresh_noise']} of {found['picks']} |",
         "",
         f"Root mean square of sampled / predicted − 1: {found['relative_rms']:.1%}. The profile's margin is "
-        f"{found['margin'] or 0:.1%}; it costs {found['latency_price']:.1%} of latency on average.",
+        f"{found['margin'] or 0:.1%}; it costs {found['latency_price']:.1%} of latency on average. The {found['picks']} picks are "
+        f"{found['distinct']} different runs.",
         "",
         "| picked for | at most | plan | predicted | sampled | fresh noise | without margin | sampled | fresh noise |",
         "|---|---|---|---|---|---|---|---|---|",

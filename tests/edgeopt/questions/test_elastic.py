@@ -13,7 +13,8 @@ from edgeopt import planner
 from edgeopt.cli import main
 from edgeopt.errors import InputError
 from edgeopt.profiles import load_problem, save_plan
-from edgeopt.questions.elastic import Event, changed, elastic, parse_event, slower
+from edgeopt.questions.elastic import elastic
+from edgeopt.questions.events import Event, changed, parse_event, slower
 from tests.edgeopt.factories import SOURCE, device, diffusion_model, image_problem, network, text_problem
 
 STEPS = 6
