@@ -1,4 +1,4 @@
-"""A bundled problem that three stages solve faster than any plan of one or two, by enumeration and by running both."""
+"""A bundled problem that three stages solve faster than any plan of one or two, by enumeration; and it runs."""
 
 from __future__ import annotations
 
@@ -54,13 +54,12 @@ def test_no_plan_of_two_stages_comes_near(problem):
 
 @pytest.mark.torch
 @pytest.mark.processes
-def test_both_run_and_make_the_images_of_one_process(problem):
+def test_it_runs_and_makes_the_images_of_one_process(problem):
     pytest.importorskip("diffusers")
     from edgeopt.executor import execute
 
-    for most in (2, 3):
-        plan = planner.solve(_limited(problem, most))
-        report = execute(plan, repeat=1, warmup=0, timeout_s=240.0)
-        assert len(report.stages) == len(plan.stages) == most
-        assert report.output.equal
-        assert report.output.kind == "bitwise"
+    plan = planner.solve(problem)
+    report = execute(plan, repeat=1, warmup=0, timeout_s=240.0)
+    assert len(report.stages) == len(plan.stages) == 3
+    assert report.output.equal
+    assert report.output.kind == "bitwise"

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from edgeopt import planner
+from edgeopt.costs.quality import asked_for
 from edgeopt.errors import NoPlanError
 from edgeopt.profiles import load_device
 from edgeopt.profiles.network import LinkQuality, Network
@@ -105,10 +106,13 @@ def _ways(bench: Bench, problem: Problem) -> dict[str, list[Option]]:
 
 
 def _multi(bench: Bench, problem: Problem, **limits: Any) -> Option | None:
-    objective = "quality" if "deadline" in limits else "latency"
-    asked = limited(problem, **limits).model_copy(update={"objective": objective})
+    """Return the best plan within a deadline, the fastest of those if several are; or the fastest of a quality."""
     try:
-        plan = planner.solve(asked)
+        if "deadline" in limits:
+            best = planner.solve(limited(problem, **limits).model_copy(update={"objective": "quality"}))
+            assert best.quality is not None
+            limits["quality"] = asked_for(problem, best.quality)
+        plan = planner.solve(limited(problem, **limits))
     except NoPlanError:
         return None
     run = tuple(steps_of(plan))
