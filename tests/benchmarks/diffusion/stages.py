@@ -22,7 +22,7 @@ PROBLEM = "digits-three-stages"
 LIMITS = (1, 2, 3, None)
 
 
-def here(problem: Problem, quick: bool, say: Callable[[str], None]) -> Problem:
+def here(problem: Problem, say: Callable[[str], None]) -> Problem:
     """Return the problem with its devices replaced by this machine, measured once and slowed down by their speeds.
 
     Memory, network and request stay; the fastest device is this machine with one thread.
@@ -30,7 +30,7 @@ def here(problem: Problem, quick: bool, say: Callable[[str], None]) -> Problem:
     fastest = max(device.compute["float32"] for device in problem.devices)
     whole = profile_device(
         "here", threads=1, models=[problem.model], workloads=[problem.workload],
-        repeats=1 if quick else 3, processes=1 if quick else 2, progress=say, command="tests/benchmarks/quality.py",
+        repeats=3, processes=2, progress=say, command="tests/benchmarks/quality.py",
     )  # fmt: skip
     devices = []
     for device in problem.devices:
@@ -44,13 +44,16 @@ def run(bench: Bench, say: Callable[[str], None]) -> dict[str, Any]:
     """Plan with at most so many stages, for the datasheets' devices and for this machine's, and run the latter."""
     problem = bench.problem(PROBLEM)
     datasheet = [_row(limit, planner.solve(limited(problem, max_stages=limit))) for limit in LIMITS]
-    own = here(problem, bench.quick, say)
-    on = "local" if missing() else "emulated"
+    # A shake-down does not measure this machine: the datasheets' devices run as fast as processes do here.
+    own = problem if bench.quick else here(problem, say)
+    on = "local" if bench.quick or missing() else "emulated"
     rows = []
-    for limit in LIMITS[1:3]:
+    for limit in LIMITS[2 if bench.quick else 1 : 3]:
         plan = planner.solve(limited(own, max_stages=limit))
         say(f"at most {limit} stages: {plan.latency_s * 1e3:.1f} ms predicted; running on {on} hosts")
-        report = execute(plan, on=on, repeat=2 if bench.quick else 9, warmup=2, check=True, timeout_s=240.0)
+        report = execute(
+            plan, on=on, repeat=2 if bench.quick else 9, warmup=1 if bench.quick else 2, check=True, timeout_s=240.0
+        )
         measured = report.latency_s
         rows.append(
             _row(limit, plan)
@@ -59,8 +62,8 @@ def run(bench: Bench, say: Callable[[str], None]) -> dict[str, Any]:
     return {
         "problem": PROBLEM, "launcher": on, "datasheet": datasheet, "executed": rows,
         "gain_datasheet": datasheet[1]["predicted_s"] / datasheet[2]["predicted_s"] - 1,
-        "gain_predicted": rows[0]["predicted_s"] / rows[1]["predicted_s"] - 1,
-        "gain_measured": rows[0]["measured_s"] / rows[1]["measured_s"] - 1,
+        "gain_predicted": rows[0]["predicted_s"] / rows[-1]["predicted_s"] - 1,
+        "gain_measured": rows[0]["measured_s"] / rows[-1]["measured_s"] - 1,
     }  # fmt: skip
 
 
