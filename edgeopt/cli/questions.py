@@ -7,7 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeopt.cli.common import Json, PlanFile, duration, existing, print_json, progress_line, writable
+from edgeopt.cli import completion
+from edgeopt.cli.common import (
+    Backend,
+    Json,
+    PlanFile,
+    ProblemName,
+    duration,
+    existing,
+    print_json,
+    progress_line,
+    writable,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from edgeopt.plan import Plan
@@ -16,8 +27,8 @@ __all__ = ["compare", "diff", "elastic", "explain"]
 
 
 def compare(
-    problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
-    backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
+    problem: ProblemName,
+    backend: Backend = "exact",
     time_limit: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="For all strategies together, and again for a frontier; default: none."),
@@ -67,7 +78,14 @@ def compare(
 
 
 def explain(
-    plan: Annotated[str, typer.Argument(metavar="PLAN|PROBLEM", help="A plan file, or a problem to solve first.")],
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN|PROBLEM",
+            help="A plan file, or a problem to solve first.",
+            autocompletion=completion.problems,
+        ),
+    ],
     why_not: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Price of a decision: 'stage 1 on phone', 'without phone'; repeatable."),
