@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, library, link, measure, plans, quality, questions
+from edgeopt.cli import calibrate, library, link, measure, plans, quality, questions, report
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -32,6 +32,7 @@ app.command()(questions.explain)
 app.command()(questions.diff)
 app.command()(plans.verify)
 app.command()(plans.execute)
+app.command()(report.report)
 app.command()(quality.quality)
 app.command()(calibrate.calibrate)
 _profile = typer.Typer(help="Measure this machine into a profile.", no_args_is_help=True)
