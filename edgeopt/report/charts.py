@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from edgeopt.costs.memory import usable_bytes
 from edgeopt.plan import Interval, Plan
 from edgeopt.report.data import Report
-from edgeopt.report.inline import Chart, Sheet, colour, draw
+from edgeopt.report.inline import Chart, Sheet, colour, draw, shortened
 from edgeopt.report.tables import format_bytes, format_percent, format_seconds
 from edgeopt.report.timeline import is_link, lanes_of
 
@@ -22,6 +22,8 @@ __all__ = ["Row", "frontier_chart", "memory_chart", "split_chart", "split_rows",
 
 #: A prediction shorter than this part of the latency shows the beginning of a request only.
 _WHOLE = 0.8
+#: Largest share of a device's memory that is drawn.
+_MOST = 1.5
 #: Pixels.
 _BAR, _LABEL, _GAP = 15, 19, 10
 
@@ -40,17 +42,17 @@ def timeline_charts(plan: Plan, report: Report | None) -> list[Chart]:
         until_s = 1.02 * max(predicted_s, sorted(one.stop_s for one in measured)[: len(planned)][-1])
     what = "A request" if is_whole else "The beginning of a request"
     title = f"{what}, predicted above measured" if measured else f"{what}, as predicted"
-    lanes = lanes_of(planned, measured)
+    rows = {"predicted": planned, "measured": [one for one in measured if one.start_s < until_s]}
+    lanes = lanes_of(*rows.values())
     ends = f"{format_seconds(predicted_s)} predicted"
     if measured:
         ends += f", {format_seconds(measured_s)} measured"
     description = f"Bars on {len(lanes)} devices and links in the order of use: {', '.join(lanes)}. It ends at {ends}."
-    rows = {"predicted": planned, "measured": [one for one in measured if one.start_s < until_s]}
     charts = [draw("timeline", title, description, lambda sheet: _timeline(sheet, lanes, rows, until_s))]
     if measured and not is_whole:
         description = f"The same request up to its end at {format_seconds(measured_s)}, {len(measured)} bars."
         everything = "The whole request, as measured"
-        charts.append(draw("whole", everything, description, lambda sheet: _whole(sheet, lanes, measured, measured_s)))
+        charts.append(draw("whole", everything, description, lambda sheet: _whole(sheet, measured, measured_s)))
     return charts
 
 
@@ -78,15 +80,16 @@ def _timeline(sheet: Sheet, lanes: Sequence[str], rows: Mapping[str, Sequence[In
                 )  # fmt: skip
 
 
-def _whole(sheet: Sheet, lanes: Sequence[str], bars: Sequence[Interval], until_s: float) -> None:
+def _whole(sheet: Sheet, bars: Sequence[Interval], until_s: float) -> None:
     height = _LABEL + _BAR + _GAP
-    used = [lane for lane in lanes if any(one.lane == lane for one in bars)]
-    axes = _lane_axes(sheet, used, height)
+    lanes = lanes_of(bars)
+    axes = _lane_axes(sheet, lanes, height)
     factor = _time_axis(axes, until_s)
-    for place, lane in enumerate(used):
+    for place, lane in enumerate(lanes):
         own = [one for one in bars if one.lane == lane]
         spans = [(factor * one.start_s, factor * (one.stop_s - one.start_s)) for one in own]
-        drawn = axes.broken_barh(spans, (place * height + _LABEL, _BAR - 2), facecolors=_shade(own[0], False), lw=0)
+        shade = _shade(own[0], False)
+        drawn = axes.broken_barh(spans, (place * height + _LABEL, _BAR - 2), facecolors=shade, edgecolors=shade, lw=0.5)
         busy_s = sum(one.stop_s - one.start_s for one in own)
         sheet.mark(drawn, f"{lane}: {len(own)} bars, {format_seconds(busy_s)} in all", lane=lane, bars=len(own))
 
@@ -98,7 +101,7 @@ def _lane_axes(sheet: Sheet, lanes: Sequence[str], height: float) -> Axes:
     axes.set_yticks([])
     for place, lane in enumerate(lanes):
         axes.text(
-            0.0, place * height + _LABEL - 5, _cut(lane, 52 if sheet.narrow else 120), fontsize=12, va="baseline"
+            0.0, place * height + _LABEL - 5, shortened(lane, 52 if sheet.narrow else 120), fontsize=12, va="baseline"
         )
     return axes
 
@@ -201,11 +204,14 @@ def memory_chart(plan: Plan, report: Report | None, planned: Mapping[str, float]
 def _memory(sheet: Sheet, rows: Sequence[_Filling]) -> None:
     from matplotlib.patches import Rectangle
 
-    names = [f"{row.device}: {format_bytes(row.planned)} of {format_bytes(row.usable)}" for row in rows]
+    names = []
+    for row in rows:
+        peak = "" if row.peak is None else f", {format_bytes(row.peak)} measured"
+        names.append(f"{row.device}: {format_bytes(row.planned)} of {format_bytes(row.usable)}{peak}")
     height = _LABEL + _BAR + _GAP
     axes = _lane_axes(sheet, names, height)
     shares = [max(row.planned, row.peak or 0.0) / row.usable for row in rows if row.usable]
-    axes.set_xlim(0, 100 * max(1.0, *shares) * 1.02)
+    axes.set_xlim(0, 102 * min(max(1.0, *shares), _MOST))  # small devices: a process is mostly libraries
     axes.set_xlabel("of the memory that plans may use [%]")
     for place, row in enumerate(rows):
         top = place * height + _LABEL
@@ -214,7 +220,7 @@ def _memory(sheet: Sheet, rows: Sequence[_Filling]) -> None:
         bar = Rectangle((0, top), 100 * share, _BAR - 2, facecolor=colour("compute" if share <= 1 else "alarm"), lw=0)
         axes.add_patch(bar)
         sheet.mark(bar, f"{row.device}: {format_percent(share)} planned", device=row.device, bytes=row.planned)
-        if row.peak is not None and row.usable:
+        if row.peak is not None and row.usable and row.peak / row.usable <= _MOST:
             (mark,) = axes.plot([100 * row.peak / row.usable] * 2, [top - 2, top + _BAR], color=colour("ink"), lw=2.5)
             mark.set_solid_capstyle("butt")
             tip = f"{row.device}: {format_bytes(row.peak)} measured at the peak, libraries included"
@@ -278,7 +284,3 @@ def _scatter(sheet: Sheet, names: Sequence[str], places: Sequence[_Place], is_li
         if one.is_plan or not is_line:
             axes.annotate(one.name, (one.x, one.y), (8, 8), textcoords="offset points", fontsize=12)
     axes.margins(0.16, 0.14)
-
-
-def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else text[: most - 1] + "…"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.artist import Artist
     from matplotlib.axes import Axes
 
-__all__ = ["Chart", "Sheet", "colour", "draw"]
+__all__ = ["Chart", "Sheet", "colour", "draw", "shortened"]
 
 #: Pixels of CSS; one unit of a drawing is one pixel where the page is as wide as this.
 WIDE, NARROW = 920, 340
@@ -111,6 +111,11 @@ def draw(key: str, title: str, description: str, paint: Callable[[Sheet], None])
             sheet.figure.savefig(stream, format="svg", transparent=True, metadata=nothing)
         drawings.append(_inline(stream.getvalue(), sheet, title, description))
     return Chart(key, title, description, *drawings)
+
+
+def shortened(text: str, most: int) -> str:
+    """Return at most so many characters, an ellipsis for what is left out."""
+    return text if len(text) <= most else text[: most - 1] + "…"
 
 
 def _inline(text: str, sheet: Sheet, title: str, description: str) -> str:

@@ -152,7 +152,7 @@ def _cards(plan: Plan, report: Report | None) -> list[tuple[str, str, str]]:
     if report is not None:
         error = report.latency_s.relative_error
         measured = f"measured {format_seconds(report.latency_s.median)}"
-        measured += "" if error is None else f", {100 * error:+.1f} % off"
+        measured += "" if error is None else f": {100 * abs(error):.1f} % too {'high' if error > 0 else 'low'}"
     cards = [("Latency", format_seconds(plan.latency_s), measured or "predicted")]
     for name, label in (("ttft_s", "First token"), ("tpot_s", "Each later token")):
         if name in plan.metrics:

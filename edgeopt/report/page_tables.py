@@ -51,7 +51,7 @@ def stages_table(plan: Plan, report: Report | None) -> Table:
             row += _measured(measured.get(stage.index))
         row += [format_bytes(stage.transfer_bytes), format_seconds(stage.transfer_s), format_bytes(stage.memory_bytes)]
         rows.append(tuple(row))
-    return Table("Stages: what runs where, per request", tuple(headings), tuple(rows))
+    return Table("Stages, per request", tuple(headings), tuple(rows))
 
 
 def transfers_table(plan: Plan, report: Report | None) -> Table:
@@ -73,13 +73,14 @@ def transfers_table(plan: Plan, report: Report | None) -> Table:
         if report is not None:
             row += _measured(measured.get((one.purpose, one.cut, one.source, one.destination)))
         rows.append(tuple(row))
-    return Table("Transfers: what crosses links, per request", tuple(headings), tuple(rows))
+    return Table("Transfers, per request", tuple(headings), tuple(rows))
 
 
 def _measured(found: Comparison | None) -> list[str]:
     if found is None:
         return [_NONE, _NONE]
-    return [f"{format_seconds(found.median)} ± {format_seconds(found.spread / 2)}", _error(found)]
+    spread = f" ± {format_seconds(found.spread / 2)}" if found.spread else ""
+    return [f"{format_seconds(found.median)}{spread}", _error(found)]
 
 
 def _error(found: Comparison) -> str:
@@ -205,7 +206,7 @@ def frontier_table(frontier: Frontier) -> Table:
             f"{point.first:.4g}",
             f"{point.second:.4g}",
             point.plan.strategy,
-            "; ".join(f"{stage.device} {stage.variant or ''} {stage.start}:{stage.stop}" for stage in point.plan.stages),
+            "; ".join(f"{one.device} {one.variant or ''} {one.start}:{one.stop}" for one in point.plan.stages),
         )
         for index, point in enumerate(frontier.points, 1)
     )

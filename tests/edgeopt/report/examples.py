@@ -8,7 +8,7 @@ from functools import cache
 from edgeopt import planner
 from edgeopt.plan import Interval, Plan
 from edgeopt.profiles import load_problem
-from edgeopt.report.data import DeviceReport, Report, Samples
+from edgeopt.report.data import DeviceReport, ErrorSplit, Report, Samples
 from tests.edgeopt.factories import device, text_problem
 from tests.edgeopt.test_cli_execute import a_report
 
@@ -58,7 +58,21 @@ def run_of(plan: Plan, rounds: int = 1) -> Report:
                 peak_memory_bytes=memory + 4e8,
             )
         )  # fmt: skip
-    changes = {"timeline": timeline, "devices": devices, "date": DATE, "emulated": True, "launcher": "emulated"}
+    compute_s, transfer_s = (
+        -0.25 * sum(values) for values in ([s.compute_s for s in plan.stages], [t.seconds for t in plan.transfers])
+    )
+    split = ErrorSplit(
+        total_s=plan.latency_s - latency_s, compute_s=compute_s, transfer_s=transfer_s,
+        overhead_s=plan.latency_s - latency_s - compute_s - transfer_s, overhead_ratio=1.0,
+    )  # fmt: skip
+    changes = {
+        "error": split,
+        "timeline": timeline,
+        "devices": devices,
+        "date": DATE,
+        "emulated": True,
+        "launcher": "emulated",
+    }
     report = a_report(plan.model_copy(update={"metrics": {"ttft_s": 0.1} | plan.metrics}))
     return report.model_copy(update={**changes, "plan_digest": plan.digest()})
 

@@ -67,7 +67,10 @@ def test_it_is_well_formed_and_needs_no_network(page):
     assert reader.open == []
     assert "script" not in reader.tags
     links = [
-        value for _, found in reader.attributes for name, value in found.items() if name in ("src", "href", "xlink:href")
+        value
+        for _, found in reader.attributes
+        for name, value in found.items()
+        if name in ("src", "href", "xlink:href")
     ]
     assert [link for link in links if not link.startswith(("#", "data:,"))] == []
     targets = {found["id"] for _, found in reader.attributes if "id" in found}

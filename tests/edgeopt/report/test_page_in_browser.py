@@ -58,8 +58,10 @@ def subjects(tmp_path_factory):
     return pages
 
 
-@pytest.fixture(params=[(n, w, s) for n in ("words", "images", "hostile") for w in WIDTHS for s in ("light", "dark")],
-                ids="-".join)  # fmt: skip
+CASES = [(name, width, scheme) for name in ("words", "images") for width in WIDTHS for scheme in ("light", "dark")]
+
+
+@pytest.fixture(params=[*CASES, ("hostile", "phone", "light")], ids="-".join)
 def opened(request, browser, subjects):
     """Open a page; whatever it logs or asks for is held against it when the test is over."""
     name, device, scheme = request.param
