@@ -210,8 +210,9 @@ def _memory(sheet: Sheet, rows: Sequence[_Filling]) -> None:
         names.append(f"{row.device}: {format_bytes(row.planned)} of {format_bytes(row.usable)}{peak}")
     height = _LABEL + _BAR + _GAP
     axes = _lane_axes(sheet, names, height)
-    shares = [share for row in rows if row.usable and (share := max(row.planned, row.peak or 0.0) / row.usable) <= _MOST]
-    axes.set_xlim(0, 102 * max(1.0, *shares))  # a process of a small device is mostly libraries
+    shares = [max(row.planned, row.peak or 0.0) / row.usable for row in rows if row.usable]
+    # A process of a small device is mostly libraries: its peak is written, and drawn only where it leaves room.
+    axes.set_xlim(0, 102 * max([1.0, *(share for share in shares if share <= _MOST)]))
     axes.set_xlabel("of the memory that plans may use [%]")
     for place, row in enumerate(rows):
         top = place * height + _LABEL

@@ -155,6 +155,15 @@ def test_plans_of_one_device_and_of_many_can_be_drawn():
         assert len(circles) == 2 * len(plan.problem.devices)  # for wide and for narrow screens
 
 
+def test_a_process_far_larger_than_its_device_can_be_drawn():
+    plan = language_plan()
+    report = run_of(plan)
+    devices = [one.model_copy(update={"peak_memory_bytes": 1e13}) for one in report.devices]
+    text = page_text(plan, report.model_copy(update={"devices": devices}))
+    assert "10 TB measured" in text
+    assert "data-peak" not in text
+
+
 def test_the_frontier_is_drawn_and_listed():
     problem = load_problem("demo-diffusion")
     line = frontier(problem, ("latency", "quality"), most_points=3)
