@@ -35,7 +35,7 @@ demo: $(STAMP)  ## measure this machine, plan an LLM and a diffusion model, run 
 
 # Tests that start processes or networks measure time: they run alone. Code 5: the arguments select none of a half.
 test: $(STAMP)  ## the whole test suite (skips are listed with their reason)
-	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist worksteal --benchmark-disable \
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --benchmark-disable \
 		-m "not processes and not root" $(PYTEST_ARGS) || [ $$? -eq 5 ]
 	$(BIN)/python -m pytest --benchmark-disable -m "processes or root" $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
