@@ -129,17 +129,22 @@ def split_rows(plan: Plan, report: Report | None) -> list[Row]:
     """Return the latency by term, predicted and measured, and how it passed on each device.
 
     A device waits for its input, transfers included; what is left is overhead. Without a run a device waits whenever
-    it does not compute.
+    it does not compute. Parties that work at the same time have no sum: the device that computes longest stands for the
+    request, and what is left of the latency for its transfers.
     """
-    compute_s = sum(stage.compute_s for stage in plan.stages)
-    transfer_s = sum(transfer.seconds for transfer in plan.transfers)
+    busy: dict[str, float] = {}
+    for stage in plan.stages:
+        busy[stage.device] = busy.get(stage.device, 0.0) + stage.compute_s
+    if plan.is_chain:
+        compute_s = sum(busy.values())
+        transfer_s = sum(transfer.seconds for transfer in plan.transfers)
+    else:
+        compute_s = max(busy.values(), default=0.0)
+        transfer_s = max(plan.latency_s - compute_s, 0.0)
     rest_s = plan.latency_s - compute_s - transfer_s
     overhead = (("overhead", rest_s),) if rest_s > 1e-6 * plan.latency_s else ()
     rows = [Row("request", "predicted", (("compute", compute_s), ("transfer", transfer_s), *overhead))]
     if report is None:
-        busy: dict[str, float] = {}
-        for stage in plan.stages:
-            busy[stage.device] = busy.get(stage.device, 0.0) + stage.compute_s
         for name, seconds in busy.items():
             parts = (("compute", seconds), ("waiting", max(plan.latency_s - seconds, 0.0)))
             rows.append(Row(name, "predicted", parts))

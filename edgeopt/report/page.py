@@ -120,6 +120,7 @@ def _contents(plan: Plan, report: Report | None, frontier: Frontier | None) -> d
         "figures_table": page_tables.figures_table(plan, report),
         "timeline_table": page_tables.timeline_table(plan, report),
         "split_table": page_tables.split_table(rows),
+        "decisions_table": page_tables.decisions_table(plan),
         "alternatives_table": page_tables.alternatives_table(plan),
         "frontier_table": None if frontier is None else page_tables.frontier_table(frontier),
         "proof_table": page_tables.proof_table(plan, report, mismatches),
@@ -127,6 +128,7 @@ def _contents(plan: Plan, report: Report | None, frontier: Frontier | None) -> d
         "hardware_table": page_tables.hardware_table(plan, report, edgeopt.__version__),
         "profiles": list(page_tables.provenance_of(plan)),
         "problem_text": dump_yaml(plan.problem),
+        "mismatches": mismatches or [],
         "notes": [*plan.notes, *([] if report is None else report.notes)],
     }
 

@@ -16,8 +16,9 @@ from edgeopt.report.data import Comparison, Report
 from edgeopt.report.tables import METRIC_NAMES, format_bytes, format_percent, format_seconds, is_duration
 
 __all__ = [
-    "Sheaf", "Table", "alternatives_table", "figures_table", "frontier_table", "hardware_table", "proof_table",
-    "provenance_of", "recoveries_table", "split_table", "stages_table", "timeline_table", "transfers_table",
+    "Sheaf", "Table", "alternatives_table", "decisions_table", "figures_table", "frontier_table", "hardware_table",
+    "proof_table", "provenance_of", "recoveries_table", "split_table", "stages_table", "timeline_table",
+    "transfers_table",
 ]  # fmt: skip
 
 _NONE = "–"
@@ -172,6 +173,23 @@ def _output(report: Report) -> str:
     return f"{verdict} the single-process run ({report.output.kind})"
 
 
+def decisions_table(plan: Plan) -> Table | None:
+    """Return what a technique that is no chain decided, ``None`` for a chain, whose stages say it."""
+    rows = tuple(_decided("", plan.decisions))
+    return Table("Decisions of the technique", ("decision", "value"), rows) if rows else None
+
+
+def _decided(name: str, value: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _decided(f"{name}.{key}".lstrip("."), item)
+    elif isinstance(value, list) and any(isinstance(item, list | dict) for item in value):
+        for index, item in enumerate(value):
+            yield from _decided(f"{name}[{index}]", item)
+    else:
+        yield name, _written(value)
+
+
 def alternatives_table(plan: Plan) -> Table | None:
     """Return how other strategies fared, ``None`` if none was tried."""
     if not plan.alternatives:
@@ -274,10 +292,10 @@ def provenance_of(plan: Plan) -> Iterator[Sheaf]:
 
 
 def _written(value: Any) -> str:
-    """Write a value shortly: quantities with a prefix, of long lists the ends and the length."""
+    """Write a value shortly: of long lists the ends and the length."""
     if isinstance(value, list):
         texts = [_written(item) for item in value]
-        return ", ".join(texts) if len(texts) <= 6 else f"{texts[0]}, {texts[1]}, … {texts[-1]} ({len(texts)} values)"
+        return ", ".join(texts) if len(texts) <= 8 else f"{texts[0]}, {texts[1]}, … {texts[-1]} ({len(texts)} values)"
     if isinstance(value, float):
         return f"{value:.6g}"
     return str(value)

@@ -15,7 +15,9 @@ from edgeopt.errors import InputError
 from edgeopt.profiles import load_problem
 from edgeopt.profiles.sources import provenance
 from edgeopt.questions.frontier import frontier
+from edgeopt.report.charts import split_rows
 from edgeopt.report.page import page_text
+from tests.edgeopt.executor.toy_parties import parties_plan
 from tests.edgeopt.factories import device, image_problem
 from tests.edgeopt.report.examples import DATE, HOSTILE, hostile_plan, image_plan, language_plan, run_of
 
@@ -143,6 +145,24 @@ def test_after_a_fault_the_page_is_about_the_plan_that_ran():
     plan, later = language_plan(), image_plan()
     report = run_of(later).model_copy(update={"replanned": later, "plan_digest": later.digest()})
     assert later.problem.name in page_text(plan, report)
+
+
+def test_a_plan_that_was_tampered_with_is_marked():
+    plan = language_plan()
+    assert "Do not trust" not in page_text(plan)
+    text = page_text(plan.model_copy(update={"latency_s": 0.5 * plan.latency_s}))
+    assert "Do not trust this plan" in text
+    assert "latency_s" in text
+
+
+def test_a_technique_that_is_no_chain_has_its_decisions_on_the_page():
+    plan = parties_plan("phone", "laptop", "server")
+    text = page_text(plan.model_copy(update={"decisions": {"rows": [1, 2, 3], "of": {"whom": "<all>"}}}))
+    words = Reader(text).words
+    assert {"rows", "1, 2, 3", "of.whom", "<all>"} <= set(words)
+    parts = dict(split_rows(plan, None)[0].parts)
+    assert parts["compute"] == max(stage.compute_s for stage in plan.stages)
+    assert sum(parts.values()) == pytest.approx(plan.latency_s)
 
 
 def test_plans_of_one_device_and_of_many_can_be_drawn():
