@@ -171,9 +171,18 @@ def _transfers(sheet: Sheet, axes: Axes, plan: Plan, nodes: dict[str, _Node], bo
         if not sheet.narrow:
             lines = words if len(nodes) < 4 else [line for word in words for line in word.split(", ")]
             size = (6.3 * max(map(len, lines)), 15.0 * len(lines))
-            x, y = _free_place(a, b, size, taken)
+            arcs = [
+                (*_along(nodes[i], nodes[j], t / 20), 9.0, 9.0)
+                for i, j in together
+                if (i, j) != (source, destination)
+                for t in range(3, 18)
+            ]
+            x, y = _free_place(a, b, size, taken + arcs)
             taken.append((x, y, *size))
-            axes.text(x, y, "\n".join(lines), fontsize=11, ha="center", va="center", color=colour("ink"), zorder=5)
+            axes.text(
+                x, y, "\n".join(lines), fontsize=11, ha="center", va="center", color=colour("ink"), zorder=5,
+                bbox={"facecolor": colour("card"), "edgecolor": "none", "pad": 0.5, "alpha": 0.9},
+            )  # fmt: skip
 
 
 def _amounts(one: Transfer) -> str:
@@ -184,18 +193,28 @@ def _free_place(
     a: _Node, b: _Node, size: tuple[float, float], taken: Sequence[tuple[float, float, float, float]]
 ) -> tuple[float, float]:
     """Return where along the arc from ``a`` to ``b`` a text covers the least of what is drawn, outside it at best."""
-    across, along = b.x - a.x, b.y - a.y
-    length = math.hypot(across, along)
-    normal = (along / length, -across / length)  # to the left of the direction, whither arcs bend; y points down
+    normal = _normal(a, b)
     beside = abs(normal[0]) * size[0] / 2 + abs(normal[1]) * size[1] / 2 + 3
     best = (math.inf, 0.0, 0.0)
     for side in (1, -1):
         for t in (0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73):
-            away = 2 * t * (1 - t) * _BEND * length + side * beside  # a quadratic curve
-            x, y = a.x + t * across + away * normal[0], a.y + t * along + away * normal[1]
+            x, y = (at + side * beside * n for at, n in zip(_along(a, b, t), normal, strict=True))
             covered = sum(_overlap((x, y, *size), one) for one in taken)
             best = min(best, (covered, x, y), key=lambda one: one[0])
     return best[1:]
+
+
+def _normal(a: _Node, b: _Node) -> tuple[float, float]:
+    """Return the direction to the left of the way from ``a`` to ``b``, whither arcs bend; y points down."""
+    length = math.hypot(b.x - a.x, b.y - a.y)
+    return (b.y - a.y) / length, (a.x - b.x) / length
+
+
+def _along(a: _Node, b: _Node, t: float) -> tuple[float, float]:
+    """Return a point of the arc, a quadratic curve, from ``a`` (t = 0) to ``b`` (t = 1)."""
+    away = 2 * t * (1 - t) * _BEND * math.hypot(b.x - a.x, b.y - a.y)
+    across, down = _normal(a, b)
+    return a.x + t * (b.x - a.x) + away * across, a.y + t * (b.y - a.y) + away * down
 
 
 def _overlap(one: tuple[float, float, float, float], other: tuple[float, float, float, float]) -> float:

@@ -28,11 +28,12 @@ _LISTED = 60
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A caption, headings and rows; the first cell of a row names it."""
+    """A caption, headings and rows; the first cell of a row names it, a note stands above."""
 
     caption: str
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
+    note: str = ""
 
 
 def stages_table(plan: Plan, report: Report | None) -> Table:
@@ -228,9 +229,9 @@ def frontier_table(frontier: Frontier) -> Table:
         )
         for index, point in enumerate(frontier.points, 1)
     )
-    rest = "no other is better in one of the two without being worse in the other"
-    caption = f"{len(rows)} plans; {rest if frontier.complete else 'there may be more between them'}"
-    return Table(caption, ("plan", *headings, "strategy", "stages"), rows)
+    complete = "No other plan is better in one of the two without being worse in the other."
+    note = complete if frontier.complete else "There may be more plans between these (--points, --time-limit)."
+    return Table("Plans on the frontier", ("plan", *headings, "strategy", "stages"), rows, note)
 
 
 def recoveries_table(report: Report | None) -> Table | None:
