@@ -24,7 +24,7 @@ _LINE, _PADDING, _WIDTH, _NARROW_WIDTH = 16, 22, 206, 154
 #: How far an arrow bends to the left of its direction: its middle lies half of this part of its length off the line.
 _BEND = 0.16
 #: Stages that a box names one by one.
-_NAMED = 2
+_NAMED = 3
 
 
 class _Node(NamedTuple):
@@ -113,7 +113,7 @@ def _lines(plan: Plan, name: str) -> tuple[str, ...]:
         variant = f"{stage.variant} " if stage.variant else ""
         lines.append(f"{stage.index}: {variant}{stage.elements}")
     if len(stages) > _NAMED:
-        lines.append(f"and {len(stages) - _NAMED} more stages")
+        lines.append(f"and {len(stages) - _NAMED} more")
     return tuple(lines if stages else [*lines, "no stage"])
 
 
@@ -196,10 +196,11 @@ def _free_place(
     normal = _normal(a, b)
     beside = abs(normal[0]) * size[0] / 2 + abs(normal[1]) * size[1] / 2 + 3
     best = (math.inf, 0.0, 0.0)
-    for side in (1, -1):
+    far = beside + 42  # past the corners of boxes that stand close together
+    for away, worse in ((beside, 0.0), (-beside, 0.0), (far, 600.0), (-far, 600.0)):
         for t in (0.5, 0.42, 0.58, 0.34, 0.66, 0.27, 0.73):
-            x, y = (at + side * beside * n for at, n in zip(_along(a, b, t), normal, strict=True))
-            covered = sum(_overlap((x, y, *size), one) for one in taken)
+            x, y = (at + away * n for at, n in zip(_along(a, b, t), normal, strict=True))
+            covered = worse + sum(_overlap((x, y, *size), one) for one in taken)
             best = min(best, (covered, x, y), key=lambda one: one[0])
     return best[1:]
 
