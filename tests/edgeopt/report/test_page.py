@@ -16,6 +16,7 @@ from edgeopt.profiles import load_problem
 from edgeopt.profiles.sources import provenance
 from edgeopt.questions.frontier import frontier
 from edgeopt.report.charts import split_rows
+from edgeopt.report.data import Comparison, Recovery
 from edgeopt.report.page import page_text
 from tests.edgeopt.executor.toy_parties import parties_plan
 from tests.edgeopt.factories import device, image_problem
@@ -163,6 +164,22 @@ def test_a_technique_that_is_no_chain_has_its_decisions_on_the_page():
     parts = dict(split_rows(plan, None)[0].parts)
     assert parts["compute"] == max(stage.compute_s for stage in plan.stages)
     assert sum(parts.values()) == pytest.approx(plan.latency_s)
+
+
+def test_many_requests_in_flight_and_faults_are_told():
+    plan = planner.solve(image_problem(objective="throughput"))
+    recovery = Recovery(
+        request=3, policy="retry", device="server", stage=1, reason="it <died>", resumed_from="cut", kept_bytes=8,
+        served_before_s=1.0, planning_s=0.0, restart_s=2.5, rest_s=0.5, devices=["phone"], predicted_latency_s=1.0,
+        digest=None,
+    )  # fmt: skip
+    changes = {
+        "in_flight": 3, "throughput_per_s": Comparison.between(2.0, [1.0, 1.5]), "metrics": {},
+        "latency_s": Comparison.between(None, [9.0]), "recoveries": [recovery], "output": None,
+    }  # fmt: skip
+    words = "\n".join(Reader(page_text(plan, run_of(plan).model_copy(update=changes))).words)
+    for text in ("it <died>", "2.5 s", "measured 9 s", "1.25", "+60.0 %", "not compared with a single-process run"):
+        assert text in words
 
 
 def test_plans_of_one_device_and_of_many_can_be_drawn():
