@@ -83,11 +83,6 @@ class MultiStage(Strategy):
             **shared_arguments(problem, costs.names),
         )
 
-    def describe(self, problem: Problem) -> Callable[[str], str]:
-        """Say why the solver may not be cut where a message wants a cut."""
-        named, refusals = super().describe(problem), _costs(problem).cut_refusals
-        return lambda message: with_cut_reasons(named(message), refusals)
-
     def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
         """Write the stages with their denoisers' names (``None`` where only encoder or decoder run)."""
         costs = _costs(problem)
@@ -110,9 +105,16 @@ class MultiStage(Strategy):
         )
 
     def describe(self, problem: Problem) -> Callable[[str], str]:
-        """Say of a quality that cannot be kept how far the profile's margin has tightened it."""
-        plain, notes = super().describe(problem), _margin_notes(problem, quality_terms(_costs(problem)))
-        return lambda message: "; ".join([plain(message), *(notes if "max_quality_loss" in message else [])])
+        """Say why the solver may not be cut where a message wants a cut, and how far the margin tightened the quality."""
+        costs = _costs(problem)
+        named, refusals = super().describe(problem), costs.cut_refusals
+        notes = _margin_notes(problem, quality_terms(costs))
+
+        def plain(message: str) -> str:
+            said = with_cut_reasons(named(message), refusals)
+            return "; ".join([said, *(notes if "max_quality_loss" in message else [])])
+
+        return plain
 
 
 def _margin_notes(problem: Problem, quality: QualityTerms | None) -> list[str]:
