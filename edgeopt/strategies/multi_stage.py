@@ -105,7 +105,7 @@ class MultiStage(Strategy):
         )
 
     def describe(self, problem: Problem) -> Callable[[str], str]:
-        """Say why the solver may not be cut where a message wants a cut, and how far the margin tightened the quality."""
+        """Say why the solver may not be cut where a message wants it, and how far the margin tightened the quality."""
         costs = _costs(problem)
         named, refusals = super().describe(problem), costs.cut_refusals
         notes = _margin_notes(problem, quality_terms(costs))
