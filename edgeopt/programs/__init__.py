@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "compare", "reference"]
 
-_MODULES = {"pipeline": "edgeopt.programs.pipeline", "multi_stage": "edgeopt.programs.multi_stage"}
+_MODULES = {
+    "pipeline": "edgeopt.programs.pipeline",
+    "multi_stage": "edgeopt.programs.multi_stage",
+    "hierarchical": "edgeopt.programs.hierarchical",
+}
 
 
 def _technique(plan: Plan) -> Any:

@@ -6,13 +6,14 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from edgeopt.costs.cascade import CascadeCosts, run_of
 from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.costs.language import LanguageCosts
 from edgeopt.costs.terms import Terms
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import CausalLM
-from edgeopt.profiles.problem import Problem, TextWorkload
+from edgeopt.profiles.model import CascadedDiffusion, CausalLM
+from edgeopt.profiles.problem import CascadeWorkload, Problem, TextWorkload
 
 __all__ = ["Term", "busy_seconds", "element_names", "latency_terms", "variant_names"]
 
@@ -52,7 +53,7 @@ def element_names(problem: Problem) -> list[str]:
 def variant_names(problem: Problem) -> list[str]:
     """Names of the denoisers; empty for a model without variants."""
     costs = _costs(problem)
-    return costs.variants[1:] if isinstance(costs, DiffusionCosts) else []
+    return [] if isinstance(costs, LanguageCosts) else costs.variants[1:]
 
 
 def latency_terms(plan: Plan) -> list[Term]:
@@ -97,12 +98,15 @@ def busy_seconds(plan: Plan) -> dict[str, float]:
     return dict(sorted(busy.items(), key=lambda item: -item[1]))
 
 
-def _costs(problem: Problem) -> LanguageCosts | DiffusionCosts:
+def _costs(problem: Problem) -> LanguageCosts | DiffusionCosts | CascadeCosts:
     model, workload = problem.model, problem.workload
     if isinstance(model, CausalLM):
         assert isinstance(workload, TextWorkload)
         return LanguageCosts(model, workload)
-    assert not isinstance(workload, TextWorkload)
+    if isinstance(model, CascadedDiffusion):
+        assert isinstance(workload, CascadeWorkload)
+        return CascadeCosts(model, workload)
+    assert not isinstance(workload, TextWorkload | CascadeWorkload)
     return DiffusionCosts(model, workload)
 
 
@@ -113,6 +117,8 @@ def _causes(problem: Problem, stage: Stage) -> dict[str, float]:
     if isinstance(costs, LanguageCosts):
         each = costs.prefill_terms(device)[0] + costs.decode_terms(device)[0].sum(axis=0)
         terms = each[stage.start : stage.stop].sum()
+    elif isinstance(costs, CascadeCosts):
+        terms = _cascade_terms(costs, device, stage)
     else:
         terms = _diffusion_terms(costs, device, stage)
     causes = {name: float(value) for name, value in terms if value}
@@ -126,4 +132,15 @@ def _diffusion_terms(costs: DiffusionCosts, device: Device, stage: Stage) -> Ter
         part = stage.variant if name.startswith("step.") else name
         if part in table:
             total = total + table[part]
+    return total
+
+
+def _cascade_terms(costs: CascadeCosts, device: Device, stage: Stage) -> Terms:
+    table, _ = costs.terms(device)
+    total = Terms.from_table(0.0)
+    if stage.variant is None:
+        return table["text_encoder"]
+    run = run_of(costs.model, stage.variant, f"stages.{stage.index}.variant")
+    for _ in range(stage.start, min(stage.stop, costs.steps_of(run).stop)):
+        total = total + table[run.denoiser]
     return total

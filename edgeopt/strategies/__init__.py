@@ -1,19 +1,27 @@
-"""One file per technique, found through the entry-point group ``edgeopt.strategies``: other packages can add theirs."""
+"""One file per technique: those bundled here by a table, those of other packages by the entry points of a group."""
 
 from __future__ import annotations
 
+from importlib import import_module
 from importlib.metadata import entry_points
 
 from edgeopt.strategies.base import Strategy
 
-__all__ = ["GROUP", "Strategy", "get_strategy", "strategy_names"]
+__all__ = ["BUNDLED", "GROUP", "Strategy", "get_strategy", "strategy_names"]
 
 GROUP = "edgeopt.strategies"
+
+#: Name → class, for what this package brings along; an entry point of the same name does not take its place.
+BUNDLED = {
+    "hierarchical": "edgeopt.strategies.hierarchical:Hierarchical",
+    "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
+    "pipeline": "edgeopt.strategies.pipeline:Pipeline",
+}
 
 
 def strategy_names() -> list[str]:
     """Return the names of every installed strategy, sorted."""
-    return sorted({point.name for point in entry_points(group=GROUP)})
+    return sorted({*BUNDLED, *(point.name for point in entry_points(group=GROUP))})
 
 
 def get_strategy(name: str) -> Strategy:
@@ -24,8 +32,11 @@ def get_strategy(name: str) -> Strategy:
     KeyError
         No installed package offers it.
     """
-    for point in entry_points(group=GROUP):
-        if point.name == name:
-            strategy: Strategy = point.load()()
-            return strategy
+    if name in BUNDLED:
+        module, _, attribute = BUNDLED[name].partition(":")
+        bundled: Strategy = getattr(import_module(module), attribute)()
+        return bundled
+    for point in entry_points(group=GROUP, name=name):
+        strategy: Strategy = point.load()()
+        return strategy
     raise KeyError(name)
