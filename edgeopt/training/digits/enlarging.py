@@ -17,21 +17,25 @@ __all__ = ["enlarged", "enlarged_digits"]
 
 _ROUNDS = 6
 #: Share of the difference to the blurred image that a round adds.
-_SHARPENING = 0.5
+_SHARPENING = 0.3
 
 
 def enlarged(images: torch.Tensor) -> torch.Tensor:
     """Return images (N, 1, 2 H, 2 W) in [-1, 1] whose 2 x 2 blocks have the pixels of (N, 1, H, W) as means.
 
-    The means hold up to what the range allows: a block that is all ink or all paper stays so.
+    The means hold up to what the range allows: a last correction that leaves it is cut off.
     """
-    large = functional.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False)
+    large = _bicubic(images)
     for _ in range(_ROUNDS):
         blurred = functional.avg_pool2d(functional.pad(large, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
         large = (large + _SHARPENING * (large - blurred)).clamp(-1, 1)
-        missing = images - functional.avg_pool2d(large, 2)
-        large = (large + functional.interpolate(missing, scale_factor=2, mode="nearest")).clamp(-1, 1)
-    return large
+        large = (large + _bicubic(images - functional.avg_pool2d(large, 2))).clamp(-1, 1)
+    missing = images - functional.avg_pool2d(large, 2)
+    return (large + functional.interpolate(missing, scale_factor=2, mode="nearest")).clamp(-1, 1)
+
+
+def _bicubic(images: torch.Tensor) -> torch.Tensor:
+    return functional.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False)
 
 
 def enlarged_digits(digits: Digits) -> Digits:
