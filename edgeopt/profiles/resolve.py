@@ -128,6 +128,8 @@ def _build(part: Part, kind: str, document: Document) -> Any:
 
 def _absolute_checkpoints(data: Any, folder: Path) -> Any:
     """Return the data with every checkpoint's relative path made relative to the profile's folder, not the caller's."""
+    if isinstance(data, list):
+        return [_absolute_checkpoints(item, folder) for item in data]
     if not isinstance(data, dict):
         return data
     result = {key: _absolute_checkpoints(value, folder) for key, value in data.items() if key != "config"}

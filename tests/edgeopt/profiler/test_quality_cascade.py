@@ -137,7 +137,7 @@ class TestPlan:
         first, *rest = plan.stages
         half = first.stop // 2
         halves = [
-            first.model_copy(update={"stop": half}), first.model_copy(update={"start": half, "variant": "small@15"})
+            first.model_copy(update={"stop": half}), first.model_copy(update={"start": half, "variant": "small@10"})
         ]  # fmt: skip
         path = tmp_path / "plan.yaml"
         save_plan(plan.model_copy(update={"stages": [*halves, *rest]}), path)

@@ -31,7 +31,7 @@ MODEL = cascade_model()
         (_level(MODEL, 1, name="low"), "levels.1.name", "a second level is called 'low'", "another name"),
         (_level(MODEL, 0, augmentation=0.1), "levels.0.augmentation", "the first level sees no image", "remove it"),
         (_level(MODEL, 1, augmentation=None), "levels.1", "`augmentation` is missing", "standard deviation"),
-        (_level(MODEL, 1, latent_shape=[3, 4, 32]), "levels.1.latent_shape", "smaller than the level before", "growing"),
+        (_level(MODEL, 1, latent_shape=[3, 4, 32]), "levels.1.latent_shape", "is smaller than", "growing"),
         (
             _level(MODEL, 1, variants=MODEL.levels[1].variants | {"large": MODEL.levels[0].variants["large"]}),
             "levels.1.variants.large", "level 'low' has a variant 'large' too", "once",
@@ -41,7 +41,7 @@ MODEL = cascade_model()
             "levels.1.variants.a@2", "cannot name a variant", "use no '@'",
         ),
         (_runs((("smal", "sharp"), (3, 2), 1.0)), "quality.runs.1.variants.0", "no variant 'smal'", "'small'"),
-        (_runs((("sharp", "large"), (3, 2), 1.0)), "quality.runs.1.variants.1", "level 'high' has no", "sharp, quick"),
+        (_runs((("large", "xyz"), (3, 2), 1.0)), "quality.runs.1.variants.1", "level 'high' has no", "sharp, quick"),
         (_runs((("large",), (3, 2), 1.0)), "quality.runs.1.variants", "has 1 entries for 2 levels", "one per level"),
         (_runs((("large", "sharp"), (3, 2, 1), 1.0)), "quality.runs.1.steps", "has 3 entries for 2", "one per level"),
         (_runs((("large", "sharp"), (3, 0), 1.0)), "quality.runs.1.steps.1", "0 steps make no image", "1 or more"),
