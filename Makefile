@@ -33,8 +33,11 @@ $(STAMP): pyproject.toml solvers/pyproject.toml constraints.txt
 demo: $(STAMP)  ## measure this machine, plan an LLM and a diffusion model, run both, compare
 	$(BIN)/python examples/demo.py build/demo
 
+# Tests that start processes or networks measure time: they run alone. Code 5: the arguments select none of a half.
 test: $(STAMP)  ## the whole test suite (skips are listed with their reason)
-	$(BIN)/python -m pytest -rs --benchmark-disable $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n logical --maxprocesses 4 --dist loadfile --benchmark-disable \
+		-m "not processes and not root" $(PYTEST_ARGS) || [ $$? -eq 5 ]
+	$(BIN)/python -m pytest --benchmark-disable -m "processes or root" $(PYTEST_ARGS) || [ $$? -eq 5 ]
 
 bench: $(STAMP)  ## timings; writes docs/measurements/solvers.md
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)

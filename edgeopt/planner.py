@@ -11,9 +11,8 @@ from edgeopt.profiles.problem import Problem
 from edgeopt.questions.contest import failure_of, hold_contest
 from edgeopt.strategies import Strategy, get_strategy, strategy_names
 from edgeopt_solvers import solve as solve_instance
-from edgeopt_solvers.chain import Solution, evaluate
 
-__all__ = ["choose_strategy", "fitting_strategies", "solution_of", "solve", "solve_with", "verify"]
+__all__ = ["choose_strategy", "fitting_strategies", "solve", "solve_with", "verify"]
 
 #: Relative disagreement that recomputation may show: YAML keeps every bit, sums may be ordered differently.
 TOLERANCE = 1e-9
@@ -78,16 +77,18 @@ def solve_with(
     warm_start: Plan | None = None,
 ) -> Plan:
     """Plan a problem by one strategy; parameters and exceptions as in :func:`solve`."""
-    chain = technique.build(problem)
-    incumbent = solution_of(warm_start) if warm_start else None
-    result = solve_instance(chain, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent)
+    instance = technique.build(problem)
+    # The decisions of another technique say nothing here.
+    known = warm_start is not None and warm_start.strategy == technique.name
+    incumbent = technique.solution(warm_start) if warm_start is not None and known else None
+    result = solve_instance(instance, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent)
     if result.solution is None:
         if result.status.reason == "infeasible":
             raise NoPlanError(f"no plan exists for {problem.name!r}: {technique.describe(problem)(result.message)}")
         raise TimeLimitError(
             f"no plan for {problem.name!r} within {time_limit_s:g} s (bound {result.bound:.6g}); raise the time limit"
         )
-    return technique.plan(problem, chain, result)
+    return technique.plan(problem, instance, result)
 
 
 def fitting_strategies(problem: Problem) -> dict[str, Strategy]:
@@ -129,17 +130,17 @@ def verify(plan: Plan, *, resolve_time_limit_s: float | None = 10.0) -> list[str
     solve (``None`` skips it): a plan may not claim a bound above a better plan's cost.
     """
     technique = choose_strategy(plan.problem, plan.strategy)
-    chain = technique.build(plan.problem)
+    instance = technique.build(plan.problem)
     try:
-        solution = solution_of(plan)
-        evaluation = evaluate(chain, solution)
-    except (ValueError, IndexError) as error:
+        solution = technique.solution(plan)
+        evaluation = technique.evaluate(instance, solution)
+    except (ValueError, IndexError, KeyError, TypeError) as error:
         return [f"the decisions do not fit the problem: {error}"]
     if evaluation.violations:
         return [technique.describe(plan.problem)(sentence) for sentence in evaluation.violations]
-    fresh = solve_instance(chain, time_limit_s=resolve_time_limit_s) if resolve_time_limit_s else None
+    fresh = solve_instance(instance, time_limit_s=resolve_time_limit_s) if resolve_time_limit_s else None
     claimed = _Claim(plan, evaluation, solution)
-    rebuilt = technique.plan(plan.problem, chain, claimed.result())
+    rebuilt = technique.plan(plan.problem, instance, claimed.result())
     findings = list(_differences(plan.model_dump(mode="json"), rebuilt.model_dump(mode="json")))
     if fresh is not None and fresh.solution is not None:
         optimum = rebuilt.objective + fresh.objective - evaluation.objective
@@ -151,7 +152,7 @@ def verify(plan: Plan, *, resolve_time_limit_s: float | None = 10.0) -> list[str
 class _Claim:
     """A plan's own proof (status, bound, gap) joined to the recomputed cost of its decisions."""
 
-    def __init__(self, plan: Plan, evaluation: Any, solution: Solution) -> None:
+    def __init__(self, plan: Plan, evaluation: Any, solution: Any) -> None:
         self.plan, self.evaluation, self.solution = plan, evaluation, solution
 
     def result(self) -> Any:
@@ -159,17 +160,13 @@ class _Claim:
 
         plan, objective = self.plan, self.evaluation.objective
         offset = plan.objective - plan.bound
-        bound = objective if plan.status == "optimal" else objective - offset
+        # An optimum is proven up to rounding and no further.
+        closed = plan.status == "optimal" and offset > TOLERANCE * abs(plan.objective)
+        bound = objective if closed else objective - offset
         return Result(
             Status(plan.status, True), objective, bound, self.solution, plan.backend, plan.runtime_s,
             dict(self.evaluation.metrics),
         )  # fmt: skip
-
-
-def solution_of(plan: Plan) -> Solution:
-    """Return a plan's decisions as the solvers know them."""
-    shares = None if plan.shares is None else tuple(plan.shares)
-    return Solution(tuple(plan.cuts), tuple(plan.devices), tuple(plan.variants), shares)
 
 
 def _differences(claimed: Any, rebuilt: Any, path: str = "") -> Any:

@@ -1,4 +1,4 @@
-"""Who does what in a run: one worker per device, and the boundaries that tensors cross between stages.
+"""Who does what in a run: one worker per device, and the boundaries that tensors cross between stages of a chain.
 
 Boundaries of a plan with n stages: 0 is the input, k the cut before stage k, n the output, n + 1 the loop from the last
 stage to the first. Where both ends are one device the tensors are handed over in memory.
@@ -54,7 +54,7 @@ class Boundary:
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Hosts by rank, boundaries by index."""
+    """Hosts by rank, boundaries by index; parties that are no chain have none."""
 
     hosts: tuple[Host, ...]
     boundaries: tuple[Boundary, ...]
@@ -98,7 +98,8 @@ class Layout:
             )
             for rank, name in enumerate(names)
         )
-        return cls(hosts, _boundaries(plan, {host.device: host.rank for host in hosts}), len(plan.stages))
+        boundaries = _boundaries(plan, {host.device: host.rank for host in hosts}) if plan.is_chain else ()
+        return cls(hosts, boundaries, len(plan.stages))
 
     @property
     def loop(self) -> int:

@@ -118,13 +118,18 @@ class Ready(_Message):
 
 
 class Beat(_Message):
-    """A sign of life, twice a second: what the worker is doing and what it holds."""
+    """A sign of life, twice a second: what the worker is doing and what it holds.
+
+    ``peer`` is the rank that a party waits for; ``moves`` counts what a party has done, so that progress shows.
+    """
 
     event: Literal["beat"] = "beat"
     doing: str
     stage: int | None = None
     round: int | None = None
     request: int | None = None
+    peer: int | None = None
+    moves: int = 0
     memory_bytes: float
 
 
@@ -132,7 +137,9 @@ class Trace(_Message):
     """One request on one worker, in seconds of the host's monotonic clock.
 
     ``computes``: (stage, round, start, stop); ``sends``: (boundary, round, bytes, start); ``receives``: (boundary,
-    round, start of the wait, stop). ``start``, ``stop`` and ``digest`` (SHA-256 of the result) come from the source.
+    round, start of the wait, stop). Parties that talk freely say whom they sent a message, numbered by pair, in
+    ``sent``: (receiver, number, label, bytes, start), and of whom they took one in ``taken``: (sender, number, start of
+    the wait, its stop, arrival). ``start``, ``stop`` and ``digest`` (SHA-256 of the result) come from the source.
     """
 
     event: Literal["trace"] = "trace"
@@ -144,6 +151,8 @@ class Trace(_Message):
     computes: list[tuple[int, int, float, float]]
     sends: list[tuple[int, int, int, float]]
     receives: list[tuple[int, int, float, float]]
+    sent: list[tuple[int, int, str, int, float]] = []
+    taken: list[tuple[int, int, float, float, float]] = []
 
 
 class ResultPart(_Message):

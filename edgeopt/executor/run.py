@@ -71,8 +71,8 @@ def execute(
     repeat, warmup
         Requests that count, and requests before them that do not.
     in_flight
-        Requests under way at a time; default: 1, and one more than there are stages for a plan whose objective is
-        throughput. As many requests more warm up.
+        Requests under way at a time; default: 1, and one more than there are stages for a plan of a chain whose
+        objective is throughput. Techniques that are no chain serve one at a time. As many requests more warm up.
     timeout_s
         Seconds within which everything, the check included, is over; a run that is not ends with an error.
     seed
@@ -90,7 +90,8 @@ def execute(
         Hold every worker to its device's memory (libraries not counted) instead of to what the machine has left.
     on_fault
         What to do when a worker dies or stalls: end with an error; start all workers again; or plan again without the
-        device and go on. The request is resumed from its last hand-off. A source that is lost ends the run.
+        device and go on. The request is resumed from its last hand-off, that of a technique that is no chain from its
+        start. A source that is lost ends the run.
     stall_s
         Seconds without a sign of life from a worker, or without progress of any, after which it counts as lost; must
         exceed the longest stage and transfer. ``None``: only ``timeout_s`` ends a run that hangs.
@@ -114,7 +115,7 @@ def execute(
         device; no process is left.
     """
     if in_flight is None:
-        in_flight = len(plan.stages) + 1 if plan.problem.objective == "throughput" else 1
+        in_flight = len(plan.stages) + 1 if plan.is_chain and plan.problem.objective == "throughput" else 1
     if in_flight > 1:
         warmup += in_flight  # the slots are full before anything counts
     options = Options(
@@ -132,6 +133,9 @@ def execute(
         stall_s,
     )
     _validate(options)
+    if in_flight > 1 and not plan.is_chain:
+        message = f"{plan.strategy} serves one request at a time, not {in_flight}"
+        raise InputError(Finding("in_flight", message, "leave it out, or use 1"))
     start_on = launcher_named(on)
     layout = Layout.of(plan)
     _need_libraries(plan)
@@ -202,7 +206,7 @@ def _on_one_clock(log: Log, traces: dict[int, Trace]) -> dict[int, Trace]:
 
 
 def _device_report(plan: Plan, host: Host, log: Log, requests: Sequence[RequestTimes]) -> DeviceReport:
-    # Several stages on one device share weights, which each stage's figure counts: the largest is a lower bound.
+    # Stages of a chain on one device share weights, which each stage's figure counts: the largest is a lower bound.
     planned = [plan.stages[index].memory_bytes for index in host.stages]
     offset_s, error_s = _clock(log, host.rank)
     return DeviceReport(
@@ -213,7 +217,7 @@ def _device_report(plan: Plan, host: Host, log: Log, requests: Sequence[RequestT
         compute_s=Samples.of([r.busy_s[host.rank] for r in requests]),
         waiting_s=Samples.of([r.waiting_s[host.rank] for r in requests]),
         idle_s=Samples.of([r.latency_s - r.busy_s[host.rank] for r in requests]),
-        predicted_memory_bytes=max(planned, default=0.0),
+        predicted_memory_bytes=max(planned, default=0.0) if plan.is_chain else sum(planned),
         peak_memory_bytes=log.done[host.rank].peak_memory_bytes,
         clock_offset_s=offset_s,
         clock_error_s=error_s,

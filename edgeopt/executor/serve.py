@@ -27,6 +27,8 @@ class Spans:
     computes: list[tuple[int, int, float, float]] = field(default_factory=list)
     sends: list[tuple[int, int, int, float]] = field(default_factory=list)
     receives: list[tuple[int, int, float, float]] = field(default_factory=list)
+    sent: list[tuple[int, int, str, int, float]] = field(default_factory=list)
+    taken: list[tuple[int, int, float, float, float]] = field(default_factory=list)
 
 
 def serve(

@@ -280,10 +280,12 @@ class Crew(contextlib.AbstractContextManager["Crew"]):
         if computing:
             return self._error(computing[0], f"no progress for {limit_s:g} s" + _doing(computing[0]))
         waiting = [(m.beat.round or 0, m.beat.stage, m) for m in working if m.beat and m.beat.stage is not None]
-        if not waiting:
+        sender, receiver = _party_gap(working)
+        if receiver is None and not waiting:
             return self._error(working[0], f"no progress for {limit_s:g} s" + _doing(working[0]))
-        _, stage, receiver = min(waiting, key=lambda entry: entry[:2])
-        sender = self._host_of(stage - 1 if stage else None)
+        if receiver is None:
+            _, stage, receiver = min(waiting, key=lambda entry: entry[:2])
+            sender = self._host_of(stage - 1 if stage else None)
         lost = receiver if sender is None or sender.host is None or sender.host.rank == 0 else sender
         names = [m.host.device if m and m.host else "?" for m in (sender, receiver)]
         return self._error(lost, f"nothing has come from '{names[0]}' to '{names[1]}' for {limit_s:g} s")
@@ -318,9 +320,26 @@ def _gravity(member: Member) -> int:
     return 2
 
 
+def _party_gap(members: Sequence[Member]) -> tuple[Member | None, Member | None]:
+    """Sender and receiver of the message that parties wait for in the end; both ``None`` where none waits for a rank.
+
+    Who waits for somebody that waits is not the cause: the search goes on to the one that waits for nobody, or round a
+    circle of waiting parties.
+    """
+    by_rank = {member.host.rank: member for member in members if member.host}
+    waits = {rank: m.beat.peer for rank, m in by_rank.items() if m.beat and m.beat.peer is not None}
+    receiver, rank, seen = None, min(waits, default=None), set()
+    while rank in waits and rank not in seen:
+        seen.add(rank)
+        receiver, rank = rank, waits[rank]
+    if receiver is None or rank is None:
+        return None, None
+    return by_rank.get(rank), by_rank[receiver]
+
+
 def _at(beat: Beat) -> tuple[object, ...]:
     """Where a worker is, as far as progress goes."""
-    return beat.doing, beat.stage, beat.round, beat.request
+    return beat.doing, beat.stage, beat.round, beat.request, beat.moves
 
 
 def _doing(member: Member) -> str:

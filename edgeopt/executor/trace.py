@@ -8,9 +8,10 @@ overhead: scheduling, waking up.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 from edgeopt.executor.layout import Layout
 from edgeopt.executor.messages import Trace
@@ -39,24 +40,32 @@ _BLOCKS = 5
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """What crossed one boundary in one request."""
+    """What crossed one boundary in one request, or went from one party to another under one label."""
 
     seconds: float
     num_bytes: int
     messages: int
 
 
+_NOTHING = Moved(0.0, 0, 0)
+
+
 @dataclass(frozen=True, slots=True)
 class RequestTimes:
-    """One request: seconds by stage (a value for each round), by boundary, by rank."""
+    """One request: seconds by stage (a value for each round), by boundary, by rank.
+
+    ``moved`` has a boundary's index as its key, or for parties the ranks of sender and receiver and the label.
+    ``active_s`` is from a rank's first to its last time of computing or waiting.
+    """
 
     latency_s: float
     stop_s: float
     first_round_s: float
     compute_s: dict[int, list[float]]
-    moved: dict[int, Moved]
+    moved: dict[Any, Moved]
     busy_s: dict[int, float]
     waiting_s: dict[int, float]
+    active_s: dict[int, float]
 
     @property
     def transfer_s(self) -> float:
@@ -85,15 +94,17 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
     for trace in traces.values():
         for stage, round_index, start, stop in trace.computes:
             computes[stage].append(stop - start)
-            if stage == layout.num_stages - 1 and round_index == 0:
-                first_round_stop = stop
+            if round_index == 0 and (stage == layout.num_stages - 1 or not layout.boundaries):
+                first_round_stop = max(first_round_stop, stop)
+    if not layout.boundaries:  # a party may find nothing to do
+        computes = defaultdict(list, {k: computes[k] or [0.0] for k in range(layout.num_stages)})
     if sorted(computes) != list(range(layout.num_stages)):
         raise ValueError(f"stages {sorted(computes)} were run instead of {layout.num_stages} stages")
     sent = {(b, r): (start, q) for trace in traces.values() for b, r, q, start in trace.sends}
     received = {(b, r): stop for trace in traces.values() for b, r, _, stop in trace.receives}
     if sent.keys() != received.keys():
         raise ValueError("messages sent and received differ")
-    moved: dict[int, Moved] = {}
+    moved: dict[Any, Moved] = dict(_between_parties(traces))
     for boundary in sorted({b for b, _ in sent}):
         parts = [(received[key] - start, q) for key, (start, q) in sent.items() if key[0] == boundary]
         moved[boundary] = Moved(sum(s for s, _ in parts), sum(q for _, q in parts), len(parts))
@@ -105,10 +116,37 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
         moved=moved,
         busy_s={rank: sum(b - a for _, _, a, b in trace.computes) for rank, trace in traces.items()},
         waiting_s={
-            rank: sum(max(b - max(a, source.start), 0.0) for _, _, a, b in trace.receives)
-            for rank, trace in traces.items()
+            rank: sum(max(b - max(a, source.start), 0.0) for a, b in _waits(trace)) for rank, trace in traces.items()
         },
+        active_s={rank: _active_s(trace, source.start, source.stop) for rank, trace in traces.items()},
     )
+
+
+def _waits(trace: Trace) -> list[tuple[float, float]]:
+    """When a worker waited for messages."""
+    return [(a, b) for _, _, a, b in trace.receives] + [(a, b) for _, _, a, b, _ in trace.taken]
+
+
+def _active_s(trace: Trace, start: float, stop: float) -> float:
+    """Seconds from the first to the last that a worker did within a request."""
+    spans = [(a, b) for _, _, a, b in trace.computes] + _waits(trace)
+    if not spans:
+        return 0.0
+    return max(0.0, min(stop, max(b for _, b in spans)) - max(start, min(a for a, _ in spans)))
+
+
+def _between_parties(traces: Mapping[int, Trace]) -> Iterator[tuple[tuple[int, int, str], Moved]]:
+    """Yield what went from each party to each other under each label; one that nobody took has no seconds."""
+    arrived = {(sender, rank, n): at for rank, trace in traces.items() for sender, n, _, _, at in trace.taken}
+    parts: dict[tuple[int, int, str], list[tuple[float, int]]] = defaultdict(list)
+    for rank, trace in traces.items():
+        for to, number, label, num_bytes, start in trace.sent:
+            seconds = arrived.pop((rank, to, number), start) - start
+            parts[rank, to, label].append((seconds, num_bytes))
+    if arrived:
+        raise ValueError("messages were received that nobody noted to have sent")
+    for key, messages in parts.items():
+        yield key, Moved(sum(s for s, _ in messages), sum(q for _, q in messages), len(messages))
 
 
 def shifted(trace: Trace, offset_s: float) -> Trace:
@@ -120,6 +158,8 @@ def shifted(trace: Trace, offset_s: float) -> Trace:
             "computes": [(k, r, a + offset_s, b + offset_s) for k, r, a, b in trace.computes],
             "sends": [(b, r, q, a + offset_s) for b, r, q, a in trace.sends],
             "receives": [(b, r, a + offset_s, c + offset_s) for b, r, a, c in trace.receives],
+            "sent": [(to, n, label, q, a + offset_s) for to, n, label, q, a in trace.sent],
+            "taken": [(k, n, a + offset_s, b + offset_s, c + offset_s) for k, n, a, b, c in trace.taken],
         }
     )
 
@@ -138,6 +178,11 @@ def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> lis
             boundary = layout.boundaries[index]
             lane = link_lane(layout.hosts[boundary.sender].device, layout.hosts[boundary.receiver].device)
             bars.append((lane, boundary.purpose, start, received[index, round_index]))
+    arrived = {(sender, rank, n): at for rank, trace in traces.items() for sender, n, _, _, at in trace.taken}
+    for rank, trace in traces.items():
+        for to, number, label, _, start in trace.sent:
+            lane = link_lane(layout.hosts[rank].device, layout.hosts[to].device)
+            bars.append((lane, label or "message", start, arrived.get((rank, to, number), start)))
     return [
         Interval(lane=lane, label=label, start_s=start - origin, stop_s=stop - origin)
         for lane, label, start, stop in sorted(bars, key=lambda bar: (bar[2], bar[3]))
@@ -157,24 +202,36 @@ def compare_stages(plan: Plan, requests: Sequence[RequestTimes]) -> list[StageRe
 
 
 def compare_transfers(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]) -> list[TransferReport]:
-    """Predicted and measured transfers, in the order input, cuts, loop, output; those within one device are free."""
+    """Predicted and measured transfers; those within one device are free.
+
+    Of a chain in the order input, cuts, loop, output; of parties by ordered pair and label.
+    """
     reports = []
-    order = [*range(layout.num_stages), layout.loop, layout.num_stages]
-    for boundary in (layout.boundaries[index] for index in order):
-        if boundary.index not in requests[0].moved:
+    order = [*range(layout.num_stages), layout.loop, layout.num_stages] if layout.boundaries else []
+    ways: list[tuple[Any, str, int, int, int]] = [
+        (b.index, b.purpose, b.cut, b.sender, b.receiver) for b in (layout.boundaries[index] for index in order)
+    ]
+    labels = sorted({key for request in requests for key in request.moved if isinstance(key, tuple)})
+    ways += [((a, b, label), label or "message", 0, a, b) for a, b, label in labels]
+    for key, purpose, cut, a, b in ways:
+        if not any(key in request.moved for request in requests):
             continue
-        moved = [request.moved[boundary.index] for request in requests]
-        planned = _planned(plan, boundary.purpose, boundary.cut)
+        moved = [request.moved.get(key, _NOTHING) for request in requests]
+        source, destination = layout.hosts[a].device, layout.hosts[b].device
+        if isinstance(key, tuple):
+            planned = _planned_between(plan, purpose, source, destination)
+        else:
+            planned = _planned(plan, purpose, cut)
         reports.append(
             TransferReport(
-                purpose=boundary.purpose,
-                cut=boundary.cut,
-                source=layout.hosts[boundary.sender].device,
-                destination=layout.hosts[boundary.receiver].device,
+                purpose=purpose,
+                cut=cut,
+                source=source,
+                destination=destination,
                 predicted_bytes=planned.bytes if planned else None,
-                bytes=moved[0].num_bytes,
+                bytes=Samples.of([m.num_bytes for m in moved]).median,
                 predicted_messages=planned.messages if planned else None,
-                messages=moved[0].messages,
+                messages=Samples.of([m.messages for m in moved]).median,
                 seconds=Comparison.between(planned.seconds if planned else None, [m.seconds for m in moved]),
             )
         )
@@ -215,6 +272,8 @@ def compare_throughput(plan: Plan, before: Sequence[RequestTimes], counted: Sequ
 
 def split_error(plan: Plan, latency_s: Comparison, requests: Sequence[RequestTimes]) -> ErrorSplit:
     """Split predicted minus measured latency over compute, transfers and the rest (medians over requests)."""
+    if not plan.is_chain:
+        return _split_by_busiest(plan, latency_s, requests)
     compute_s = Samples.of([r.total_compute_s for r in requests]).median
     transfer_s = Samples.of([r.transfer_s for r in requests]).median
     total = plan.latency_s - latency_s.median
@@ -227,6 +286,33 @@ def split_error(plan: Plan, latency_s: Comparison, requests: Sequence[RequestTim
         overhead_s=total - compute - transfer,
         overhead_ratio=Samples.of([r.latency_s / (r.total_compute_s + r.transfer_s) for r in requests]).median,
     )
+
+
+def _split_by_busiest(plan: Plan, latency_s: Comparison, requests: Sequence[RequestTimes]) -> ErrorSplit:
+    """Split by the rank that computes longest: parties work at the same time, so that sums over all say nothing."""
+    ranks = requests[0].busy_s
+    rank = max(ranks, key=lambda r: Samples.of([request.busy_s[r] for request in requests]).median)
+    planned: dict[str, float] = defaultdict(float)
+    for stage in plan.stages:
+        planned[stage.device] += stage.compute_s
+    compute_s = Samples.of([r.busy_s[rank] for r in requests]).median
+    own = [r.active_s[rank] - r.busy_s[rank] - r.waiting_s[rank] for r in requests]
+    total, overhead_s = plan.latency_s - latency_s.median, -Samples.of(own).median
+    compute = max(planned.values(), default=0.0) - compute_s
+    ratios = [r.latency_s / max(r.latency_s - mine, 1e-12) for r, mine in zip(requests, own, strict=True)]
+    return ErrorSplit(
+        total_s=total,
+        compute_s=compute,
+        transfer_s=total - compute - overhead_s,
+        overhead_s=overhead_s,
+        overhead_ratio=Samples.of(ratios).median,
+    )
+
+
+def _planned_between(plan: Plan, purpose: str, source: str, destination: str) -> PlannedTransfer | None:
+    """Find what parties were planned to send."""
+    ends = (purpose, source, destination)
+    return next((t for t in plan.transfers if (t.purpose, t.source, t.destination) == ends), None)
 
 
 def _planned(plan: Plan, purpose: str, cut: int) -> PlannedTransfer | None:

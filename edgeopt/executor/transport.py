@@ -1,8 +1,8 @@
 """Tensors between workers, by gloo send and receive.
 
-Both ends know shape and dtype of every message from the plan, so nothing but the tensors' bytes is on the wire. A
-message without tensors still has to say "go": one byte is sent for it. The receive of the next message is posted
-before it is needed, since gloo then takes the data off the wire while the worker computes.
+In a chain both ends know shape and dtype of every message from the plan, so nothing but the tensors' bytes is on the
+wire. A message without tensors still has to say "go": one byte is sent for it. The receive of the next message is
+posted before it is needed, since gloo then takes the data off the wire while the worker computes.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeopt.executor.layout import Boundary, Layout
 from edgeopt.executor.messages import Job
 from edgeopt.programs.base import Program, TensorSpec
 
-__all__ = ["Pending", "Transport", "TransportError", "agree_on_time", "join", "open_store"]
+__all__ = ["Peers", "Pending", "Transport", "TransportError", "agree_on_time", "join", "open_store"]
 
 _TENSORS_PER_MESSAGE = 1 << 8
 _GO = TensorSpec((1,), torch.uint8)
@@ -88,66 +88,40 @@ def agree_on_time(group: dist.ProcessGroupGloo) -> tuple[float, float]:
         raise TransportError(_first_line(error)) from error
 
 
-class Transport:
-    """Messages of one worker.
+class Peers:
+    """The other workers of a run, and what is on its way to them."""
 
-    ``round_index`` is always the receiver's: the loop that ends round r carries the input of round r + 1.
-    """
-
-    def __init__(self, program: Program, layout: Layout, group: dist.ProcessGroupGloo) -> None:
-        self._program, self._layout, self._group = program, layout, group
+    def __init__(self, layout: Layout, group: dist.ProcessGroupGloo) -> None:
+        self._layout, self._group = layout, group
         self._sending: list[tuple[dist.Work, torch.Tensor]] = []
 
-    def post(self, boundary: Boundary, round_index: int, slot: int = 0) -> Pending:
-        """Start to receive a message; ``slot`` tells requests in flight apart."""
-        specs = self.specs(boundary, round_index)
-        tensors = [torch.empty(spec.shape, dtype=spec.dtype) for spec in specs or [_GO]]
-        tag = self._tag(boundary, round_index, slot)
+    def hand_over(self, raw: torch.Tensor, to: int, tag: int) -> None:
+        """Start to send bytes, and keep them until they have left."""
         try:
-            works = [self._group.recv([_raw(tensor)], boundary.sender, tag + i) for i, tensor in enumerate(tensors)]
-        except RuntimeError as error:
-            raise TransportError(_first_line(error)) from error
-        return Pending(boundary, round_index, tensors, works, not specs)
-
-    def take(self, pending: Pending) -> list[torch.Tensor]:
-        """Wait for a posted message."""
-        try:
-            for work in pending.works:
-                work.wait()
-        except RuntimeError as error:
-            raise TransportError(_first_line(error)) from error
-        return [] if pending.empty else pending.tensors
-
-    def send(
-        self, boundary: Boundary, round_index: int, tensors: list[torch.Tensor], slot: int = 0
-    ) -> tuple[int, float]:
-        """Start to send a message; returns its bytes and when it started.
-
-        Raises
-        ------
-        ValueError
-            The tensors are not what the receiver expects.
-        """
-        _check(boundary, tensors, self.specs(boundary, round_index))
-        tensors = [tensor.detach().contiguous() for tensor in tensors] or [torch.ones(1, dtype=torch.uint8)]
-        tag = self._tag(boundary, round_index, slot)
-        started_s = time.monotonic()
-        try:
-            for i, tensor in enumerate(tensors):
-                raw = _raw(tensor)
-                self._sending.append((self._group.send([raw], boundary.receiver, tag + i), raw))
+            self._sending.append((self._group.send([raw], to, tag), raw))
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from error
         self._sending = [entry for entry in self._sending if not entry[0].is_completed()]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors), started_s
+
+    def expect(self, raw: torch.Tensor, source: int, tag: int) -> dist.Work:
+        """Start to receive bytes: at most as many as ``raw`` has."""
+        try:
+            return self._group.recv([raw], source, tag)
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
+
+    @staticmethod
+    def wait(work: dist.Work) -> None:
+        """Wait until bytes have come, or left."""
+        try:
+            work.wait()
+        except RuntimeError as error:
+            raise TransportError(_first_line(error)) from error
 
     def flush(self) -> None:
         """Wait until everything sent has left; buffers are kept alive until then."""
-        try:
-            for work, _ in self._sending:
-                work.wait()
-        except RuntimeError as error:
-            raise TransportError(_first_line(error)) from error
+        for work, _ in self._sending:
+            self.wait(work)
         self._sending.clear()
 
     def assemble(self) -> None:
@@ -181,6 +155,49 @@ class Transport:
             self._group.barrier().wait()
         except RuntimeError as error:
             raise TransportError(_first_line(error)) from error
+
+
+class Transport(Peers):
+    """Messages of one worker in a chain, whose shapes both ends know from the plan.
+
+    ``round_index`` is always the receiver's: the loop that ends round r carries the input of round r + 1.
+    """
+
+    def __init__(self, program: Program, layout: Layout, group: dist.ProcessGroupGloo) -> None:
+        super().__init__(layout, group)
+        self._program = program
+
+    def post(self, boundary: Boundary, round_index: int, slot: int = 0) -> Pending:
+        """Start to receive a message; ``slot`` tells requests in flight apart."""
+        specs = self.specs(boundary, round_index)
+        tensors = [torch.empty(spec.shape, dtype=spec.dtype) for spec in specs or [_GO]]
+        tag = self._tag(boundary, round_index, slot)
+        works = [self.expect(_raw(tensor), boundary.sender, tag + i) for i, tensor in enumerate(tensors)]
+        return Pending(boundary, round_index, tensors, works, not specs)
+
+    def take(self, pending: Pending) -> list[torch.Tensor]:
+        """Wait for a posted message."""
+        for work in pending.works:
+            self.wait(work)
+        return [] if pending.empty else pending.tensors
+
+    def send(
+        self, boundary: Boundary, round_index: int, tensors: list[torch.Tensor], slot: int = 0
+    ) -> tuple[int, float]:
+        """Start to send a message; returns its bytes and when it started.
+
+        Raises
+        ------
+        ValueError
+            The tensors are not what the receiver expects.
+        """
+        _check(boundary, tensors, self.specs(boundary, round_index))
+        tensors = [tensor.detach().contiguous() for tensor in tensors] or [torch.ones(1, dtype=torch.uint8)]
+        tag = self._tag(boundary, round_index, slot)
+        started_s = time.monotonic()
+        for i, tensor in enumerate(tensors):
+            self.hand_over(_raw(tensor), boundary.receiver, tag + i)
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors), started_s
 
     def specs(self, boundary: Boundary, round_index: int) -> list[TensorSpec]:
         """What a message holds."""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from edgeopt.executor.serve import Spans
     from edgeopt.programs.base import Program
+    from edgeopt.programs.parties import PartyProgram
 
 __all__ = ["main"]
 
@@ -43,7 +44,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(
-    build: Callable[[Plan, Sequence[int]], Program] | None = None,
+    build: Callable[[Plan, Sequence[int]], Program | PartyProgram] | None = None,
     reference: Callable[[Plan, int], list[torch.Tensor]] | None = None,
     compare: Callable[..., Any] | None = None,
 ) -> None:
@@ -92,11 +93,14 @@ def _read_job(channel: Channel) -> Job:
     return job
 
 
-def _run_worker(job: Job, channel: Channel, state: State, build: Callable[[Plan, Sequence[int]], Program]) -> None:
+def _run_worker(
+    job: Job, channel: Channel, state: State, build: Callable[[Plan, Sequence[int]], Program | PartyProgram]
+) -> None:
     import torch
 
     from edgeopt.executor import transport as wire
     from edgeopt.executor.serve import digest
+    from edgeopt.programs.parties import PartyProgram
 
     _prepare(job)
     layout = Layout.of(job.plan)
@@ -108,11 +112,15 @@ def _run_worker(job: Job, channel: Channel, state: State, build: Callable[[Plan,
     state.now("build", stages[0] if stages else None)
     program = build(job.plan, stages)
     build_s = time.monotonic() - started_s
-    transport, offset_s, error_s = None, 0.0, 0.0
+    transport: wire.Peers | None = None
+    offset_s, error_s = 0.0, 0.0
     if store is not None:
         state.now("connect")
         group = wire.join(job, store, len(layout.hosts))
-        transport = wire.Transport(program, layout, group)
+        if isinstance(program, PartyProgram):
+            transport = wire.Peers(layout, group)
+        else:
+            transport = wire.Transport(program, layout, group)
         offset_s, error_s = wire.agree_on_time(group)
     channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
     state.now("wait")
@@ -123,14 +131,17 @@ def _run_worker(job: Job, channel: Channel, state: State, build: Callable[[Plan,
         handed = [unpack(handoff.data) for handoff in job.resume]
         inputs = None
         if job.rank == 0:
-            inputs = program.resume(job.seed, handed) if handed else program.request(job.seed)
+            resumes = handed and not isinstance(program, PartyProgram)
+            inputs = program.resume(job.seed, handed) if resumes else program.request(job.seed)
         keep = _keeper(channel, state) if job.keep_handoffs else None
-        if job.in_flight > 1:
+        if isinstance(program, PartyProgram):
+            served = _parties(job, program, layout, transport, state, inputs)
+        elif job.in_flight > 1:
             served = _many(job, program, layout, transport, state, inputs)
         else:
             served = _one_by_one(job, program, layout, transport, state, inputs, keep)
         for number, spans in enumerate(served):
-            if spans.result is not None and handed:
+            if spans.result is not None and handed and not isinstance(program, PartyProgram):
                 spans.result = program.join(handed, spans.result)
             result = digest(spans.result) if spans.result is not None else None
             channel.send(_trace(number, number < job.warmup, spans, result))
@@ -173,6 +184,18 @@ def _one_by_one(
         state.request = number
         gc.collect()  # between requests, so that it seldom falls into one
         yield serve(program, layout, job.rank, transport, state, inputs, job.pace, keep)
+
+
+def _parties(
+    job: Job, program: PartyProgram, layout: Layout, peers: Any, state: State, inputs: list[torch.Tensor] | None
+) -> Iterator[Spans]:
+    from edgeopt.executor.party import GlooLinks, play_parties
+
+    links = GlooLinks(program, layout, job.rank, peers, state, job.pace)
+    for number in range(job.warmup + job.repeat):
+        state.request = number
+        gc.collect()
+        yield play_parties(program, links, peers, state, number, inputs)
 
 
 def _many(
@@ -224,6 +247,8 @@ def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace
         computes=spans.computes,
         sends=spans.sends,
         receives=spans.receives,
+        sent=spans.sent,
+        taken=spans.taken,
     )
 
 
@@ -260,6 +285,8 @@ def _beat(channel: Channel, state: State) -> None:
                     stage=state.stage,
                     round=state.round,
                     request=state.request,
+                    peer=state.peer,
+                    moves=state.moves,
                     memory_bytes=memory.resident_bytes(),
                 )
             )

@@ -100,10 +100,15 @@ def load_runs(reports: Sequence[Path], plans: Sequence[Path]) -> list[Run]:
             wrong.append(Finding("plan_digest", message, mend, file=str(path)))
             continue
         if report.output is not None and not report.output.equal:
-            mend = "leave it out; find out why with `edgeopt execute`"
-            wrong.append(Finding("output", "the run's result was wrong, so its times mean nothing", mend, str(path)))
+            wrong.append(
+                Finding("output", "the result was wrong, so its times mean nothing", "leave it out", str(path))
+            )
             continue
         runs.append(Run(report, by_digest[report.plan_digest], hashlib.sha256(raw).hexdigest()))
+        if not runs[-1].plan.is_chain:
+            wrong.append(
+                Finding("strategy", f"{report.strategy} is no chain", "calibrate by those that are", str(path))
+            )
     machines = {_hardware(run.report): run for run in runs}
     if len(machines) > 1:
         message = f"the reports are of different machines: {'; '.join(machines)}"

@@ -1,8 +1,9 @@
 """The torch computations that plans stand for: one file per technique, found by the plan's strategy.
 
-A technique's module offers ``build(plan, stages) -> Program``, ``reference(plan, seed)`` and ``TOLERANCE`` (largest
-difference from the reference relative to its largest value; ``None``: not even one bit). Other packages add theirs
-in the entry-point group ``edgeopt.programs``.
+A technique's module offers ``build(plan, stages)``, ``reference(plan, seed)`` and ``TOLERANCE`` (largest difference
+from the reference relative to its largest value; ``None``: not even one bit). What it builds is a
+:class:`~edgeopt.programs.base.Program` for a chain and a :class:`~edgeopt.programs.parties.PartyProgram` for parts that
+talk freely. Other packages add theirs in the entry-point group ``edgeopt.programs``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
     from edgeopt.plan import Plan
     from edgeopt.programs.base import Program
+    from edgeopt.programs.parties import PartyProgram
 
 __all__ = ["build", "compare", "reference"]
 
@@ -43,7 +45,7 @@ def _technique(plan: Plan) -> Any:
     )
 
 
-def build(plan: Plan, stages: Sequence[int]) -> Program:
+def build(plan: Plan, stages: Sequence[int]) -> Program | PartyProgram:
     """Load the stages of a plan that this process hosts.
 
     Raises

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from edgeopt import planner
-from edgeopt.errors import NoPlanError
+from edgeopt.errors import InputError, NoPlanError
 from edgeopt.profiles.problem import Problem
 from edgeopt.questions.contest import Entry
 from edgeopt.questions.solving import solve_undiagnosed
@@ -32,13 +32,16 @@ def one_device(problem: Problem, time_limit_s: float | None = None) -> Entry:
                 continue
             limits = {"forbid": [other for other in names if other != name]}
             alone = problem.model_copy(update={"constraints": problem.constraints.model_copy(update=limits)})
-            chain = technique.build(alone)
-            found = solve_undiagnosed(chain, time_limit_s)
+            try:
+                instance = technique.build(alone)
+            except InputError:  # a technique that needs more than one device
+                continue
+            found = solve_undiagnosed(instance, time_limit_s)
             if found.solution is None:
                 if found.status.reason != "infeasible" and entry.plan is None:
                     entry.outcome, entry.error = "time_limit", None
                 continue
-            plan = technique.plan(alone, chain, solve(chain, time_limit_s=time_limit_s, warm_start=found))
+            plan = technique.plan(alone, instance, solve(instance, time_limit_s=time_limit_s, warm_start=found))
             if plan.objective < entry.objective:
                 entry.plan, entry.outcome, entry.bound, entry.error = plan, plan.status, plan.bound, None
     entry.spent_s = time.perf_counter() - started

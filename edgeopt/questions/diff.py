@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,9 +114,14 @@ def diff(before: Plan | Report, after: Plan | Report) -> Difference:
 def _plans(before: Plan, after: Plan) -> Difference:
     sides = [_plan_figures(plan) for plan in (before, after)]
     notes = []
-    names = [element_names(plan.problem) for plan in (before, after)]
     moves: list[Move] = []
-    if names[0] == names[1]:
+    chains = before.is_chain and after.is_chain
+    names = [element_names(plan.problem) if chains else [] for plan in (before, after)]
+    if not chains and before.strategy != after.strategy:
+        notes.append("the two plans are of techniques with other parts, so stages are not compared")
+    elif not chains:
+        moves = list(_party_moves(before.stages, after.stages))
+    elif names[0] == names[1]:
         moves = list(_moves(names[0], *(_places(plan.stages) for plan in (before, after))))
     else:
         notes.append("the two have different elements, so stages are not compared")
@@ -159,8 +164,10 @@ def _reports(before: Report, after: Report) -> Difference:
         if a != b
     ]
     moves: list[Move] = []
-    ends = [report.stages[-1].stop for report in (before, after)]
-    if before.model == after.model and ends[0] == ends[1]:
+    ends = [_chain_end(report.stages) for report in (before, after)]
+    if before.strategy == after.strategy and ends == [None, None]:
+        moves = list(_party_moves(before.stages, after.stages))
+    elif before.model == after.model and ends[0] == ends[1] and ends[0] is not None:
         labels = [str(i) for i in range(ends[0])]
         moves = list(_moves(labels, *(_places(report.stages) for report in (before, after))))
     keys = ("problem", "model", "strategy", "repeat", "warmup", "seed", "in_flight")
@@ -201,6 +208,23 @@ def _moves(names: list[str], before: list[str], after: list[str]) -> Iterator[Mo
             elements = names[start] if stop == start + 1 else f"{names[start]} … {names[stop - 1]}"
             yield Move(start, stop, elements, here, there)
         start = stop
+
+
+def _party_moves(before: Sequence[Any], after: Sequence[Any]) -> Iterator[Move]:
+    """Yield the stages that another device, or another part of the work, stands in for."""
+    for k, (a, b) in enumerate(itertools.zip_longest(before, after)):
+        sides = [
+            "nothing" if s is None else s.device + (f" ({s.variant})" if s.variant else "") + f": {s.elements}"
+            for s in (a, b)
+        ]
+        if sides[0] != sides[1]:
+            yield Move(k, k + 1, f"stage {k}", *sides)
+
+
+def _chain_end(stages: Sequence[Any]) -> int | None:
+    """Last element of stages that follow each other; ``None`` where they do not."""
+    ends = [0, *(stage.stop for stage in stages)]
+    return ends[-1] if all(stage.start == end for stage, end in zip(stages, ends, strict=False)) else None
 
 
 def _changed(before: Any, after: Any, path: tuple[str | int, ...]) -> Iterator[tuple[Any, Any, Any]]:

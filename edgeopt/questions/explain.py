@@ -22,7 +22,7 @@ class Explanation:
     Attributes
     ----------
     terms
-        Addends of the latency.
+        Where the latency comes from: addends of a chain's; those of other techniques overlap.
     busy
         Seconds per request of each device, link and medium, longest first.
     energy

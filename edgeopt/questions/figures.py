@@ -21,11 +21,15 @@ def traffic_bytes(plan: Plan) -> float:
 
 def memory_by_device(plan: Plan) -> dict[str, float]:
     """Bytes that each used device holds: weights and caches once, and its largest working memory."""
-    from edgeopt.planner import choose_strategy, solution_of
-    from edgeopt_solvers.chain import evaluate
+    if not plan.is_chain:  # every party holds its own, though several may share a device
+        held: dict[str, float] = {}
+        for stage in plan.stages:
+            held[stage.device] = held.get(stage.device, 0.0) + stage.memory_bytes
+        return held
+    from edgeopt.planner import choose_strategy
 
-    chain = choose_strategy(plan.problem, plan.strategy).build(plan.problem)
-    metrics = evaluate(chain, solution_of(plan)).metrics
+    technique = choose_strategy(plan.problem, plan.strategy)
+    metrics = technique.evaluate(technique.build(plan.problem), technique.solution(plan)).metrics
     return {plan.problem.devices[d].name: metrics[f"memory_bytes[{d}]"] for d in sorted(set(plan.devices))}
 
 

@@ -1,18 +1,22 @@
-"""Solving many variations of a chain, of which most may be infeasible."""
+"""Solving many variations of an instance, of which most may be infeasible."""
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 from edgeopt_solvers import Result
-from edgeopt_solvers.chain import Chain, Solution, exact
 from edgeopt_solvers.solve import Options
 
 __all__ = ["solve_undiagnosed"]
 
 
-def solve_undiagnosed(chain: Chain, time_limit_s: float | None = None, warm_start: Solution | None = None) -> Result:
+def solve_undiagnosed(instance: Any, time_limit_s: float | None = None, warm_start: Any | None = None) -> Result:
     """Solve by the family's own method alone: no reason is looked for where there is no plan, nothing is rechecked.
 
-    Finding out which limit binds takes up to two seconds, far longer than most chains take to be refuted. The one
+    Finding out which limit binds takes up to two seconds, far longer than most instances take to be refuted. The one
     plan that is kept in the end has to go through :func:`edgeopt_solvers.solve`.
     """
-    return exact.solve(chain, Options(time_limit_s=time_limit_s, warm_start=warm_start))
+    exact = import_module(f"edgeopt_solvers.{instance.family}.exact")
+    found: Result = exact.solve(instance, Options(time_limit_s=time_limit_s, warm_start=warm_start))
+    return found

@@ -20,12 +20,12 @@ __all__ = ["Term", "busy_seconds", "element_names", "latency_terms", "variant_na
 
 @dataclass(frozen=True, slots=True)
 class Term:
-    """One addend of the latency.
+    """One term of the latency.
 
     Attributes
     ----------
     term
-        ``compute``, ``input``, ``cut``, ``loop`` or ``output``.
+        ``compute``, or a transfer's purpose.
     where, what
         A device and its elements, or a link and what crosses it.
     seconds
@@ -57,12 +57,18 @@ def variant_names(problem: Problem) -> list[str]:
 
 
 def latency_terms(plan: Plan) -> list[Term]:
-    """Split the latency of a plan into addends, in the order of the request: their seconds add up to it."""
+    """Split the latency of a plan into terms, in the order of the request.
+
+    Those of a chain are addends; of a technique whose parties work at the same time they overlap.
+    """
     moves = {}
     for transfer in plan.transfers:
         rate = transfer.rate_bytes_per_s
         sending_s = transfer.bytes / rate if rate and transfer.bytes else 0.0
-        moves[transfer.purpose, transfer.cut] = Term(
+        key = (transfer.purpose, transfer.cut)
+        if not plan.is_chain:
+            key = (f"{transfer.source} → {transfer.destination}, {transfer.purpose}", transfer.cut)
+        moves[key] = Term(
             term=transfer.purpose,
             where=f"{transfer.source} → {transfer.destination}",
             what=f"{transfer.messages:.0f} message{'s' if transfer.messages != 1 else ''}",
@@ -70,7 +76,9 @@ def latency_terms(plan: Plan) -> list[Term]:
             causes={"delay": transfer.seconds - sending_s, "bytes": sending_s},
         )
     split = []
-    for stage in plan.stages:
+    if not plan.is_chain:
+        split += [Term("compute", s.device, s.elements, s.compute_s, s.index) for s in plan.stages]
+    for stage in plan.stages if plan.is_chain else ():
         for purpose in ("input", "cut"):
             if move := moves.pop((purpose, stage.start), None):
                 split.append(move)
@@ -93,7 +101,7 @@ def busy_seconds(plan: Plan) -> dict[str, float]:
         if medium is not None and medium.sharing == "time_shared":
             link = f"medium {transfer.medium}"
         elif medium is not None:
-            link = f"{link}, {transfer.purpose} {transfer.cut}"
+            link = f"{link}, {transfer.purpose} {transfer.cut}" if plan.is_chain else f"{link}, {transfer.purpose}"
         busy[link] += transfer.seconds
     return dict(sorted(busy.items(), key=lambda item: -item[1]))
 

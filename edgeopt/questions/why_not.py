@@ -1,7 +1,8 @@
 """Why not otherwise: what another decision would cost, or which limit it breaks.
 
 The decision is put on the plan's own problem as pins of elements to devices and as variants that are allowed, and
-the rest is decided again: the price is that of the best plan which does so.
+the rest is decided again: the price is that of the best plan which does so. A technique that is no chain has no
+elements to put anywhere: there a device can be taken away, and no more.
 """
 
 from __future__ import annotations
@@ -16,11 +17,12 @@ from fnmatch import fnmatchcase
 import numpy as np
 
 from edgeopt import planner
-from edgeopt.errors import Finding, InputError
+from edgeopt.errors import Finding, InputError, NoPlanError, TimeLimitError
 from edgeopt.plan import Plan
 from edgeopt.profiles.library import nearest
 from edgeopt.questions.solving import solve_undiagnosed
 from edgeopt.questions.terms import element_names, variant_names
+from edgeopt.strategies import Strategy
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers import solve as solve_instance
 from edgeopt_solvers.chain import Chain
@@ -98,10 +100,13 @@ def parse(question: str, plan: Plan) -> Wish:
     """
     text = question.strip()
     names = [device.name for device in plan.problem.devices]
-    if text in names:
-        return Wish((), device=names.index(text))
     if text.startswith("without "):
         return Wish((), device=_index(text.removeprefix("without "), names, "device"), without=True)
+    if not plan.is_chain and text not in {stage.device for stage in plan.stages}:
+        message = f"{plan.strategy} places no elements of a chain, so nothing can be put on a device"
+        raise _refused(message, f"ask what a device is worth, as in 'without {plan.stages[0].device}'")
+    if text in names:
+        return Wish((), device=names.index(text))
     match = _WISH.fullmatch(text)
     if match is None or not (match["device"] or match["variant"]):
         raise _refused(f"{question!r} says neither on which device nor with which variant", f"write {EXAMPLES}")
@@ -152,6 +157,8 @@ def why_not(plan: Plan, question: str, time_limit_s: float | None = None) -> Ans
     """
     wish = parse(question, plan)
     technique = planner.choose_strategy(plan.problem, plan.strategy)
+    if not plan.is_chain:
+        return _without(plan, question, wish, technique, time_limit_s)
     chain = technique.build(plan.problem)
     if _grants(plan, wish, chain):
         return Answer(question, plan, 0.0, plan.bound, plan.status == "optimal", granted=True)
@@ -173,6 +180,30 @@ def why_not(plan: Plan, question: str, time_limit_s: float | None = None) -> Ans
         question, other.model_copy(update={"bound": bound, "gap": gap}), price, other.bound,
         optimal and plan.status == "optimal",
     )  # fmt: skip
+
+
+def _without(plan: Plan, question: str, wish: Wish, technique: Strategy, time_limit_s: float | None) -> Answer:
+    """Take a device away from a technique that is no chain, and plan again."""
+    problem = plan.problem
+    assert wish.device is not None
+    name = problem.devices[wish.device].name
+    if (name in {stage.device for stage in plan.stages}) is not wish.without:
+        return Answer(question, plan, 0.0, plan.bound, plan.status == "optimal", granted=True)
+    limits = problem.constraints
+    forbidden = limits.model_copy(update={"forbid": [*limits.forbid, name]})
+    try:
+        other = planner.solve_with(
+            technique, problem.model_copy(update={"constraints": forbidden}), time_limit_s=time_limit_s
+        )
+    except TimeLimitError:
+        return Answer(question, None, math.inf, -math.inf, False, "no plan that does so was found in the time")
+    except (NoPlanError, InputError) as error:
+        return Answer(question, None, math.inf, math.inf, True, str(error))
+    bound = min(plan.bound, other.objective)
+    proven = other.status == "optimal" == plan.status
+    changes = {"problem": problem, "status": "gap_reached", "bound": bound, "gap": relative_gap(other.objective, bound)}
+    granting = other.model_copy(update=changes)
+    return Answer(question, granting, other.objective - plan.objective, other.bound, proven)
 
 
 def _best(chains: list[Chain], time_limit_s: float | None) -> Result:

@@ -15,7 +15,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from edgeopt.plan import Interval, Plan
+from edgeopt.plan import Interval, Plan, Purpose
 
 __all__ = [
     "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Recovery", "Report", "Samples",
@@ -89,7 +89,7 @@ class TransferReport(_Record):
     ``bytes`` and ``messages`` are what really went over the wire.
     """
 
-    purpose: Literal["input", "cut", "loop", "output"]
+    purpose: Purpose
     cut: int
     source: str
     destination: str
@@ -125,6 +125,8 @@ class DeviceReport(_Record):
 class ErrorSplit(_Record):
     """Predicted minus measured latency in seconds, by term: ``total_s = compute_s + transfer_s + overhead_s``.
 
+    Where parties of a technique that is no chain work at the same time, the terms are those of the device that computes
+    longest: its computing, and its waiting for messages beside the rest of the predicted latency.
     ``overhead_s`` is minus the measured time that is neither compute nor transfer, plus whatever the prediction held
     beyond the two. ``overhead_ratio`` is measured latency over measured compute and transfers.
     """

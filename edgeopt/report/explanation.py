@@ -86,6 +86,8 @@ def explanation_view(explanation: Explanation) -> Iterable[RenderableType]:
         share = format_percent(term.seconds / plan.latency_s) if plan.latency_s else "–"
         table.add_row(name, term.where, term.what, format_seconds(term.seconds), share, _causes(term.causes))
     yield table
+    if not plan.is_chain:
+        yield Text("parties work at the same time: terms overlap and need not add up to the latency")
     yield Text(proof_line(plan), style="bold")
     if plan.problem.objective != "latency":
         busiest = list(explanation.busy.items())[:3]

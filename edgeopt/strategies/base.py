@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import ClassVar
+from importlib import import_module
+from typing import Any, ClassVar
 
 from edgeopt.plan import Plan
 from edgeopt.profiles.problem import Problem
 from edgeopt_solvers import Result
-from edgeopt_solvers.chain import Chain
+from edgeopt_solvers.chain import Solution
 
 __all__ = ["Strategy"]
 
 
 class Strategy(ABC):
-    """One collaboration technique. Register it in the entry-point group ``edgeopt.strategies``."""
+    """One collaboration technique.
+
+    Those of this package stand in :data:`edgeopt.strategies.BUNDLED`, those of others in the entry-point group
+    ``edgeopt.strategies``. A technique whose instance is a chain needs :meth:`unfit`, :meth:`build` and :meth:`plan`
+    only; others keep their decisions in ``plan.decisions`` and say in :meth:`solution` how to read them.
+    """
 
     name: ClassVar[str]
 
@@ -24,8 +30,8 @@ class Strategy(ABC):
         """Say why the technique does not apply to the problem's model and workload, or ``None`` if it does."""
 
     @abstractmethod
-    def build(self, problem: Problem) -> Chain:
-        """Turn the problem into arrays.
+    def build(self, problem: Problem) -> Any:
+        """Turn the problem into arrays: an instance of any family of :mod:`edgeopt_solvers`.
 
         Raises
         ------
@@ -34,8 +40,30 @@ class Strategy(ABC):
         """
 
     @abstractmethod
-    def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
+    def plan(self, problem: Problem, instance: Any, result: Result) -> Plan:
         """Turn the solver's decisions into a plan with its predicted cost by term."""
+
+    def solution(self, plan: Plan) -> Any:
+        """Return a plan's decisions as the solvers know them; here those of a chain.
+
+        Raises
+        ------
+        ValueError
+            They are no decisions of this technique.
+        """
+        shares = None if plan.shares is None else tuple(plan.shares)
+        return Solution(tuple(plan.cuts), tuple(plan.devices), tuple(plan.variants), shares)
+
+    def evaluate(self, instance: Any, solution: Any) -> Any:
+        """Recompute cost and limits of a solution by the family's own checker.
+
+        Returns
+        -------
+        Evaluation
+            With ``objective``, ``metrics`` and ``violations``, as for example
+            :class:`edgeopt_solvers.chain.Evaluation`.
+        """
+        return import_module(f"edgeopt_solvers.{instance.family}").evaluate(instance, solution)
 
     def describe(self, problem: Problem) -> Callable[[str], str]:
         """Return a function that puts the problem's names into a solver's message about indices."""
