@@ -17,7 +17,7 @@ from edgeopt.training.digits.denoisers import AUGMENTATION, DENOISERS, ENLARGERS
 __all__ = ["LEVEL_STEPS", "digits_16_model", "digits_levels_model", "digits_model"]
 
 #: Numbers of steps that are measured for each level of the cascade.
-LEVEL_STEPS = ((10, 25), (2, 4, 8))
+LEVEL_STEPS = ((5, 10, 15, 25), (2, 4))
 
 _DESCRIPTION = (
     "Handwritten digits of 8 x 8 pixels by class: three transformers and a U-Net with skips that share pixels as their "
