@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.costs.diffusion import COMMON, DiffusionCosts
+from edgeopt.costs.solvers import solver_of
 from edgeopt.costs.terms import Terms
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.device import Device
@@ -61,15 +62,21 @@ class CascadeCosts:
     Raises
     ------
     InputError
-        Neither the workload nor measured runs say how many steps a level takes.
+        Neither the workload nor measured runs say how many steps a level takes, or a sampler calls the denoiser more
+        than once in a step.
     """
 
     model: CascadedDiffusion
     workload: CascadeWorkload
 
     def __post_init__(self) -> None:
-        """Refuse a cascade of unknown numbers of steps."""
-        _ = self.choices
+        """Refuse a cascade of unknown numbers of steps, and steps of several calls."""
+        for k, (level, counts) in enumerate(zip(self.model.levels, self.choices, strict=True)):
+            if several := [count for count in counts if solver_of(level.sampler, count).calls != count]:
+                calls = solver_of(level.sampler, several[0]).calls
+                message = f"{level.sampler.class_name} makes {calls} calls of {several[0]} steps"
+                mend = "use a sampler of one call a step, such as DDIMScheduler"
+                raise InputError(Finding(f"model.levels.{k}.sampler.class", message, mend))
 
     @cached_property
     def choices(self) -> list[list[int]]:
@@ -178,6 +185,16 @@ class CascadeCosts:
 
     def _level(self, run: Run) -> Level:
         return self.model.levels[run.level]
+
+    @property
+    def cut_legal(self) -> NDArray[np.bool_]:
+        """Where a stage may begin, shape (L + 1,): a level whose solver remembers its steps is not cut inside them."""
+        legal = np.ones(len(self.names) + 1, dtype=bool)
+        for level, span, counts in zip(self.model.levels, self.levels, self.choices, strict=True):
+            for done in range(1, span.stop - span.start):
+                solvers = [solver_of(level.sampler, count) for count in counts]
+                legal[span.start + done] = not any(each.state(done) or each.refusal(done) for each in solvers)
+        return legal
 
     @property
     def cut_bytes(self) -> Array:

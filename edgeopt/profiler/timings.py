@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeopt import __version__
+from edgeopt.costs.solvers import solver_of
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.profiler.processes import run_jobs
@@ -212,7 +213,7 @@ def _plans(model: Model, load: Workload, runtime: Runtime) -> list[Plan]:
     assert isinstance(load, ImageWorkload)
     load = load.model_copy(update={"steps": min(load.steps, _MEASURED_STEPS)})
     ends = [1] * (model.text_encoder is not None)
-    ends.append((ends[-1] if ends else 0) + load.steps)
+    ends.append((ends[-1] if ends else 0) + solver_of(model.sampler, load.steps).calls)
     ends += [ends[-1] + 1] * (model.decoder is not None)
     before, after = [None] * (model.text_encoder is not None), [None] * (model.decoder is not None)
     return [

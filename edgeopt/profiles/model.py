@@ -104,13 +104,15 @@ class Block(Strict):
     ``output`` crosses a cut made after the block: every tensor that depends on the latent, was made up to here and is
     read later (a U-Net's skips, both streams of a two-stream transformer). What depends on the timestep, on positions
     or on the conditioning alone is not in it: each device makes that itself. ``legal`` says whether the library can be
-    cut there; the last block's output is the step's result.
+    cut there; the last block's output is the step's result. ``traffic`` and ``kernels`` as in :class:`Component`.
     """
 
     name: str
     weights: NonNegativeBytes
     flop: NonNegativeFlop
     output: NonNegativeBytes
+    traffic: NonNegativeBytes | None = None
+    kernels: int | None = Field(default=None, ge=0)
     legal: bool = True
 
 
@@ -118,7 +120,8 @@ class Variant(Strict):
     """One denoiser of the family; ``flop`` is one denoising step of one image.
 
     ``activations``, ``traffic`` and ``kernels`` as in :class:`Component`; ``blocks`` add up to ``weights`` (a weight
-    that two blocks use is in both) and ``flop``.
+    that two blocks use is in both), ``flop``, ``traffic`` and ``kernels``. ``common_weights`` are those that a device
+    needs for any block beside the block's own, since what they make crosses no cut (the embedding of the timestep).
     """
 
     architecture: Architecture | None = None
@@ -128,6 +131,7 @@ class Variant(Strict):
     traffic: NonNegativeBytes | None = None
     kernels: int | None = Field(default=None, ge=1)
     parameters: int | None = Field(default=None, ge=1)
+    common_weights: NonNegativeBytes | None = None
     blocks: list[Block] = []
 
 

@@ -26,6 +26,7 @@ _MODULES = {
     "pipeline": "edgeopt.programs.pipeline",
     "multi_stage": "edgeopt.programs.multi_stage",
     "hierarchical": "edgeopt.programs.hierarchical",
+    "split_diffusion": "edgeopt.programs.split_diffusion",
 }
 
 

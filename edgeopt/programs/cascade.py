@@ -95,7 +95,7 @@ class CascadeFacts:
         level = next(k for k, span in enumerate(self.costs.levels) if cut < span.stop)
         below = [latents[level - 1]] if level else []
         own = [] if cut == self.costs.levels[level].start else [latents[level]]
-        return [*own, *below, first.conditioning()]
+        return [*own, *below, *first.conditioning()]
 
     def steps(self, stage: Stage, run: Run) -> range:
         """Steps of its level that a stage computes; none where the level's run is shorter than its elements."""

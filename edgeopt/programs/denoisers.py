@@ -5,7 +5,7 @@ A table by class: a new denoiser is one function and one row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import torch
@@ -17,8 +17,8 @@ from edgeopt.programs.weights import WeightSource, fill, meta_parameters, open_w
 
 __all__ = ["DENOISERS", "TEXT_ENCODERS", "Predict", "build_component", "library_class", "predictor"]
 
-#: (denoiser, latent, timestep, conditioning) to a prediction of the latent's shape.
-Predict = Callable[[nn.Module, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+#: (denoiser, latent, timestep, tensors of the conditioning) to a prediction of the latent's shape.
+Predict = Callable[..., torch.Tensor]
 
 TEXT_ENCODERS = ("CLIPTextModel", "T5EncoderModel")
 
@@ -91,6 +91,7 @@ def build_component(
     dtype: torch.dtype,
     device: torch.device,
     only: tuple[str, ...] | None = None,
+    weights: Container[str] | None = None,
 ) -> nn.Module:
     """Build a module and load its weights.
 
@@ -100,6 +101,8 @@ def build_component(
         Classes that may stand in this field of the model profile.
     only
         Children to load; the others stay without memory. ``None``: all.
+    weights
+        Names of the parameters to load, within every child of ``only``. ``None``: all.
     """
     cls = library_class(architecture, allowed, field)
     with meta_parameters():
@@ -111,7 +114,7 @@ def build_component(
     for child in only or ("",):
         part = getattr(module, child) if child else module
         if part is not None:  # a decoder may come without its quantisation layer
-            fill(part, source, dtype=dtype, device=device, rename=(f"{child}." if child else "").__add__)
+            fill(part, source, dtype=dtype, device=device, rename=(f"{child}." if child else "").__add__, only=weights)
             _place_buffers(part, dtype, device)
     return module.eval()
 

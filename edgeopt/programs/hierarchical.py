@@ -15,13 +15,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgeopt.costs.cascade import Run
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.programs.base import Program, TensorSpec
 from edgeopt.programs.cascade import CascadeFacts, augmented
-from edgeopt.programs.denoisers import DENOISERS, TEXT_ENCODERS, build_component
-from edgeopt.programs.guidance import estimate, scaled, unconditional
-from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
+from edgeopt.programs.placing import stage_device, threads_restored
+from edgeopt.programs.sampling import doubled, draw_prompt, encode, guided, load_part, scaled, set_threads
 from edgeopt.programs.schedules import make_scheduler
 
 __all__ = ["TOLERANCE", "Hierarchical", "build", "reference"]
@@ -48,7 +48,7 @@ class Hierarchical(Program):
             run = self._runs[index]
             name = _ENCODER if run is None else run.denoiser
             if name not in self._modules:
-                self._modules[name] = _load(self._facts, name, None if run is None else run.level, index)
+                self._modules[name] = _load(self._facts, run, stage_device(plan, index))
         for index in range(len(plan.stages)):
             self._scheduler(index)  # refuses, in every process alike, a solver that cannot be cut so
 
@@ -67,7 +67,7 @@ class Hierarchical(Program):
 
     def request(self, seed: int) -> list[torch.Tensor]:
         """Draw one prompt (or label) per image. The noise is not part of it: it comes from the workload's seed."""
-        return [_prompt(self._facts, self._labels, seed)]
+        return [draw_prompt(self._facts.families[0], self._labels, seed)]
 
     def specs(self, stage: int, round_index: int) -> list[TensorSpec]:
         """Return the tensors that cross the cut before a stage."""
@@ -89,8 +89,10 @@ class Hierarchical(Program):
         if run is None:
             return None
         sharing = sum(other is not None and other.level == run.level for other in self._runs)
-        start = self._facts.steps(self.plan.stages[index], run).start
-        return make_scheduler(self._facts.model.levels[run.level].sampler, run.steps, num_stages=sharing, start=start)
+        level, start = self._facts.model.levels[run.level], self._facts.steps(self.plan.stages[index], run).start
+        return make_scheduler(
+            level.sampler, run.steps, start=start, latent_shape=level.latent_shape, memoryless=sharing > 1
+        )
 
     @torch.inference_mode()
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
@@ -98,7 +100,7 @@ class Hierarchical(Program):
         device = stage_device(self.plan, stage)
         tensors = [tensor.to(device) for tensor in inputs]
         if self._runs[stage] is None:
-            tensors = [_encode(self._modules[_ENCODER], tensors[0])]
+            tensors = encode(self._modules[_ENCODER], tensors[0])
             self._done(0)
         else:
             tensors = self._denoise(stage, tensors, device)
@@ -112,23 +114,22 @@ class Hierarchical(Program):
         noise, seen = (None if each is None else each.to(device) for each in self._noises[run.level])
         if stage.start == span.start:
             tensors = [noise * getattr(scheduler, "init_noise_sigma", 1.0), *tensors]
-        latent, *below, conditioning = tensors
+        (latent, *below), conditioning = tensors[: 1 + (run.level > 0)], tensors[1 + (run.level > 0) :]
         extra = [augmented(image, seen, level.augmentation or 0.0) for image in below]
-        predict = facts.families[run.level].predict(run.denoiser)
+        family = facts.families[run.level]
+        predict, both = family.predict(run.denoiser), doubled(family, conditioning, self._labels)
         for step in facts.steps(stage, run):
             timestep = scheduler.timesteps[step]
             x = torch.cat([scaled(scheduler, latent, timestep), *extra], dim=1)
-            prediction = estimate(
-                predict, self._modules[run.denoiser], x, timestep.to(device), conditioning, self._labels,
-                facts.load.guidance,
-            )  # fmt: skip
+            x = torch.cat([x, x]) if family.is_guided else x
+            prediction = guided(family, predict(self._modules[run.denoiser], x, timestep.to(device), *both))
             latent = scheduler.step(prediction, timestep, latent, return_dict=False)[0]
             self._done(span.start + step)
         for element in range(max(stage.start, span.start + run.steps), stage.stop):
             self._done(element)
         if stage.stop == facts.num_elements:
             return [latent]
-        return [latent, conditioning] if stage.stop == span.stop else [latent, *below, conditioning]
+        return [latent, *conditioning] if stage.stop == span.stop else [latent, *below, *conditioning]
 
     def _done(self, element: int) -> None:
         if self.on_element is not None:
@@ -158,64 +159,43 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     modules: dict[str, nn.Module] = {}
 
     def as_planned(element: int) -> str:
-        """Set the element's threads and return the denoiser that runs it, loaded."""
-        index = stage_of[element]
-        if (threads := stage_threads(plan, index)) is not None:
-            torch.set_num_threads(threads)
-        run = runs[index]
+        """Set the element's threads and return the name of what runs it, loaded."""
+        set_threads(plan, element)
+        run = runs[stage_of[element]]
         name = _ENCODER if run is None else run.denoiser
         if name not in modules:
-            modules[name] = _load(facts, name, None if run is None else run.level, None)
+            modules[name] = _load(facts, run, torch.device("cpu"))
         return name
 
     with threads_restored():
-        conditioning, image = _prompt(facts, labels, seed), None
+        conditioning, image = [draw_prompt(facts.families[0], labels, seed)], None
         if facts.model.text_encoder:
-            conditioning = _encode(modules[as_planned(0)], conditioning)
-        empty = unconditional(conditioning, labels)
+            conditioning = encode(modules[as_planned(0)], conditioning[0])
         for k, (level, (noise, seen)) in enumerate(zip(facts.model.levels, facts.noises(), strict=True)):
-            first = facts.costs.levels[k].start
+            first, family = facts.costs.levels[k].start, facts.families[k]
             steps = next(run.steps for run in runs if run is not None and run.level == k)
-            scheduler = make_scheduler(level.sampler, steps, num_stages=1)
+            scheduler = make_scheduler(level.sampler, steps, latent_shape=level.latent_shape)
             latents = noise * getattr(scheduler, "init_noise_sigma", 1.0)
             shown = None if seen is None or image is None else augmented(image, seen, level.augmentation or 0.0)
+            both = doubled(family, conditioning, labels)
             for i, timestep in enumerate(scheduler.timesteps):
                 name = as_planned(first + i)
-                predict, module = facts.families[k].predict(name), modules[name]
                 x = scaled(scheduler, latents, timestep)
                 x = x if shown is None else torch.cat([x, shown], dim=1)
                 if facts.load.guidance > 1:
-                    output = predict(module, torch.cat([x] * 2), timestep, torch.cat([empty, conditioning]))
+                    output = family.predict(name)(modules[name], torch.cat([x] * 2), timestep, *both)
                     without, within = output[: len(latents)], output[len(latents) :]
                     output = without + facts.load.guidance * (within - without)
                 else:
-                    output = predict(module, x, timestep, conditioning)
+                    output = family.predict(name)(modules[name], x, timestep, *conditioning)
                 latents = scheduler.step(output, timestep, latents).prev_sample
             image = latents
     assert image is not None
     return [image.contiguous()]
 
 
-def _load(facts: CascadeFacts, name: str, level: int | None, stage: int | None) -> nn.Module:
-    """Load the text encoder (``level`` is ``None``) or a denoiser, for a stage or (``None``) on the processor."""
-    device = torch.device("cpu") if stage is None else stage_device(facts.plan, stage)
-    if level is None:
-        field, allowed = "model.text_encoder", TEXT_ENCODERS
-        architecture = facts.families[0].architecture(facts.model.text_encoder, field)
-    else:
-        field, allowed = f"model.levels.{level}.variants.{name}", tuple(DENOISERS)
-        architecture = facts.families[level].architecture(facts.model.levels[level].variants[name], field)
-    return build_component(architecture, allowed, field, dtype=facts.dtype, device=device)
-
-
-def _prompt(facts: CascadeFacts, labels: int | None, seed: int) -> torch.Tensor:
-    """Random token ids for the text encoder, or random class labels."""
-    spec, generator = facts.families[0].prompt(), torch.Generator().manual_seed(seed)
-    if labels is None:
-        config = facts.families[0].architecture(facts.model.text_encoder, "model.text_encoder").config
-        return torch.randint(config["vocab_size"], spec.shape, generator=generator)
-    return torch.randint(labels, spec.shape, generator=generator)
-
-
-def _encode(encoder: nn.Module, prompt: torch.Tensor) -> torch.Tensor:
-    return encoder(prompt).last_hidden_state
+def _load(facts: CascadeFacts, run: Run | None, device: torch.device) -> nn.Module:
+    """Load a run's denoiser, or (``None``) the text encoder."""
+    if run is None:
+        return load_part(facts.families[0], _ENCODER, device)
+    return load_part(facts.families[run.level], f"variant:{run.denoiser}", device)

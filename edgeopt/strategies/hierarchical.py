@@ -62,6 +62,7 @@ class Hierarchical(Strategy):
         return Chain(
             compute_s=compute_s,
             cut_bytes=costs.cut_bytes,
+            cut_legal=costs.cut_legal,
             resident_bytes=costs.resident_bytes,
             shared_bytes=costs.shared_bytes,
             transient_bytes=costs.transient_bytes,

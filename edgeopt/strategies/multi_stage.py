@@ -7,6 +7,7 @@ Mao, Wu, "Toward Resource-Efficient Collaboration of Large AI Models in Mobile E
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -18,7 +19,14 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments
+from edgeopt.strategies.chain import (
+    able_devices,
+    chain_plan,
+    compute_table,
+    shared_arguments,
+    wants_quality,
+    with_cut_reasons,
+)
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain
@@ -48,12 +56,11 @@ class MultiStage(Strategy):
         costs = _costs(problem)
         quality = quality_terms(costs)
         floor = problem.constraints.quality
-        wants = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
-        if quality is None and (floor is not None or wants.get("quality")):
+        if quality is None and (field := wants_quality(problem)):
             raise InputError(
                 [
                     Finding(
-                        field="constraints.quality" if floor is not None else "objective",
+                        field=field,
                         message=f"the problem asks for quality and model {problem.model.name!r} has no quality profile",
                         mend="add a measured `quality:` block with its source to the model, or drop the request",
                     )
@@ -65,6 +72,7 @@ class MultiStage(Strategy):
         return Chain(
             compute_s=compute_s,
             cut_bytes=costs.cut_bytes,
+            cut_legal=costs.cut_legal,
             resident_bytes=costs.resident_bytes,
             shared_bytes=costs.shared_bytes,
             transient_bytes=costs.transient_bytes,
@@ -74,6 +82,11 @@ class MultiStage(Strategy):
             reuse="many",
             **shared_arguments(problem, costs.names),
         )
+
+    def describe(self, problem: Problem) -> Callable[[str], str]:
+        """Say why the solver may not be cut where a message wants a cut."""
+        named, refusals = super().describe(problem), _costs(problem).cut_refusals
+        return lambda message: with_cut_reasons(named(message), refusals)
 
     def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
         """Write the stages with their denoisers' names (``None`` where only encoder or decoder run)."""

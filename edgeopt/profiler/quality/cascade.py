@@ -17,7 +17,7 @@ from edgeopt.profiles.model import CascadedDiffusion, MeasuredRun, RunsQuality
 from edgeopt.profiles.problem import CascadeWorkload
 from edgeopt.programs.cascade import augmented, draw_noises
 from edgeopt.programs.denoisers import predictor
-from edgeopt.programs.guidance import estimate, scaled
+from edgeopt.programs.sampling import scaled
 from edgeopt.programs.schedules import make_scheduler
 from edgeopt.programs.weights import torch_dtype
 
@@ -74,14 +74,20 @@ class LevelSampler:
         predict = predictor(trained(family, run.denoiser))[0]
         if run.denoiser not in self._modules:
             self._modules[run.denoiser] = load_trained(family, run.denoiser)
-        module, labels = self._modules[run.denoiser], num_labels(family, run.denoiser)
-        scheduler = make_scheduler(level.sampler, run.steps, num_stages=2)
+        module = self._modules[run.denoiser]
+        null = torch.full_like(self.labels, num_labels(family, run.denoiser))
+        scheduler = make_scheduler(level.sampler, run.steps, latent_shape=level.latent_shape)
         noise, seen = self._noises[run.level]
         latent = noise * getattr(scheduler, "init_noise_sigma", 1.0)
         extra = [] if below is None or seen is None else [augmented(below, seen, level.augmentation or 0.0)]
         for timestep in scheduler.timesteps:
             x = torch.cat([scaled(scheduler, latent, timestep), *extra], dim=1)
-            guess = estimate(predict, module, x, timestep, self.labels, labels, self.guidance)
+            if self.guidance > 1:
+                both = torch.cat([null, self.labels])
+                free, within = predict(module, torch.cat([x, x]), timestep, both).chunk(2)
+                guess = free + self.guidance * (within - free)
+            else:
+                guess = predict(module, x, timestep, self.labels)
             latent = scheduler.step(guess, timestep, latent, return_dict=False)[0]
         return latent
 

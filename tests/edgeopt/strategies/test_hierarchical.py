@@ -9,6 +9,7 @@ import pytest
 from edgeopt import planner
 from edgeopt.costs.cascade import CascadeCosts
 from edgeopt.errors import InputError, NoPlanError
+from edgeopt.profiles.model import Sampler
 from edgeopt.questions.terms import element_names, latency_terms, variant_names
 from tests.edgeopt.factories import CASCADE_RUNS, cascade_model, cascade_problem, device, image_problem, network
 
@@ -134,7 +135,13 @@ def test_only_cascades_fit():
 
 def test_names_of_elements_and_variants():
     problem = cascade_problem()
-    assert element_names(problem) == ["low.step.0", "low.step.1", "low.step.2", "high.step.0", "high.step.1"]
+    assert element_names(problem) == [
+        "low.step.0",
+        "low.step.1",
+        "low.step.2",
+        "high.step.0",
+        "high.step.1",
+    ]
     assert variant_names(problem) == [
         "large@2", "large@3", "small@2", "small@3", "sharp@1", "sharp@2", "quick@1", "quick@2",
     ]  # fmt: skip
@@ -143,3 +150,13 @@ def test_names_of_elements_and_variants():
 def test_bytes_at_every_cut():
     costs = CascadeCosts(cascade_model(), cascade_problem(workload={"kind": "cascade", "images": 2}).workload)
     assert list(costs.cut_bytes / 2) == [100, 15_000, 15_000, 15_000, 55_000, 40_000]
+
+
+def test_a_level_is_cut_only_where_its_solver_remembers_nothing():
+    model = cascade_model()
+    high = model.levels[1].model_copy(update={"sampler": Sampler(class_name="DPMSolverMultistepScheduler")})
+    costs = CascadeCosts(model.model_copy(update={"levels": [model.levels[0], high]}), cascade_problem().workload)
+    assert costs.cut_legal.tolist() == [True, True, True, True, False, True]
+    high = high.model_copy(update={"sampler": Sampler(class_name="HeunDiscreteScheduler")})
+    with pytest.raises(InputError, match="3 calls of 2 steps"):
+        CascadeCosts(model.model_copy(update={"levels": [model.levels[0], high]}), cascade_problem().workload)
