@@ -61,6 +61,10 @@ class OnRay(Remote):
             self._stack = stack.pop_all()
         return self
 
+    def can_start(self, device: str) -> bool:
+        """Whether the hosts file, if there is one, says which node it is."""
+        return self.hosts is None or device in self.hosts.devices
+
     def coordinator(self) -> tuple[str, int]:
         """As the hosts file says, or the address of this machine in the cluster."""
         if self.hosts is not None:
