@@ -119,6 +119,35 @@ def test_the_page_on_questions_shows_what_really_happens(tmp_path, monkeypatch, 
         assert [line for line in masked(expected) if line not in printed] == [], command
 
 
+def test_the_first_five_minutes_are_as_shown(tmp_path, monkeypatch, capsys):
+    """Typed again, on a terminal where the page answers questions; figures are masked as above."""
+    from edgeopt.cli import main
+    from tests.edgeopt.terminal import converse
+
+    page = ROOT / "docs" / "first-five-minutes.md"
+    monkeypatch.chdir(tmp_path)
+
+    def masked(text):
+        lines = (re.sub(r"[-+]?\d+(\.\d+)?( [mµ]?s| [GMk]?B| %)?", "#", line) for line in text.splitlines())
+        return [re.sub(r"[\s│]+", " ", line).strip() for line in lines]
+
+    shown = [block.text for block in BLOCKS if block.page == page and block.text.startswith("$ edgeopt ")]
+    assert len(shown) == 7
+    for text in shown:
+        command, _, rest = text.partition("\n")
+        words = shlex.split(command)[2:]
+        asked = re.findall(r"^(\? .*[?)])(?: ([^()\n]+))?$", rest, re.MULTILINE)
+        expected = [line for line in rest.splitlines() if not line.startswith("? ")]
+        if asked:
+            code, seen = converse(words, [(question, f"{answer}\r") for question, answer in asked], tmp_path)
+            assert len(asked) == 9
+        else:
+            code, seen = main(words), capsys.readouterr().out
+        assert code == 0, seen
+        printed = masked(seen)
+        assert [line for line in masked("\n".join(expected)) if line not in printed] == [], command
+
+
 def test_there_is_something_to_test():
     pages = {block.page.name for block in PYTHON}
     assert {"README.md", "embedding.md"} <= pages

@@ -109,20 +109,23 @@ def _worded(costs: CascadeCosts, stage: Stage) -> Stage:
     run = run_of(costs.model, stage.variant, "variant")
     stop = min(stage.stop, costs.steps_of(run).stop)
     names = costs.names[stage.start : stop]
-    if not names:
-        return stage.model_copy(update={"elements": f"{costs.model.levels[run.level].name}, no step left"})
     words = names[0] if len(names) == 1 else f"{names[0]} … {names[-1]}"
     return stage.model_copy(update={"elements": words})
 
 
 def _handoffs(costs: CascadeCosts, quality: RunsQuality) -> NDArray[np.float64]:
-    """Quality of a run at the hand-over between its levels; ``inf`` where nobody measured it, shape (V, V, L + 1)."""
+    """Quality of a run at the hand-over between its levels, shape (V, V, L + 1).
+
+    ``inf`` where nobody measured it, and where a level's run has ended before its elements.
+    """
     count = len(costs.variants)
     mixed = ~np.eye(count, dtype=bool)
     mixed[0] = mixed[:, 0] = False
     table = np.zeros((count, count, len(costs.names) + 1))
     table[mixed] = np.inf
     row = {run: index for index, run in enumerate(costs.runs, start=1)}
+    for run, v in row.items():  # behind a run's last step nothing is left that another device could do
+        table[v, v, costs.steps_of(run).stop : costs.levels[run.level].stop] = np.inf
     known = []
     for each in quality.runs:
         below, above = (Run(k, *ends) for k, ends in enumerate(zip(each.variants, each.steps, strict=True)))

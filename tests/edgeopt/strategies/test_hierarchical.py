@@ -87,6 +87,16 @@ def test_a_short_run_says_which_steps_it_takes():
     assert causes == pytest.approx([0.2, 0.2], rel=1e-6)
 
 
+def test_nothing_is_handed_over_behind_the_last_step():
+    problem = cascade_problem(constraints={"quality": 2.0})
+    chain = planner.choose_strategy(problem, "hierarchical").build(problem)
+    row = variant_names(problem).index("large@2") + 1
+    assert chain.handoff_loss[row, row].tolist() == [0, 0, float("inf"), 0, 0, 0]
+    # Cuts 2 and 3 cost the same: the plan takes the one between the levels, where the table of runs stands.
+    plan = planner.solve(problem)
+    assert [stage.stop for stage in plan.stages if stage.variant == "large@2"][-1] == 3
+
+
 def test_given_steps_leave_only_runs_of_these_steps():
     plan = planner.solve(cascade_problem(workload={"kind": "cascade", "steps": [3, 1]}, constraints={"quality": 9.0}))
     assert ({s.variant for s in plan.stages}, plan.quality) == ({"large@3", "quick@1"}, 2.5)
