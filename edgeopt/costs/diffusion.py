@@ -22,11 +22,17 @@ from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Component, Diffusion, Variant
 from edgeopt.profiles.problem import ImageWorkload
 
-__all__ = ["COMMON", "DiffusionCosts"]
+__all__ = ["COMMON", "DiffusionCosts", "guides_twice"]
 
 Array = NDArray[np.float64]
 
 COMMON = "common"
+
+
+def guides_twice(model: Diffusion, workload: ImageWorkload) -> bool:
+    """Whether guidance calls the denoiser twice per image: not where one was taught to be told its strength (FLUX)."""
+    architectures = [variant.architecture for variant in model.variants.values() if variant.architecture]
+    return workload.guidance > 1 and not any(each.config.get("guidance_embeds") for each in architectures)
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class DiffusionCosts:
     @property
     def step_batch(self) -> int:
         """Batch that a denoiser sees: classifier-free guidance evaluates every image twice."""
-        return self.workload.images * (2 if self.workload.guidance > 1 else 1)
+        return self.workload.images * (2 if guides_twice(self.model, self.workload) else 1)
 
     def _terms(self, device: Device, phase: str, part: Component | Variant, variant: str | None) -> tuple[Terms, bool]:
         batch = self.step_batch if phase == "step" else self.workload.images

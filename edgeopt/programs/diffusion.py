@@ -8,13 +8,15 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgeopt.costs.diffusion import guides_twice
 from edgeopt.costs.solvers import solver_of
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.profiles.model import Architecture, Component, Diffusion, Variant
 from edgeopt.profiles.problem import ImageWorkload
 from edgeopt.programs.base import TensorSpec
-from edgeopt.programs.denoisers import DENOISERS, Predict, library_class, predictor
+from edgeopt.programs.conditioning import conditioning_shapes
+from edgeopt.programs.denoisers import DENOISERS, Predict, library_class, local_conditioning, predictor
 from edgeopt.programs.weights import torch_dtype
 
 __all__ = ["DiffusionRun", "configured", "configured_module"]
@@ -48,7 +50,7 @@ class DiffusionRun:
     @property
     def is_guided(self) -> bool:
         """Whether every call of a denoiser is made with and without conditioning."""
-        return self.load.guidance > 1
+        return guides_twice(self.model, self.load)
 
     def architecture(self, part: Component | Variant, field: str) -> Architecture:
         if part.architecture is None:
@@ -98,13 +100,31 @@ class DiffusionRun:
         """What denoisers read beside latent and timestep."""
         if self.model.text_encoder is None:
             return [self.prompt()]
-        config = self.architecture(self.model.text_encoder, "model.text_encoder").config
-        width = config.get("hidden_size", config.get("d_model"))
-        if width is None:
-            raise InputError(
-                Finding("model.text_encoder.architecture.config", "hidden_size is missing", "state the encoder's width")
+        return conditioning_shapes(self.model, self.prompt_tokens, self.load.images, self.dtype)
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """Height and width of the images; without a decoder, those of pipelines that scale by eight."""
+        scale = 8
+        if self.model.decoder is not None:
+            config = self.architecture(self.model.decoder, "model.decoder").config
+            scale = 2 ** (len(config.get("block_out_channels", [64])) - 1)
+        return tuple(size * scale for size in self.model.latent_shape[-2:])
+
+    def local(self, variant: str, device: torch.device | str = "cpu") -> list[torch.Tensor]:
+        """Return what a denoiser reads beside the conditioning, for the batch of a call; every device makes it."""
+        architecture = self.architecture(self.model.variants[variant], f"model.variants.{variant}")
+        pooled = self.conditioning()[-1].shape[-1] if self.model.text_encoder else 0
+        rows = local_conditioning(
+            architecture, pixels=self.image_size, pooled_width=pooled, guidance=self.load.guidance
+        )
+        halves = (0, 1) if self.is_guided else (1,)
+        return [
+            torch.tensor(
+                [pair[half] for half in halves for _ in range(self.load.images)], dtype=self.dtype, device=device
             )
-        return [TensorSpec((self.load.images, self.prompt_tokens, width), self.dtype)]
+            for pair in rows
+        ]
 
     def latent(self) -> TensorSpec:
         return TensorSpec((self.load.images, *self.model.latent_shape), self.dtype)
@@ -113,9 +133,7 @@ class DiffusionRun:
         if self.model.decoder is None:
             return self.latent()
         config = self.architecture(self.model.decoder, "model.decoder").config
-        scale = 2 ** (len(config.get("block_out_channels", [64])) - 1)
-        height, width = (size * scale for size in self.model.latent_shape[-2:])
-        return TensorSpec((self.load.images, config.get("out_channels", 3), height, width), self.dtype)
+        return TensorSpec((self.load.images, config.get("out_channels", 3), *self.image_size), self.dtype)
 
     def message(self, cut: int) -> list[TensorSpec]:
         """Tensors that cross a cut, in order."""

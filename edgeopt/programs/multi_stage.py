@@ -9,7 +9,7 @@ conditioned on class labels, which are then prompt and conditioning at once; wit
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import torch
@@ -18,6 +18,7 @@ from torch import nn
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.programs.base import Program, TensorSpec
+from edgeopt.programs.conditioning import encode
 from edgeopt.programs.diffusion import DiffusionRun
 from edgeopt.programs.placing import stage_device
 from edgeopt.programs.sampling import (
@@ -25,7 +26,6 @@ from edgeopt.programs.sampling import (
     doubled,
     draw_noise,
     draw_prompt,
-    encode,
     guided,
     load_part,
     sample_whole,
@@ -115,7 +115,7 @@ class MultiStage(Program):
         device = stage_device(self.plan, stage)
         tensors = [tensor.to(device) for tensor in inputs]
         if span.start < facts.first_step:
-            tensors = encode(self._modules["text_encoder"], tensors[0])
+            tensors = encode(facts.model, self._modules["text_encoder"], tensors[0])
             self._done(0)
         steps = range(max(span.start, facts.first_step), min(span.stop, facts.last_step))
         if steps:
@@ -137,7 +137,7 @@ class MultiStage(Program):
         count = 1 + len(facts.conditioning())
         (latent, *conditioning), state = tensors[:count], tensors[count:]
         restore_state(scheduler, sampler, num_steps, elements.start - facts.first_step, state)
-        both = doubled(facts, conditioning, self._labels)
+        both = [*doubled(facts, conditioning, self._labels), *facts.local(f"{variant}", device)]
         for element in elements:
             timestep = scheduler.timesteps[element - facts.first_step]
             x = scaled(scheduler, latent, timestep)
@@ -174,12 +174,11 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     facts = DiffusionRun(plan)
     variants = [stage.variant for stage in plan.stages for _ in range(stage.start, stage.stop)]
     used = set(variants[facts.first_step : facts.last_step])
-    denoisers = {
-        name: (facts.predict(f"{name}"), load_part(facts, f"variant:{name}", torch.device("cpu"))) for name in used
-    }
+    denoisers = {name: load_part(facts, f"variant:{name}", torch.device("cpu")) for name in used}
 
-    def denoiser_of(call: int) -> tuple[Callable[..., torch.Tensor], nn.Module]:
+    def denoiser_of(call: int) -> tuple[str, nn.Module]:
         set_threads(plan, facts.first_step + call)
-        return denoisers[variants[facts.first_step + call]]
+        name = variants[facts.first_step + call]
+        return f"{name}", denoisers[name]
 
     return sample_whole(facts, plan, seed, denoiser_of)

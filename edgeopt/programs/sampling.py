@@ -9,13 +9,14 @@ import torch
 from torch import nn
 
 from edgeopt.plan import Plan
+from edgeopt.programs.conditioning import encode, encoder_parts, vocabulary
 from edgeopt.programs.denoisers import DENOISERS, TEXT_ENCODERS, build_component
 from edgeopt.programs.diffusion import DiffusionRun
 from edgeopt.programs.placing import stage_threads, threads_restored
 from edgeopt.programs.schedules import make_scheduler
 
 __all__ = [
-    "decode", "doubled", "draw_noise", "draw_prompt", "encode", "guided", "load_part", "sample_whole", "scaled",
+    "decode", "doubled", "draw_noise", "draw_prompt", "guided", "load_part", "sample_whole", "scaled",
     "scheduler_of", "set_threads",
 ]  # fmt: skip
 
@@ -27,8 +28,10 @@ def load_part(facts: DiffusionRun, name: str, device: torch.device) -> nn.Module
     where: dict[str, Any] = {"dtype": facts.dtype, "device": device}
     kind, _, variant = name.partition(":")
     if kind == "text_encoder":
-        architecture = facts.architecture(facts.model.text_encoder, "model.text_encoder")
-        return build_component(architecture, TEXT_ENCODERS, "model.text_encoder", **where)
+        parts = encoder_parts(facts.model).items()
+        return nn.ModuleDict(
+            {part: build_component(each, TEXT_ENCODERS, "model.text_encoder", **where) for part, each in parts}
+        )
     if kind == "decoder":
         architecture = facts.architecture(facts.model.decoder, "model.decoder")
         where["only"] = ("decoder", "post_quant_conv")
@@ -46,10 +49,8 @@ def scheduler_of(facts: DiffusionRun, start: int = 0) -> Any:
 def draw_prompt(facts: DiffusionRun, labels: int | None, seed: int) -> torch.Tensor:
     """Random token ids for the text encoder, or random class labels."""
     spec, generator = facts.prompt(), torch.Generator().manual_seed(seed)
-    if labels is None:
-        config = facts.architecture(facts.model.text_encoder, "model.text_encoder").config
-        return torch.randint(config["vocab_size"], spec.shape, generator=generator)
-    return torch.randint(labels, spec.shape, generator=generator)
+    largest = vocabulary(facts.model) if labels is None else labels
+    return torch.randint(largest, spec.shape, generator=generator)
 
 
 def draw_noise(facts: DiffusionRun, scheduler: Any) -> torch.Tensor:
@@ -85,11 +86,6 @@ def guided(facts: DiffusionRun, prediction: torch.Tensor) -> torch.Tensor:
     return free + facts.load.guidance * (within - free)
 
 
-def encode(encoder: nn.Module, prompt: torch.Tensor) -> list[torch.Tensor]:
-    """Return the conditioning of a prompt."""
-    return [encoder(prompt).last_hidden_state]
-
-
 def decode(decoder: nn.Module, latent: torch.Tensor) -> torch.Tensor:
     """Return the images of latents."""
     config = decoder.config
@@ -101,14 +97,14 @@ def sample_whole(
     facts: DiffusionRun,
     plan: Plan,
     seed: int,
-    denoiser_of: Callable[[int], tuple[Callable[..., torch.Tensor], nn.Module]],
+    denoiser_of: Callable[[int], tuple[str, nn.Module]],
 ) -> list[torch.Tensor]:
     """Sample in this process with one scheduler and one plain loop over all calls of the denoiser.
 
     Parameters
     ----------
     denoiser_of
-        How call ``i`` is made, and of which module; sets the threads that it computes with.
+        Name and module of the denoiser that makes call ``i``; sets the threads that it computes with.
 
     Returns
     -------
@@ -121,19 +117,20 @@ def sample_whole(
         conditioning: Tensors = [draw_prompt(facts, labels, seed)]
         if facts.model.text_encoder:
             set_threads(plan, 0)
-            conditioning = encode(load_part(facts, "text_encoder", cpu), conditioning[0])
+            conditioning = encode(facts.model, load_part(facts, "text_encoder", cpu), conditioning[0])
         empty = [_empty(each, labels) for each in conditioning]
         latents = draw_noise(facts, scheduler)
         for i, timestep in enumerate(scheduler.timesteps):
-            predict, module = denoiser_of(i)
+            name, module = denoiser_of(i)
+            predict, local = facts.predict(name), facts.local(name)
             if facts.is_guided:
                 x = scaled(scheduler, torch.cat([latents] * 2), timestep)
                 both = [torch.cat(pair) for pair in zip(empty, conditioning, strict=True)]
-                output = predict(module, x, timestep, *both)
+                output = predict(module, x, timestep, *both, *local)
                 without, within = output[: len(latents)], output[len(latents) :]
                 output = without + facts.load.guidance * (within - without)
             else:
-                output = predict(module, scaled(scheduler, latents, timestep), timestep, *conditioning)
+                output = predict(module, scaled(scheduler, latents, timestep), timestep, *conditioning, *local)
             latents = scheduler.step(output, timestep, latents).prev_sample
         if facts.model.decoder:
             set_threads(plan, facts.num_elements - 1)

@@ -30,7 +30,7 @@ def make_scheduler(
     *,
     start: int = 0,
     latent_shape: Sequence[int] | None = None,
-    memoryless: bool = False,
+    num_stages: int = 1,
 ) -> Any:
     """Return a scheduler with the whole schedule set, ready for call ``start``.
 
@@ -38,8 +38,8 @@ def make_scheduler(
     ----------
     latent_shape
         Of the run, without the batch axis; schedules that are shifted by resolution need it.
-    memoryless
-        Whether the caller will cut the run with nothing but the latent in hand.
+    num_stages
+        Stages that hand over nothing but the latent; for more than one, solvers that remember more are refused.
 
     Raises
     ------
@@ -52,7 +52,7 @@ def make_scheduler(
         raise MissingDependencyError("diffusers", "models", "running a diffusion model") from error
     solver = solver_of(sampler, steps)
     check_cut(sampler, steps, start)
-    if memoryless and any(solver.state(done) or solver.refusal(done) for done in range(solver.calls)):
+    if num_stages > 1 and any(solver.state(done) or solver.refusal(done) for done in range(solver.calls)):
         raise _refuse(sampler, "remembers earlier steps", "use DDIMScheduler or EulerDiscreteScheduler")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # of numpy, about how schedulers read torch tensors

@@ -22,6 +22,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Architecture
 from edgeopt.programs.base import Program, TensorSpec
 from edgeopt.programs.blocks import block_modules
+from edgeopt.programs.conditioning import encode
 from edgeopt.programs.denoisers import DENOISERS, build_component, predictor
 from edgeopt.programs.diffusion import DiffusionRun, configured_module
 from edgeopt.programs.placing import stage_device
@@ -31,7 +32,6 @@ from edgeopt.programs.sampling import (
     doubled,
     draw_noise,
     draw_prompt,
-    encode,
     guided,
     load_part,
     sample_whole,
@@ -82,6 +82,7 @@ class _SplitRun(DiffusionRun):
         specs = [self.latent(), *self.conditioning()]
         latent, *conditioning = (TensorSpec((self.batch, *spec.shape[1:]), spec.dtype) for spec in specs)
         timestep = TensorSpec((), scheduler_of(self).timesteps.dtype)
+        conditioning += [TensorSpec(tuple(each.shape), each.dtype) for each in self.local(self.name)]
         found = _recorded(architecture.model_dump_json(by_alias=True), self.dtype, (latent, timestep, *conditioning))
         self._check_blocks(found)
         return found
@@ -207,7 +208,7 @@ class SplitDiffusion(Program):
         tensors = [tensor.to(stage_device(self.plan, stage)) for tensor in inputs]
         if span.start < facts.first_step:
             if round_index == 0:
-                tensors = encode(self._modules["text_encoder"], tensors[0])
+                tensors = encode(facts.model, self._modules["text_encoder"], tensors[0])
             self._done(0)
         start, stop = self._span(stage)
         if start < stop:
@@ -226,7 +227,7 @@ class SplitDiffusion(Program):
         if round_index == 0:
             count = len(facts.conditioning())
             tensors, state.conditioning = tensors[:-count], tensors[-count:]
-            state.both = doubled(facts, state.conditioning, self._labels)
+            state.both = [*doubled(facts, state.conditioning, self._labels), *facts.local(facts.name, device)]
             if start == 0:
                 tensors = [scaled(state.scheduler, draw_noise(facts, state.scheduler).to(device), timestep)]
         if start == 0 and facts.is_guided:
@@ -271,7 +272,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
         Images (images, channels, height, width), or latents without a decoder.
     """
     facts = _SplitRun(plan)
-    predict, module = facts.predict(facts.name), load_part(facts, f"variant:{facts.name}", torch.device("cpu"))
+    module = load_part(facts, f"variant:{facts.name}", torch.device("cpu"))
     order = [block.name for block in facts.model.variants[facts.name].blocks]
 
     def enter(position: int) -> Callable[..., None]:
@@ -283,4 +284,4 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
         if order.index(name) == 1:
             block.register_forward_pre_hook(enter(1))
         block.register_forward_hook(enter(order.index(name) + 1))
-    return sample_whole(facts, plan, seed, lambda call: (predict, module))
+    return sample_whole(facts, plan, seed, lambda call: (facts.name, module))

@@ -110,7 +110,7 @@ class SplitDiffusion(Strategy):
         return lambda message: with_cut_reasons(named(message), refusals)
 
     def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
-        """Add seconds per step and images per second; the timeline shows the first two steps."""
+        """Write the stages with the denoiser's name; the timeline shows the first two calls of it."""
         problem = self.cases(problem)[0]
         costs = _costs(problem)
         able = [device for device, can in zip(problem.devices, able_devices(problem), strict=True) if can]
@@ -119,9 +119,6 @@ class SplitDiffusion(Strategy):
         if divided := [name for name, known in measured.items() if known]:
             notes.append(f"a measured step is divided among its blocks as the roofline has it: {', '.join(divided)}")
         rounds = _rounds(problem, costs, chain, result.solution)
-        metrics = {"images_per_s": costs.workload.images / result.metrics["latency_s"]}
-        if len(rounds) > 1:
-            metrics["step_s"] = float(sum(bar.seconds for bar in rounds[1]))
         return chain_plan(
             problem,
             self.name,
@@ -130,7 +127,7 @@ class SplitDiffusion(Strategy):
             costs.names,
             [None, costs.variant_name],
             quality_base=None if problem.model.quality is None else _quality_of(problem),
-            metrics=metrics,
+            metrics={"images_per_s": costs.workload.images / result.metrics["latency_s"]},
             bars=[bar for bars in rounds for bar in bars],
             notes=notes,
         )

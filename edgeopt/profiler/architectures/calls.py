@@ -119,6 +119,14 @@ def _flux(config: Any, latent: list[int], tokens: int, dtype: torch.dtype) -> Ca
     )
 
 
+def _wan(config: Any, latent: list[int], tokens: int, dtype: torch.dtype) -> Call:
+    return Call(
+        {"hidden_states": _floats(dtype, 1, *latent)},
+        {"encoder_hidden_states": _floats(dtype, 1, tokens, config.text_dim)},
+        {"timestep": _integers(1)},
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Denoiser:
     """How a class is called, and how long its prompts are."""
@@ -137,6 +145,7 @@ DENOISERS = {
     "PixArtTransformer2DModel": Denoiser(_pixart, 120),
     "SD3Transformer2DModel": Denoiser(_sd3, 77 + 256),
     "FluxTransformer2DModel": Denoiser(_flux, 512, lambda config: config.in_channels // 4),
+    "WanTransformer3DModel": Denoiser(_wan, 512),
 }
 
 

@@ -39,6 +39,11 @@ class _Storage:
     follows_latent: bool
     counted: bool  # temporaries inside fused attention never exist
     weights: frozenset[str]  # that went into it, where it does not follow the latent
+    views: dict[tuple[int, ...], tuple[int, int]]  # offset and shape of each view that is read: bytes, last part
+
+    def read_after(self, cut: int) -> int:
+        """Bytes that parts after ``cut`` read, of views no more than the whole."""
+        return min(self.num_bytes, sum(num_bytes for num_bytes, last in self.views.values() if last > cut))
 
 
 @dataclass(slots=True)
@@ -117,7 +122,7 @@ class Trace(TorchDispatchMode):
         storage = tensor.untyped_storage()
         self._keep.append(storage)
         here = len(self.parts) - 1
-        entry = _Storage(storage.nbytes(), here, self._step, self._step, here, follows_latent, counted, weights)
+        entry = _Storage(storage.nbytes(), here, self._step, self._step, here, follows_latent, counted, weights, {})
         self._alive[storage._cdata] = entry
         return entry
 
@@ -137,6 +142,7 @@ class Trace(TorchDispatchMode):
             elif address in self._alive:
                 entry = self._alive[address]
                 entry.read, entry.last_part = self._step, here
+                entry.views[tensor.storage_offset(), *tensor.shape] = tensor.nbytes, here
                 follows |= entry.follows_latent
                 behind |= entry.weights
         if follows:
@@ -168,7 +174,7 @@ class Trace(TorchDispatchMode):
         for entry in self._alive.values():
             if entry.follows_latent:
                 for cut in range(entry.part, entry.last_part):
-                    crossing[cut] += entry.num_bytes
+                    crossing[cut] += entry.read_after(cut)
         return crossing
 
     def peak_bytes(self) -> int:

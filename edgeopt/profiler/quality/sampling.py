@@ -55,7 +55,7 @@ class PlanSampler:
         self._kept: dict[tuple[int, int], torch.Tensor] = {}
 
     def _scheduler(self, start: int) -> Any:
-        return make_scheduler(self._sampler, self.steps, start=start, memoryless=True)
+        return make_scheduler(self._sampler, self.steps, num_stages=2, start=start)
 
     @torch.inference_mode()
     def __call__(self, plan: Sequence[int]) -> torch.Tensor:
@@ -138,7 +138,7 @@ def noise_errors(
     InputError
         A sampler that is not DDIM, or a family that does not predict noise.
     """
-    scheduler = make_scheduler(model.sampler, steps, memoryless=True)
+    scheduler = make_scheduler(model.sampler, steps, num_stages=2)
     kind = model.sampler.config.get("prediction_type", "epsilon")
     if model.sampler.class_name != "DDIMScheduler" or kind != "epsilon":
         message = f"{model.sampler.class_name} with prediction_type {kind}: noise errors are those of noise prediction"

@@ -55,7 +55,7 @@ def test_cut_at_every_legal_place_at_once(diffusion_plan, run_plan, name):
         cuts, ["small"] * len(cuts), denoiser="dit", encoder=False, decoder=False, sampler=sampler,
         sampler_config=config, steps=STEPS, images=2,
     )  # fmt: skip
-    result = run_plan(plan)
+    result = run_plan(plan, together=True)
     assert result[0].isfinite().all()
     assert torch.equal(result[0], programs.reference(plan, seed=11)[0])
     program, costs = programs.build(plan, []), DiffusionCosts(plan.problem.model, plan.problem.workload)
@@ -72,9 +72,9 @@ def test_latents_alone_would_be_wrong(diffusion_plan, run_plan, name, monkeypatc
         encoder=False, decoder=False, sampler=sampler, sampler_config=config, steps=STEPS,
     )  # fmt: skip
     expected = programs.reference(plan, seed=11)[0]
-    assert torch.equal(run_plan(plan)[0], expected)
+    assert torch.equal(run_plan(plan, together=True)[0], expected)
     monkeypatch.setattr("edgeopt.programs.multi_stage.restore_state", lambda *_: None)
-    assert float((run_plan(plan)[0] - expected).abs().max()) > 1e-5
+    assert float((run_plan(plan, together=True)[0] - expected).abs().max()) > 1e-5
 
 
 # Heun and its like may be cut after an even number of calls (one step) only.
@@ -183,4 +183,4 @@ def test_shifted_schedules_need_a_resolution():
     with pytest.raises(InputError, match="resolution"):
         make_scheduler(Sampler(class_name="FlowMatchEulerDiscreteScheduler", config=FLUX), STEPS)
     with pytest.raises(InputError, match="remembers earlier steps"):
-        make_scheduler(Sampler(class_name="LMSDiscreteScheduler"), STEPS, memoryless=True)
+        make_scheduler(Sampler(class_name="LMSDiscreteScheduler"), STEPS, num_stages=2)

@@ -55,7 +55,7 @@ def test_every_cut_of_a_unet_with_skips(split_plan, run_plan):
     expected = programs.reference(whole, seed=11)
     for cut in range(1, len(whole.problem.model.variants["small"].blocks)):
         plan = split_plan([cut], steps=2, decoder=False)
-        assert torch.equal(run_plan(plan)[0], expected[0]), cut
+        assert torch.equal(run_plan(plan, together=True)[0], expected[0]), cut
 
 
 @pytest.mark.parametrize(
@@ -87,6 +87,8 @@ def test_everything_matters(split_plan, run_plan, change):
 def test_a_stage_holds_its_own_weights_and_what_is_common(split_plan):
     plan = split_plan([3, 6], decoder=False)
     variant = plan.problem.model.variants["small"]
+    for figure in ("flop", "traffic", "kernels"):
+        assert sum(getattr(block, figure) for block in variant.blocks) == getattr(variant, figure)
     held = []
     for index in (1, 2, 3):
         program = programs.build(plan, [index])

@@ -57,7 +57,8 @@ def test_bytes_and_seconds_by_hand():
     hops = (4 * 0.01 + (5e4 + 24e4) / 1e6) + (4 * 0.01 + (5e4 + 72e4) / 1e6)
     assert plan.latency_s == pytest.approx(8 * (0.2 + 0.05 + 0.3) + hops, rel=1e-6)
     assert plan.stages[0].memory_bytes == pytest.approx(1e9 + 1e8 + 2 * 1e6)
-    assert plan.metrics["step_s"] == pytest.approx(2 * 0.55 + 2 * 0.01 + (6e4 + 18e4) / 1e6, rel=1e-6)
+    first = 2 * 0.55 + 2 * 0.01 + (2 * 5e4 + 6e4 + 18e4) / 1e6  # with the conditioning
+    assert plan.timeline[-1].stop_s == pytest.approx(first + 2 * 0.55 + 2 * 0.01 + (6e4 + 18e4) / 1e6, rel=1e-6)
 
 
 def test_encoder_and_decoder_alone_pass_latents_on():
