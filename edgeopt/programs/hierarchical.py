@@ -91,7 +91,7 @@ class Hierarchical(Program):
         sharing = sum(other is not None and other.level == run.level for other in self._runs)
         level, start = self._facts.model.levels[run.level], self._facts.steps(self.plan.stages[index], run).start
         return make_scheduler(
-            level.sampler, run.steps, start=start, latent_shape=level.latent_shape, memoryless=sharing > 1
+            level.sampler, run.steps, start=start, latent_shape=level.latent_shape, num_stages=sharing
         )
 
     @torch.inference_mode()
@@ -100,7 +100,7 @@ class Hierarchical(Program):
         device = stage_device(self.plan, stage)
         tensors = [tensor.to(device) for tensor in inputs]
         if self._runs[stage] is None:
-            tensors = encode(self._modules[_ENCODER], tensors[0])
+            tensors = encode(self._facts.families[0].model, self._modules[_ENCODER], tensors[0])
             self._done(0)
         else:
             tensors = self._denoise(stage, tensors, device)
@@ -170,7 +170,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     with threads_restored():
         conditioning, image = [draw_prompt(facts.families[0], labels, seed)], None
         if facts.model.text_encoder:
-            conditioning = encode(modules[as_planned(0)], conditioning[0])
+            conditioning = encode(facts.families[0].model, modules[as_planned(0)], conditioning[0])
         for k, (level, (noise, seen)) in enumerate(zip(facts.model.levels, facts.noises(), strict=True)):
             first, family = facts.costs.levels[k].start, facts.families[k]
             steps = next(run.steps for run in runs if run is not None and run.level == k)
