@@ -28,6 +28,7 @@ def solve(
     time_limit_s: float | None = None,
     gap: float = 0.0,
     warm_start: Plan | None = None,
+    diagnose: bool = True,
 ) -> Plan:
     """Plan a problem.
 
@@ -42,6 +43,8 @@ def solve(
         Wall seconds; ``auto`` divides them among the strategies (:mod:`edgeopt.questions.contest`).
     warm_start
         An earlier plan of a similar problem.
+    diagnose
+        Find out which limit leaves no plan, which takes far longer than most problems do; otherwise it is not named.
 
     Raises
     ------
@@ -55,14 +58,14 @@ def solve(
     name = strategy or problem.strategy
     if name != "auto":
         technique = choose_strategy(problem, name)
-        return solve_with(technique, problem, backend, time_limit_s, gap, warm_start)
+        return solve_with(technique, problem, backend, time_limit_s, gap, warm_start, diagnose)
     from edgeopt.questions.figures import alternative_of
 
     fitting = fitting_strategies(problem)
     starts = {} if warm_start is None else {warm_start.strategy: warm_start}
 
     def attempt(name: str, limit_s: float | None, start: Plan | None) -> Plan:
-        return solve_with(fitting[name], problem, backend, limit_s, gap, start or starts.get(name))
+        return solve_with(fitting[name], problem, backend, limit_s, gap, start or starts.get(name), diagnose)
 
     best, *others = hold_contest(list(fitting), attempt, time_limit_s)
     if best.plan is None:
@@ -77,6 +80,7 @@ def solve_with(
     time_limit_s: float | None = None,
     gap: float = 0.0,
     warm_start: Plan | None = None,
+    diagnose: bool = True,
 ) -> Plan:
     """Plan a problem by one strategy; parameters and exceptions as in :func:`solve`."""
     cases = technique.cases(problem)
@@ -118,10 +122,13 @@ def _solve_case(
     # The decisions of another technique say nothing here, nor those of another case.
     known = warm_start is not None and warm_start.strategy == technique.name and _same_model(warm_start, problem)
     incumbent = technique.solution(warm_start) if warm_start is not None and known else None
-    result = solve_instance(instance, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent)
+    result = solve_instance(
+        instance, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent, diagnose=diagnose
+    )
     if result.solution is None:
         if result.status.reason == "infeasible":
-            raise NoPlanError(f"no plan exists for {problem.name!r}: {technique.describe(problem)(result.message)}")
+            why = technique.describe(problem)(result.message) if result.message else "no plan keeps every limit"
+            raise NoPlanError(f"no plan exists for {problem.name!r}: {why}")
         raise TimeLimitError(
             f"no plan for {problem.name!r} within {time_limit_s:g} s (bound {result.bound:.6g}); raise the time limit"
         )

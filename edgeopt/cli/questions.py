@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeopt.cli.common import Json, duration, print_json, progress_line, writable
+from edgeopt.cli import completion
+from edgeopt.cli.common import Backend, Json, ProblemName, duration, print_json, progress_line, writable
 
 if TYPE_CHECKING:
     from edgeopt.plan import Plan
@@ -16,8 +17,8 @@ __all__ = ["compare", "diff", "explain"]
 
 
 def compare(
-    problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
-    backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
+    problem: ProblemName,
+    backend: Backend = "exact",
     time_limit: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="For all strategies together, and again for a frontier; default: none."),
@@ -67,7 +68,14 @@ def compare(
 
 
 def explain(
-    plan: Annotated[str, typer.Argument(metavar="PLAN|PROBLEM", help="A plan file, or a problem to solve first.")],
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN|PROBLEM",
+            help="A plan file, or a problem to solve first.",
+            autocompletion=completion.problems,
+        ),
+    ],
     why_not: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Price of a decision: 'stage 1 on phone', 'without phone'; repeatable."),

@@ -19,7 +19,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.report.data import Recovery
 
-__all__ = ["Ran", "resumed_plan", "run_to_the_end", "without_device"]
+__all__ = ["Interrupted", "Ran", "resumed_plan", "run_to_the_end", "without_device"]
 
 #: Faults after which the run gives up: a machine on which workers die again and again needs its owner.
 _MOST = 3
@@ -34,6 +34,32 @@ class Ran:
     recoveries: list[Recovery] = field(default_factory=list)
 
 
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """A request under way when a fault came, and what is to become of it.
+
+    Attributes
+    ----------
+    number
+        Of the request.
+    handoffs
+        All that is kept of it, from however many attempts.
+    followed
+        A plan with the cuts and variants by which the kept part was computed.
+    resumed, rest
+        What the next attempt runs; the same where the rest has a plan of its own, else ``rest`` is ``None``.
+    planned_s
+        When that was known, on the driver's clock.
+    """
+
+    number: int
+    handoffs: list[Handoff]
+    followed: Plan
+    resumed: Plan
+    rest: Plan | None
+    planned_s: float
+
+
 def run_to_the_end(
     launcher: Launcher,
     launch: Callable[[Plan], Launcher],
@@ -41,7 +67,7 @@ def run_to_the_end(
     result_fd: int,
     started_s: float,
 ) -> Ran:
-    """Serve all requests, recovering from faults as ``options.on_fault`` says.
+    """Serve all requests, recovering from faults as ``options.on_fault`` says; a recovery may meet a fault, too.
 
     Parameters
     ----------
@@ -51,72 +77,122 @@ def run_to_the_end(
     Raises
     ------
     ExecutionError
-        A fault, where none is to be recovered from; the source is lost; no plan exists without the device; or the
-        third fault in a row. What was tried is in the message.
+        A fault, where none is to be recovered from; the source is lost; no plan exists without the device; time is
+        over; the same fault word for word with nothing gained in between; or the fourth fault.
     """
     ran = Ran(launcher, Log())
+    request: Interrupted | None = None
+    once = replace(options, repeat=1, warmup=0)
     while True:
+        ran.log = Log()
         try:
-            run_workers(ran.launcher.plan, ran.launcher, options, ran.log, result_fd, started_s)
-            return ran
+            if request is None:
+                run_workers(ran.launcher.plan, ran.launcher, options, ran.log, result_fd, started_s)
+                return ran
+            again = launch(request.resumed)
+            run_workers(request.resumed, again, once, ran.log, result_fd, started_s, request.handoffs)
+            _close(ran, request, time.monotonic())
+            request = None
         except ExecutionError as error:
-            if options.on_fault == "fail":
+            failed_s = time.monotonic()
+            if options.on_fault == "fail" or failed_s > started_s + options.timeout_s:
                 raise
-            if len(ran.recoveries) == _MOST:
-                raise ExecutionError(
-                    f"{error.reason} (the {_MOST + 1}th fault; {_MOST} were recovered from)",
-                    stage=error.stage,
-                    device=error.device,
-                ) from error
-            _recover(ran, error, launch, options, result_fd, started_s)
+            if request is not None:
+                _close(ran, request, failed_s)
+            _give_up_on(error, ran)
+            request = _take_up(ran, request, error, launch, options, failed_s)
 
 
-def _recover(
+def _give_up_on(error: ExecutionError, ran: Ran) -> None:
+    """Raise what is not worth another attempt."""
+    before = ran.recoveries
+    here = error.device, error.stage, error.reason
+    if before and here == (before[-1].device, before[-1].stage, before[-1].reason) and not ran.log.handoffs:
+        raise ExecutionError(f"{error.reason} (twice in a row)", stage=error.stage, device=error.device) from error
+    if len(before) == _MOST:
+        raise ExecutionError(
+            f"{error.reason} (the {_MOST + 1}th fault of this run)", stage=error.stage, device=error.device
+        ) from error
+
+
+def _take_up(
     ran: Ran,
+    request: Interrupted | None,
     error: ExecutionError,
     launch: Callable[[Plan], Launcher],
     options: Options,
-    result_fd: int,
-    started_s: float,
-) -> None:
-    """Finish the request that the fault interrupted; leave in ``ran`` what serves the others."""
-    failed_s, lost = time.monotonic(), ran.log
-    plan, policy = ran.launcher.plan, options.on_fault
-    number = max(lost.traces, default=-1) + 1 if _is_whole(lost, ran.launcher) else max(lost.traces, default=0)
-    handoffs = _usable(lost.handoffs, number)
-    rest = None
-    if policy == "replan":
+    failed_s: float,
+) -> Interrupted:
+    """Decide how an interrupted request goes on; note the fault, and leave in ``ran`` what serves the others."""
+    lost, before = ran.log, ran.launcher.plan
+    number, handoffs, followed = _kept(request, lost, before)
+    plan, rest = before, None
+    if options.on_fault == "replan":
         from edgeopt.executor.rest import plan_rest  # planning is loaded when there is something to plan
 
         plan = _planned_again(ran.launcher, error, options)
-        rest = plan_rest(plan.problem, ran.launcher.plan, handoffs)
-    replanned_s = time.monotonic()
-    resumed = rest or resumed_plan(plan, handoffs)
-    options.progress(f"{error}; {policy}: request {number + 1} goes on {_from(handoffs)}")
-    log, again = Log(), launch(resumed)
-    run_workers(resumed, again, replace(options, repeat=1, warmup=0), log, result_fd, started_s, handoffs)
-    source = log.traces[0][0]
-    serving_s = log.serving_s or replanned_s
+        rest = plan_rest(plan.problem, followed, handoffs)
+    planned_s = time.monotonic()
+    options.progress(f"{error}; {options.on_fault}: request {number + 1} goes on {_from(handoffs)}")
+    ran.launcher = launch(plan)
     ran.recoveries.append(
         Recovery(
             request=number,
-            policy="replan" if policy == "replan" else "retry",
+            policy="replan" if options.on_fault == "replan" else "retry",
             device=error.device,
             stage=error.stage,
             reason=error.reason,
             resumed_from=_from(handoffs),
             kept_bytes=sum(len(handoff.data) * 3 // 4 for handoff in handoffs),
-            planning_s=replanned_s - failed_s,
-            restart_s=serving_s - replanned_s,
-            rest_s=(source.stop or 0.0) - (source.start or 0.0),
             served_before_s=failed_s - (lost.serving_s or failed_s),
+            planning_s=planned_s - failed_s,
+            restart_s=0.0,
+            rest_s=0.0,
             devices=list(dict.fromkeys(stage.device for stage in plan.stages)),
             predicted_latency_s=plan.latency_s,
             predicted_rest_s=None if rest is None else rest.latency_s,
-            digest=source.digest,
+            digest=None,
         )
     )
-    ran.launcher, ran.log = launch(plan), Log()
+    return Interrupted(number, handoffs, followed, rest or resumed_plan(plan, handoffs), rest, planned_s)
+
+
+def _close(ran: Ran, request: Interrupted, now_s: float) -> None:
+    """Complete the last recovery: its request has its result, or another fault has come."""
+    serving_s = ran.log.serving_s or now_s
+    source = ran.log.traces.get(0, {}).get(0)
+    ended = source is not None and source.start is not None and source.stop is not None
+    ran.recoveries[-1] = ran.recoveries[-1].model_copy(
+        update={
+            "restart_s": serving_s - request.planned_s,
+            "rest_s": source.stop - source.start if ended else now_s - serving_s,  # type: ignore[union-attr, operator]
+            "digest": source.digest if source is not None else None,
+        }
+    )
+
+
+def _kept(request: Interrupted | None, lost: Log, plan: Plan) -> tuple[int, list[Handoff], Plan]:
+    """Number of the interrupted request, what is kept of it, and the plan that this has followed."""
+    if request is None:
+        number = max(lost.traces, default=-1) + 1 if _is_whole(lost) else max(lost.traces, default=0)
+        return number, _usable(lost.handoffs, number), plan
+    fresh = _usable(lost.handoffs, 0)
+    if not fresh:
+        return request.number, request.handoffs, request.followed
+    if fresh[-1].purpose == "loop":
+        return request.number, [*request.handoffs, *fresh], plan
+    after = request.rest or plan
+    followed = _spliced(request.followed, after, request.handoffs[-1].cut) if request.handoffs else after
+    return request.number, fresh, followed
+
+
+def _spliced(before: Plan, after: Plan, cut: int) -> Plan:
+    """Return ``before`` with the cuts and variants of ``after`` behind ``cut``."""
+    first = [i for i, stop in enumerate(before.cuts) if stop < cut]
+    second = [i for i, stop in enumerate(after.cuts) if stop > cut]
+    cuts = [*(before.cuts[i] for i in first), cut, *(after.cuts[i] for i in second)]
+    variants = [*before.variants[: len(first) + 1], *(after.variants[i] for i in second)]
+    return before.model_copy(update={"cuts": cuts, "variants": variants})
 
 
 def _planned_again(launcher: Launcher, error: ExecutionError, options: Options) -> Plan:
@@ -126,9 +202,15 @@ def _planned_again(launcher: Launcher, error: ExecutionError, options: Options) 
     source = launcher.layout.hosts[0].device
     if error.device is None or error.device == source:
         who = "the source, which holds the request," if error.device else "a worker that cannot be named"
-        raise ExecutionError(f"{error.reason}; {who} is lost, so nothing can be planned again", device=error.device)
+        raise ExecutionError(
+            f"{error.reason}; {who} is lost, so nothing can be planned again", stage=error.stage, device=error.device
+        )
+    left = without_device(plan, error.device)
+    for device in plan.problem.devices:
+        if device.name != error.device and not launcher.can_start(device.name):
+            left = without_device(plan.model_copy(update={"problem": left}), device.name)
     try:
-        found = planner.solve(without_device(plan, error.device), strategy=plan.strategy, time_limit_s=10.0)
+        found = planner.solve(left, strategy=plan.strategy, time_limit_s=10.0)
     except EdgeoptError as none:
         raise ExecutionError(
             f"{error.reason}; without '{error.device}' there is no plan: {none}", stage=error.stage, device=error.device
@@ -194,7 +276,7 @@ def _usable(handoffs: Sequence[Handoff], request: int) -> list[Handoff]:
     return [max(own, key=lambda h: h.cut)] if own else []
 
 
-def _is_whole(log: Log, launcher: Launcher) -> bool:
+def _is_whole(log: Log) -> bool:
     """Whether the last request that anybody spoke of has its result."""
     if not log.traces:
         return True

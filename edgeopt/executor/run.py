@@ -183,7 +183,9 @@ def execute(
         output=_output(log),
         hardware=describe_hardware(),
         timeline=intervals_of(plan, layout, traces[warmup + _typical(requests)]),
-        recoveries=[r.model_copy(update={"equal": r.digest in _digests(log)}) for r in ran.recoveries],
+        recoveries=[
+            r if r.digest is None else r.model_copy(update={"equal": r.digest in _digests(log)}) for r in ran.recoveries
+        ],
         replanned=plan if any(recovery.policy == "replan" for recovery in ran.recoveries) else None,
         notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
     )

@@ -144,7 +144,8 @@ class Recovery(_Record):
     ``served_before_s`` passed between the first request and the fault's detection; then ``planning_s``, ``restart_s``
     until workers were ready again, and ``rest_s`` for what was left of the request. ``kept_bytes`` is what had been
     kept of it, ``predicted_rest_s`` what the plan of the rest said, where it has one. ``digest`` is that of
-    its result; ``equal``: requests that nothing interrupted returned the same.
+    its result; ``equal``: requests that nothing interrupted returned the same. Both are ``None`` where the next fault
+    came before the result, which ``restart_s`` and ``rest_s`` then lead up to.
     """
 
     request: int

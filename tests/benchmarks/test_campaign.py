@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import random
+import subprocess
+
 import pytest
 
 pytest.importorskip("psutil")
 
 from edgeopt import planner
+from edgeopt.executor.netlab import missing
 from edgeopt.profiler.device import slowed
-from tests.benchmarks.campaign import predict
+from tests.benchmarks.campaign import faults, predict
 from tests.benchmarks.campaign.draws import SPEEDS
 from tests.benchmarks.campaign.faults import CASES
 from tests.benchmarks.campaign.ledger import Ledger
 from tests.benchmarks.campaign.page import page
+from tests.benchmarks.campaign.trial import Trial, clear
 from tests.edgeopt.factories import device
 
 PARTS = ("predict", "overhead", "calibrate", "correct", "faults")
@@ -78,3 +83,67 @@ def test_a_part_that_was_not_run_is_said_to_be(tmp_path):
     assert text.count("not measured") == len(PARTS)
     assert "shake-down" in text
     assert all(case.ends for case in CASES.values())
+
+
+def finding(name: str, **fields: object) -> dict[str, object]:
+    ends = {"end": "finished", "expected": "finished", "as_configured": True, "left": [], "recoveries": 1}
+    return {"case": name, "request_s": 2.0, **ends, **fields}
+
+
+def test_a_run_that_the_campaign_fails_at_holds_up_no_other(tmp_path, monkeypatch):
+    ledger, said = Ledger(tmp_path, {}, resume=False), []
+
+    def one(name, number, seed, folder):
+        if (name, number) == ("disk full at report", 0):
+            raise FileExistsError("a disk of an earlier campaign")
+        return finding(name)
+
+    monkeypatch.setattr(faults, "_one", one)
+    with pytest.raises(SystemExit, match="1 of 16 runs, first: FileExistsError"):
+        faults.run(ledger, True, 1, said.append)
+    assert len(said) == 16
+    assert len(ledger.of("faults")) == 15, "all others are findings"
+    monkeypatch.setattr(faults, "_one", lambda name, *rest: finding(name))
+    faults.run(ledger, True, 1, said.append)
+    assert len(said) == 17, "and only the missing one is done again"
+    facts = faults.summary(ledger)
+    assert facts is not None
+    assert facts["cases"]["disk full at report"] == {
+        "runs": 2, "as_configured": 2, "left_something": 0, "recovered": 2, "request_s": 2.0, "ends": {"finished": 2},
+    }  # fmt: skip
+
+
+@pytest.mark.root
+@pytest.mark.skipif(missing() is not None, reason="mounting a disk needs root on Linux")
+def test_the_disk_of_a_campaign_that_was_killed_is_taken_away(tmp_path):
+    disk = tmp_path / "run" / "copy-0" / "out"
+    disk.mkdir(parents=True)
+    for _ in range(2):
+        subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16k", "none", str(disk)], check=True)
+    clear(tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    clear(tmp_path / "run")
+
+
+def test_runs_of_a_case_take_turns():
+    turns = [CASES["kill -9, rank 1"].trial(number, random.Random(number)) for number in range(faults.REPEATS)]
+    drawn = {(trial.options, trial.fault["moment"]) for trial in turns}
+    assert len(drawn) == 12, "three policies, two launchers, at the start and in the request"
+    assert all(0 <= trial.fault["after_s"] < 1.8 for trial in turns)
+
+
+@pytest.mark.parametrize(
+    ("code", "errors", "end"),
+    [
+        (1, "error: stage 1 on device 'server': its process was killed by SIGKILL", "error"),
+        (1, "error: stage 0 on device 'phone': its process was killed by SIGKILL", "error that blames phone"),
+        (1, "error: device 'server': it is gone", "exit 1"),
+        (2, "error: [Errno 28] not written, No space left on device: 'out/report.json'", "full"),
+        (130, "starting 2 workers\ninterrupted\n", "interrupted"),
+        (130, "Traceback (most recent call last)\ninterrupted\n", "traceback and exit 130"),
+        (0, "", "exit 0"),
+    ],
+)
+def test_ends_are_told_apart(code, errors, end):
+    trial = Trial({"kind": "kill"}, ("--on-fault", "fail"), 1e6, loses="server")
+    assert trial._judge(code, errors, None) == end

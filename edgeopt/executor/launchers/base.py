@@ -76,6 +76,10 @@ class Launcher(contextlib.AbstractContextManager["Launcher"], ABC):
     def start_reference(self, job: Job) -> Endpoint:
         """Start the process that computes the whole model alone, on this machine."""
 
+    def can_start(self, device: str) -> bool:
+        """Whether a worker can be started for a device of the problem that has no part in the plan so far."""
+        return True
+
     def ready(self, host: Host, endpoint: Endpoint) -> None:
         """Throttle a worker: its model is built, the requests have not begun."""
 

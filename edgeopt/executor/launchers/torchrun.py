@@ -64,6 +64,10 @@ class Torchrun(Remote):
             raise InputError(Finding("hosts", "nothing says which machine is which device", mend))
         self.hosts = load_hosts(settings.hosts, [host.device for host in layout.hosts])
 
+    def can_start(self, device: str) -> bool:
+        """Whether the hosts file says which machine it is."""
+        return device in self.hosts.devices
+
     def coordinator(self) -> tuple[str, int]:
         """As the hosts file says."""
         return parse_address(self.hosts.coordinator, "coordinator", 0)

@@ -141,15 +141,23 @@ def _faults(ledger: Ledger, found: dict[str, Any]) -> list[str]:
     if facts is None:
         return [*lines, _NOT, ""]
     lines += [
-        "A toy program, two emulated hosts, the fault at a random moment; `--on-fault` fail, retry and replan in turn.",
-        "As configured: the request finished with the right result, or an error that names the device.",
+        "A toy program on two devices, the fault at a random moment: of the request; for half of the kills, of the",
+        "start; for Ctrl-C, of start, request or check. `--on-fault` fail, retry and replan (with `--stall 3s`) take",
+        "turns, and so do emulated hosts and local processes where the link has no part in the fault. As configured:",
+        "the request finished with the right result, after a recovery where one is due and without the lost device",
+        "where it was planned again; or an error that names stage and device; or the words for a full disk or an",
+        "interruption. Left: a process, a control group, a temporary or half-written file.",
         "",
-        "| fault | runs | as configured | left a process or a file | ends |",
-        "|---|---|---|---|---|",
+        "| fault | runs | as configured | left something | recovered | request, median s | ends |",
+        "|---|---|---|---|---|---|---|",
     ]
     for name, row in facts["cases"].items():
         ends = ", ".join(f"{count} {end}" for end, count in row["ends"].items())
-        lines.append(f"| {name} | {row['runs']} | {row['as_configured']} | {row['left_something']} | {ends} |")
+        median_s = "–" if row["request_s"] is None else f"{row['request_s']:.1f}"
+        lines.append(
+            f"| {name} | {row['runs']} | {row['as_configured']} | {row['left_something']} | {row['recovered']} | "
+            f"{median_s} | {ends} |"
+        )
     left = facts["namespaces_left"]
     return [*lines, "", f"Network namespaces left: {_NOT if left is None else left}.", ""]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import signal
 import subprocess
@@ -218,6 +219,39 @@ def test_a_worker_of_torchrun_that_is_killed(tmp_path: Path, ssh: Path) -> None:
         run(plan, hosts_file(tmp_path, "phone", "server"), check=False, progress=progress)
     assert (caught.value.stage, caught.value.device) == (1, "server")
     assert "closed" in caught.value.reason or "exit code" in caught.value.reason
+
+
+@pytest.mark.parametrize(
+    ("policy", "act", "words"),
+    [("retry", "kill", "connection to it closed|exit code"), ("replan", "suspend", "no sign of life")],
+)
+@pytest.mark.torch
+@pytest.mark.processes
+def test_a_run_on_hosts_gets_over_a_lost_worker(policy: str, act: str, words: str, tmp_path: Path, ssh: Path) -> None:
+    plan = toy_plan(("phone", 3), ("server", 6), rounds=40, sleep_s=0.02)
+    armed = True
+
+    def progress(line: str) -> None:
+        nonlocal armed
+        if armed and line.startswith("workers ready"):
+            armed = False
+            victims = [p for p in psutil.Process().children(recursive=True) if _is_worker(p, "server")]
+            threading.Timer(0.3, getattr(victims[0], act)).start()
+
+    # The problem has a laptop, too, which would be of use: but nobody knows which machine it is.
+    hosts = hosts_file(tmp_path, "phone", "server", torchrun=False)
+    with nothing_left():
+        report = run(
+            plan, hosts, repeat=1, warmup=0, on_fault=policy, stall_s=5.0, timeout_s=200.0, progress=progress
+        )  # fmt: skip
+    assert report.output is not None
+    assert report.output.equal
+    (recovery,) = report.recoveries
+    assert (recovery.policy, recovery.device, recovery.stage, recovery.equal) == (policy, "server", 1, True)
+    assert re.search(words, recovery.reason)
+    assert recovery.devices == (["phone", "server"] if policy == "retry" else ["phone"])
+    assert [device.device for device in report.devices] == recovery.devices
+    assert ssh.read_text().count("--device server") == (3 if policy == "retry" else 1)
 
 
 def _is_worker(process: psutil.Process, device: str) -> bool:
