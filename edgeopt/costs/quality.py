@@ -77,7 +77,7 @@ def _additive(quality: AdditiveQuality, costs: DiffusionCosts) -> QualityTerms:
     unmeasured = []
     for row, name in enumerate(costs.variants[1:], start=1):
         if name in quality.loss:
-            loss[row, costs.steps] = resample(quality.loss[name], costs.workload.steps)
+            loss[row, costs.steps] = resample(quality.loss[name], costs.solver.calls)
         else:
             unmeasured.append(row)
     handoff = np.zeros((num_variants, num_variants, num_elements + 1))

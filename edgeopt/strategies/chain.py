@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,7 +22,10 @@ from edgeopt.strategies.timeline import Bar, lay_out, single_pass
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain, Solution
 
-__all__ = ["able_devices", "chain_plan", "compute_table", "shared_arguments", "source_index", "transfers_of"]
+__all__ = [
+    "able_devices", "chain_plan", "compute_table", "shared_arguments", "source_index", "transfers_of",
+    "wants_quality", "with_cut_reasons",
+]  # fmt: skip
 
 
 def source_index(problem: Problem) -> int:
@@ -102,6 +106,24 @@ def compute_table(problem: Problem, seconds: Callable[[Device], np.ndarray]) -> 
     known = {i: seconds(device) for i, device in enumerate(problem.devices) if able[i]}
     nowhere = np.full_like(next(iter(known.values())) if known else seconds(problem.devices[0]), np.inf)
     return np.stack([known.get(i, nowhere) for i in range(len(problem.devices))])
+
+
+def wants_quality(problem: Problem) -> str | None:
+    """Return the field by which a problem asks for quality, ``None`` where it does not."""
+    if problem.constraints.quality is not None:
+        return "constraints.quality"
+    wants = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
+    return "objective" if wants.get("quality") else None
+
+
+def with_cut_reasons(message: str, refusals: Mapping[int, str]) -> str:
+    """Add to a message about ``cut_legal`` why the cuts that it names are not."""
+    if "cut_legal" not in message:
+        return message
+    named = [int(number) for number in re.findall(r"\bstage begin(?:s|ning) at (?:element )?([\d, ]+)", message)
+             for number in re.findall(r"\d+", number)]  # fmt: skip
+    reasons = dict.fromkeys(f"{cut}: {refusals[cut]}" for cut in named if cut in refusals)
+    return f"{message}; a stage may not begin at {'; nor at '.join(reasons)}" if reasons else message
 
 
 def transfers_of(

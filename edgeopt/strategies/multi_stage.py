@@ -19,7 +19,14 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments
+from edgeopt.strategies.chain import (
+    able_devices,
+    chain_plan,
+    compute_table,
+    shared_arguments,
+    wants_quality,
+    with_cut_reasons,
+)
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain
@@ -49,12 +56,11 @@ class MultiStage(Strategy):
         costs = _costs(problem)
         quality = quality_terms(costs)
         floor = problem.constraints.quality
-        wants = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
-        if quality is None and (floor is not None or wants.get("quality")):
+        if quality is None and (field := wants_quality(problem)):
             raise InputError(
                 [
                     Finding(
-                        field="constraints.quality" if floor is not None else "objective",
+                        field=field,
                         message=f"the problem asks for quality and model {problem.model.name!r} has no quality profile",
                         mend="add a measured `quality:` block with its source to the model, or drop the request",
                     )
@@ -66,6 +72,7 @@ class MultiStage(Strategy):
         return Chain(
             compute_s=compute_s,
             cut_bytes=costs.cut_bytes,
+            cut_legal=costs.cut_legal,
             resident_bytes=costs.resident_bytes,
             shared_bytes=costs.shared_bytes,
             transient_bytes=costs.transient_bytes,
@@ -98,9 +105,15 @@ class MultiStage(Strategy):
         )
 
     def describe(self, problem: Problem) -> Callable[[str], str]:
-        """Say of a quality that cannot be kept how far the profile's margin has tightened it."""
-        plain, notes = super().describe(problem), _margin_notes(problem, quality_terms(_costs(problem)))
-        return lambda message: "; ".join([plain(message), *(notes if "max_quality_loss" in message else [])])
+        """Say why the solver may not be cut where a message wants a cut, and how a quality asked for was tightened."""
+        named, costs = super().describe(problem), _costs(problem)
+        refusals, notes = costs.cut_refusals, _margin_notes(problem, quality_terms(costs))
+
+        def words(message: str) -> str:
+            told = with_cut_reasons(named(message), refusals)
+            return "; ".join([told, *(notes if "max_quality_loss" in message else [])])
+
+        return words
 
 
 def _margin_notes(problem: Problem, quality: QualityTerms | None) -> list[str]:
