@@ -85,14 +85,14 @@ def solve_with(
     """Plan a problem by one strategy; parameters and exceptions as in :func:`solve`."""
     cases = technique.cases(problem)
     if len(cases) == 1:
-        return _solve_case(technique, cases[0], backend, time_limit_s, gap, warm_start)
+        return _solve_case(technique, cases[0], backend, time_limit_s, gap, warm_start, diagnose)
     plans: list[Plan] = []
     failures: list[NoPlanError | TimeLimitError] = []
     deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
     for k, case in enumerate(cases):
         left_s = None if deadline is None else max(0.0, deadline - time.perf_counter()) / (len(cases) - k)
         try:
-            plans.append(_solve_case(technique, case, backend, left_s, gap, warm_start))
+            plans.append(_solve_case(technique, case, backend, left_s, gap, warm_start, diagnose))
         except (NoPlanError, TimeLimitError) as error:
             failures.append(error)
     if not plans:
@@ -117,6 +117,7 @@ def _solve_case(
     time_limit_s: float | None,
     gap: float,
     warm_start: Plan | None,
+    diagnose: bool,
 ) -> Plan:
     instance = technique.build(problem)
     # The decisions of another technique say nothing here, nor those of another case.
