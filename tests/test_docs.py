@@ -113,7 +113,7 @@ def test_the_page_on_questions_shows_what_really_happens(tmp_path, monkeypatch, 
         ]
 
     shown = [block.text for block in BLOCKS if block.page == page and block.text.startswith("$ edgeopt ")]
-    assert len(shown) == 6
+    assert len(shown) == 8
     for text in shown:
         command, _, expected = text.partition("\n")
         assert main(shlex.split(command)[2:]) == 0

@@ -35,7 +35,7 @@ def profile_quality(
     guidance: Annotated[float, typer.Option(help="Above 1: classifier-free guidance.")] = 1.0,
     samples: Samples = None,
     cuts: Annotated[int, typer.Option(help="Hand-over points sampled per pair of variants and order.")] = 4,
-    checks: Annotated[int, typer.Option(help="Random plans that tell the error of the sum over steps.")] = 8,
+    checks: Annotated[int, typer.Option(help="Random plans that tell the error of the sum over steps.")] = 20,
     seed: Annotated[int, typer.Option(help="Of the noise, shared by all plans.")] = 0,
     json: Json = False,
 ) -> None:

@@ -204,7 +204,13 @@ def slowed(device: Device, quota: float, name: str) -> Device:
 def _at_quota(timings: Sequence[Timing], quota: float) -> list[Timing]:
     how = f"; divided by the quota of {quota:g}" if quota != 1 else ""
     return [
-        row.model_copy(update={"elements": [value / quota for value in row.elements], "source": row.source + how})
+        row.model_copy(
+            update={
+                "elements": [value / quota for value in row.elements],
+                "wake": None if row.wake is None else row.wake / quota,
+                "source": row.source + how,
+            }
+        )
         for row in timings
     ]
 

@@ -86,8 +86,14 @@ class Measuring:
             text = isinstance(self.model, CausalLM)
             tables = _language(self.model, load) if text else _diffusion(self.model, load, plan)
             elements_s, waited = _undisturbed(found)
+            wake_s = _wake_s(found)
             busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
             new = tables(elements_s, source + (busy if waited > _WAITED else ""))
+            if wake_s is not None:
+                new = [
+                    row.model_copy(update={"wake": round(1e3 * wake_s, 6)}) if row.phase == "decode" else row
+                    for row in new
+                ]
             # Every plan of a diffusion model has the text encoder and the decoder; once is enough.
             known = {(row.phase, row.batch) for row in rows if row.variant is None}
             rows += [row for row in new if text or row.variant is not None or (row.phase, row.batch) not in known]
@@ -127,6 +133,12 @@ def _by_model(
     for model, load in zip(models, workloads, strict=True):
         groups.setdefault(id(model), (model, []))[1].append(load)
     return list(groups.values())
+
+
+def _wake_s(found: Sequence[ElementSamples]) -> float | None:
+    """Median over processes of each one's own median: what is compared lies in the same memory."""
+    known = [float(np.median(process.wakes_s)) for process in found if process.wakes_s]
+    return max(float(np.median(known)), 0.0) if known else None
 
 
 def _is_calm(found: Sequence[ElementSamples]) -> bool:

@@ -139,7 +139,8 @@ class AdditiveQuality(Strict):
     """quality = base + sum over steps of ``loss[variant]``, measured at ``steps`` steps and resampled to others.
 
     Smaller is better. ``fit_error`` is the root mean square error against sampled plans that were not in the fit,
-    ``floor`` what real data scores against real data, both in units of the metric.
+    ``floor`` what real data scores against real data, both in units of the metric. ``margin`` is the fraction by which
+    samples may exceed their prediction: plans that have to keep a quality leave it.
     """
 
     form: Literal["additive"]
@@ -149,6 +150,7 @@ class AdditiveQuality(Strict):
     loss: dict[str, list[float]]
     handoff: float = 0.0
     fit_error: float | None = None
+    margin: float | None = Field(default=None, ge=0)
     floor: float | None = None
     source: Provenance
 

@@ -123,7 +123,7 @@ class MultiStage(Program):
         if span.stop > facts.last_step:
             tensors = [decode(self._modules["decoder"], tensors[0])]
             self._done(facts.last_step)
-        return [tensor.contiguous().cpu() for tensor in tensors]
+        return [self.hand_over(tensor.contiguous()) for tensor in tensors]
 
     def _denoise(
         self, stage: int, elements: range, tensors: list[torch.Tensor], device: torch.device

@@ -13,7 +13,7 @@ from typing import ClassVar
 import numpy as np
 
 from edgeopt.costs.diffusion import DiffusionCosts
-from edgeopt.costs.quality import quality_terms
+from edgeopt.costs.quality import QualityTerms, quality_terms
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
@@ -78,15 +78,10 @@ class MultiStage(Strategy):
             transient_bytes=costs.transient_bytes,
             quality_loss=quality and quality.loss,
             handoff_loss=quality and quality.handoff,
-            max_quality_loss=None if floor is None or quality is None else floor - quality.base,
+            max_quality_loss=None if floor is None or quality is None else quality.target(floor) - quality.base,
             reuse="many",
             **shared_arguments(problem, costs.names),
         )
-
-    def describe(self, problem: Problem) -> Callable[[str], str]:
-        """Say why the solver may not be cut where a message wants a cut."""
-        named, refusals = super().describe(problem), _costs(problem).cut_refusals
-        return lambda message: with_cut_reasons(named(message), refusals)
 
     def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
         """Write the stages with their denoisers' names (``None`` where only encoder or decoder run)."""
@@ -103,8 +98,33 @@ class MultiStage(Strategy):
             [None, *costs.variants[1:]],
             quality_base=quality.base if quality else None,
             metrics={"images_per_s": costs.workload.images / result.metrics["latency_s"]},
-            notes=basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
+            notes=[
+                *basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
+                *_margin_notes(problem, quality),
+            ],
         )
+
+    def describe(self, problem: Problem) -> Callable[[str], str]:
+        """Say why the solver may not be cut somewhere, and how far a margin has tightened a quality that is not kept."""
+        costs = _costs(problem)
+        named, notes = super().describe(problem), _margin_notes(problem, quality_terms(costs))
+
+        def plain(message: str) -> str:
+            told = with_cut_reasons(named(message), costs.cut_refusals)
+            return "; ".join([told, *(notes if "max_quality_loss" in message else [])])
+
+        return plain
+
+
+def _margin_notes(problem: Problem, quality: QualityTerms | None) -> list[str]:
+    """Say to which prediction the quality asked for has been tightened, if it has."""
+    asked = problem.constraints.quality
+    if asked is None or quality is None or quality.target(asked) == asked:
+        return []
+    return [
+        f"quality {asked:g} is planned as {quality.target(asked):.4g}: samples may exceed their prediction by "
+        f"{quality.margin:.1%} (margin of the model's quality profile)"
+    ]
 
 
 def _costs(problem: Problem) -> DiffusionCosts:
