@@ -140,7 +140,7 @@ def _costs(case: Problem) -> SplitCosts:
 
 
 def _qualities(model: Diffusion, workload: ImageWorkload) -> dict[str, float]:
-    """Quality of whole runs with each denoiser that the profile says something of."""
+    """Quality of whole runs with each denoiser that the profile says something of, as predicted: without a margin."""
     costs = DiffusionCosts(model, workload)
     terms = quality_terms(costs)
     if terms is None:
