@@ -105,7 +105,7 @@ class MultiStage(Strategy):
         )
 
     def describe(self, problem: Problem) -> Callable[[str], str]:
-        """Say why the solver may not be cut somewhere, and how far a margin has tightened a quality that is not kept."""
+        """Say where the solver may not be cut, and how far a margin has tightened a quality that is not kept."""
         costs = _costs(problem)
         named, notes = super().describe(problem), _margin_notes(problem, quality_terms(costs))
 
