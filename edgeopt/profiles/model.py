@@ -10,8 +10,8 @@ from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
-    "AdditiveQuality", "Architecture", "Block", "CausalLM", "Component", "Diffusion", "Experts", "Layer", "Sampler",
-    "TableQuality", "Variant", "WholeQuality",
+    "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion", "Experts",
+    "Layer", "Level", "MeasuredRun", "Model", "RunsQuality", "Sampler", "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -206,3 +206,72 @@ class Diffusion(Profile):
     variants: dict[str, Variant] = Field(min_length=1)
     decoder: Component | None = None
     quality: AdditiveQuality | TableQuality | WholeQuality | None = Field(default=None, discriminator="form")
+
+
+class Level(Strict):
+    """One resolution of a cascade: its denoisers share one latent space.
+
+    From the second level on a denoiser sees, behind its own channels, those of the image that the level before made,
+    enlarged to its own size and with Gaussian noise of standard deviation ``augmentation`` added.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    sampler: Sampler
+    latent: Bytes
+    latent_shape: list[int] = Field(min_length=3, max_length=3)
+    augmentation: float | None = Field(default=None, ge=0)
+    variants: dict[str, Variant] = Field(min_length=1)
+
+
+class MeasuredRun(Strict):
+    """What a run made that was measured: each level's variant and number of steps, and the quality of its images."""
+
+    variants: list[str]
+    steps: list[int]
+    quality: float
+
+
+class RunsQuality(Strict):
+    """Measured quality of whole runs through both levels; plans choose among these runs.
+
+    ``floor`` is what real data scores against real data.
+    """
+
+    form: Literal["runs"]
+    metric: str
+    runs: list[MeasuredRun] = Field(min_length=1)
+    floor: float | None = None
+    source: Provenance
+
+
+class CascadedDiffusion(Profile):
+    """Levels of growing resolution: the first draws an image from noise, each further one enlarges it by denoising."""
+
+    kind: Literal["model"] = "model"
+    family: Literal["cascaded_diffusion"]
+    dtype: DType
+    prompt: Bytes
+    conditioning: NonNegativeBytes
+    text_encoder: Component | None = None
+    levels: list[Level] = Field(min_length=2)
+    quality: RunsQuality | None = None
+
+    def level(self, index: int) -> Diffusion:
+        """Return one level as a family of its own, which shares the cascade's name and text encoder."""
+        level = self.levels[index]
+        return Diffusion(
+            name=self.name,
+            source=self.source,
+            family="diffusion",
+            dtype=self.dtype,
+            sampler=level.sampler,
+            prompt=self.prompt,
+            conditioning=self.conditioning,
+            latent=level.latent,
+            latent_shape=level.latent_shape,
+            text_encoder=self.text_encoder,
+            variants=level.variants,
+        )
+
+
+Model = CausalLM | Diffusion | CascadedDiffusion

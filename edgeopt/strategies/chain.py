@@ -24,7 +24,7 @@ from edgeopt_solvers.chain import Chain, Solution
 
 __all__ = [
     "able_devices", "chain_plan", "compute_table", "shared_arguments", "source_index", "transfers_of",
-    "wants_quality",     "with_cut_reasons",
+    "wants_quality", "with_cut_reasons",
 ]  # fmt: skip
 
 

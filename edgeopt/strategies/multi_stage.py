@@ -105,15 +105,15 @@ class MultiStage(Strategy):
         )
 
     def describe(self, problem: Problem) -> Callable[[str], str]:
-        """Say where the solver may not be cut, and how far a margin has tightened a quality that is not kept."""
-        costs = _costs(problem)
-        named, notes = super().describe(problem), _margin_notes(problem, quality_terms(costs))
+        """Say why the solver may not be cut where a message wants a cut, and how a quality asked for was tightened."""
+        named, costs = super().describe(problem), _costs(problem)
+        refusals, notes = costs.cut_refusals, _margin_notes(problem, quality_terms(costs))
 
-        def plain(message: str) -> str:
-            told = with_cut_reasons(named(message), costs.cut_refusals)
+        def words(message: str) -> str:
+            told = with_cut_reasons(named(message), refusals)
             return "; ".join([told, *(notes if "max_quality_loss" in message else [])])
 
-        return plain
+        return words
 
 
 def _margin_notes(problem: Problem, quality: QualityTerms | None) -> list[str]:

@@ -13,17 +13,26 @@ import torch
 
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
+from edgeopt.profiler.quality.cascade import LevelSampler, runs_of
 from edgeopt.profiler.quality.reference import Reference
 from edgeopt.profiler.quality.sampling import PlanSampler, noise_errors
-from edgeopt.profiles.model import AdditiveQuality, Diffusion, TableQuality, WholeQuality
-from edgeopt.profiles.problem import ImageWorkload
+from edgeopt.profiles.model import (
+    AdditiveQuality,
+    CascadedDiffusion,
+    CausalLM,
+    Diffusion,
+    TableQuality,
+    WholeQuality,
+)
+from edgeopt.profiles.problem import ImageWorkload, TextWorkload
 from edgeopt.quality import SampleQuality, fit_additive, rank_correlation, safety_margin
+from edgeopt.training.digits import METRICS, SIDE
 
 __all__ = [
     "METRIC", "PlanQuality", "calibration_plans", "check_plans", "noise_of", "profile_quality", "sample_plan",
 ]  # fmt: skip
 
-METRIC = "Fréchet distance in digit features"
+METRIC = METRICS[SIDE]
 
 Form = Literal["additive", "table", "whole"]
 Progress = Callable[[str], None]
@@ -78,8 +87,7 @@ def profile_quality(
     InputError
         Not a trained family of digits, or a form that needs other variants.
     """
-    reference = Reference(samples)
-    reference.check(model)
+    reference = Reference.of(model, samples)
     names = list(model.variants)
     _check_request(form, names, first, second, steps, cuts, checks)
     noise = noise_of(model, len(reference.images), seed)
@@ -105,8 +113,8 @@ def profile_quality(
         f"measured {date.today().isoformat()}: {quality.source}; {count} images per plan against {count} held-out "
         f"digits, {steps} steps of {model.sampler.class_name}, guidance {guidance:g}, noise seed {seed}"
     )
-    floor = round(reference.floor.frechet, 4)
-    return model.model_copy(update={"quality": quality.model_copy(update={"floor": floor, "source": source})})
+    told = {"metric": reference.metric, "floor": round(reference.floor.frechet, 4), "source": source}
+    return model.model_copy(update={"quality": quality.model_copy(update=told)})
 
 
 def _spelled(plan: Sequence[int], names: Sequence[str]) -> str:
@@ -247,20 +255,23 @@ def sample_plan(plan: Plan, *, samples: int | None = None, seed: int = 0) -> Pla
     Raises
     ------
     InputError
-        The plan is not a run of a trained family of digits, or its quality is predicted in another metric.
+        The plan is not a run of a trained family or cascade of digits, or its quality is predicted in another metric.
     """
     model, load = plan.problem.model, plan.problem.workload
-    if not isinstance(model, Diffusion) or not isinstance(load, ImageWorkload):
+    if isinstance(model, CausalLM) or isinstance(load, TextWorkload):
         raise InputError(Finding("model.family", f"'{model.name}' makes no images", "give a plan of a diffusion model"))
-    reference = Reference(samples)
-    reference.check(model)
+    reference = Reference.of(model, samples)
     told = model.quality
-    if told is not None and told.metric != METRIC:
-        message = f"predicted as '{told.metric}', sampled as '{METRIC}'"
+    if told is not None and told.metric != reference.metric:
+        message = f"predicted as '{told.metric}', sampled as '{reference.metric}'"
         raise InputError(Finding("model.quality.metric", message, "measure it with `edgeopt profile quality`"))
-    names = list(model.variants)
-    steps = [names.index(f"{stage.variant}") for stage in plan.stages for _ in range(stage.start, stage.stop)]
-    noise = noise_of(model, len(reference.images), seed)
-    sampler = PlanSampler(model, load.steps, reference.labels, noise, guidance=load.guidance)
+    if isinstance(model, CascadedDiffusion):
+        images = LevelSampler(model, reference.labels, seed=seed, guidance=load.guidance)(runs_of(plan))
+    else:
+        assert isinstance(load, ImageWorkload)
+        names = list(model.variants)
+        steps = [names.index(f"{stage.variant}") for stage in plan.stages for _ in range(stage.start, stage.stop)]
+        noise = noise_of(model, len(reference.images), seed)
+        images = PlanSampler(model, load.steps, reference.labels, noise, guidance=load.guidance)(steps)
     fit_error = told.fit_error if isinstance(told, AdditiveQuality) else None
-    return PlanQuality(METRIC, plan.quality, reference.measure(sampler(steps)), reference.floor, fit_error)
+    return PlanQuality(reference.metric, plan.quality, reference.measure(images), reference.floor, fit_error)
