@@ -22,7 +22,7 @@ from edgeopt.plan import Plan, Stage
 from edgeopt.profiles.model import CascadedDiffusion, RunsQuality
 from edgeopt.profiles.problem import CascadeWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments
+from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments, wants_quality
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain
@@ -52,9 +52,7 @@ class Hierarchical(Strategy):
         """
         costs = _costs(problem)
         floor = problem.constraints.quality
-        wants = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
-        if costs.model.quality is None and (floor is not None or wants.get("quality")):
-            field = "constraints.quality" if floor is not None else "objective"
+        if costs.model.quality is None and (field := wants_quality(problem)):
             message = f"the problem asks for quality and model {problem.model.name!r} has no quality profile"
             mend = "measure it with `edgeopt profile quality`, or drop the request"
             raise InputError(Finding(field, message, mend))
