@@ -9,6 +9,7 @@ to every other one, over a link to each: the slowest of them counts. A synchrono
 in an asynchronous one what is sent has a step to travel, ``max(c, latency + bytes / rate)``. After w synchronous steps
 of T the whole run takes ``max(T c + w e, w (c + e) + (T - w) (latency + bytes / rate))``: the same maximum of two
 lines in h that overlapped exchange is, with other slopes. Conditioning and rows cross once, to the source and from it.
+With a stride T is the number of steps that the device computes: w, and every s-th of the others.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.costs.roofline import Work, roofline
+from edgeopt.costs.strides import own_steps
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import PatchExchange
 from edgeopt.profiles.problem import PatchOptions
@@ -63,6 +65,10 @@ class PatchCosts:
     def fresh_calls(self) -> int:
         """Steps in which all wait for all."""
         return self.calls if self.options.mode == "synchronous" else min(self.options.warmup_steps, self.calls)
+
+    def own_calls(self, stride: int) -> int:
+        """Steps that a device with that stride computes."""
+        return len(own_steps(self.calls, self.fresh_calls, stride))
 
     @property
     def unit_bytes(self) -> float:

@@ -204,15 +204,23 @@ class WholeQuality(Strict):
     source: Provenance
 
 
-class StaleQuality(Strict):
-    """What asynchronous patches lose: by how much the metric of ``quality`` rises.
+def _one_loss_for_each(loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
+    """Refuse another number of losses than of warm-ups."""
+    count = len(info.data.get("warmup_steps", ()))
+    for name, values in loss.items():
+        if len(values) != count:
+            message, mend = f"{name} has {len(values)} losses for {count} warmup_steps", "give one for each"
+            raise PydanticCustomError("loss", "{message}; {mend}", {"message": message, "mend": mend})
+    return loss
 
-    ``loss[variant][i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; in runs of
-    more steps the context changes less from one to the next. Measured with ``patches`` equal patches.
+
+class StridedLoss(Strict):
+    """What asynchronous patches lose, one of which computes every ``stride``-th step; see :class:`StaleQuality`.
+
+    Each loss is the largest over divisions into two patches, by which of them has the stride and with how many rows.
     """
 
-    steps: int = Field(ge=1)
-    patches: int = Field(ge=2)
+    stride: int = Field(ge=2)
     warmup_steps: list[int] = Field(min_length=1)
     loss: dict[str, list[float]] = Field(min_length=1)
     source: Provenance
@@ -221,12 +229,29 @@ class StaleQuality(Strict):
     @classmethod
     def _one_for_each(cls, loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
         """Refuse another number of losses than of warm-ups."""
-        count = len(info.data.get("warmup_steps", ()))
-        for name, values in loss.items():
-            if len(values) != count:
-                message, mend = f"{name} has {len(values)} losses for {count} warmup_steps", "give one for each"
-                raise PydanticCustomError("loss", "{message}; {mend}", {"message": message, "mend": mend})
-        return loss
+        return _one_loss_for_each(loss, info)
+
+
+class StaleQuality(Strict):
+    """What asynchronous patches lose: by how much the metric of ``quality`` rises.
+
+    ``loss[variant][i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; in runs of
+    more steps the context changes less from one to the next. Measured with ``patches`` equal patches.
+    ``strided`` says the same of runs in which one of two patches leaves steps out.
+    """
+
+    steps: int = Field(ge=1)
+    patches: int = Field(ge=2)
+    warmup_steps: list[int] = Field(min_length=1)
+    loss: dict[str, list[float]] = Field(min_length=1)
+    strided: list[StridedLoss] = []
+    source: Provenance
+
+    @field_validator("loss")
+    @classmethod
+    def _one_for_each(cls, loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
+        """Refuse another number of losses than of warm-ups."""
+        return _one_loss_for_each(loss, info)
 
 
 class Sampler(Strict):

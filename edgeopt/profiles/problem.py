@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BeforeValidator, Field
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from edgeopt.profiles.base import Strict
@@ -20,6 +20,8 @@ __all__ = [
 ]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
+
+_ASYNCHRONOUS = "use mode: asynchronous"
 
 
 def _objective(value: Any) -> Any:
@@ -75,11 +77,32 @@ class PatchOptions(Strict):
 
     ``synchronous`` patches give the result of the whole image; ``asynchronous`` ones know of each other what was one
     step ago, but for the first ``warmup_steps``. ``devices`` are those that share; default: whichever are worth it.
+    Where ``max_stride`` is above 1, slower devices may compute only every second (or fourth) asynchronous step;
+    ``strides`` says it for each of ``devices``, default: whichever are best.
     """
 
     mode: Literal["synchronous", "asynchronous"] = "synchronous"
     warmup_steps: int = Field(default=4, ge=1)
     devices: list[str] = []
+    max_stride: Literal[1, 2, 4] = 1
+    strides: list[Literal[1, 2, 4]] = []
+
+    @model_validator(mode="after")
+    def _strides_fit(self) -> PatchOptions:
+        """Refuse strides of synchronous patches, of nobody, above the largest, or of everybody."""
+        message = mend = ""
+        if self.max_stride > 1 and self.mode == "synchronous":
+            message, mend = f"max_stride {self.max_stride} leaves steps out, and mode is synchronous", _ASYNCHRONOUS
+        elif self.strides and len(self.strides) != len(self.devices):
+            message = f"there are {len(self.strides)} strides for {len(self.devices)} devices"
+            mend = "give one for each of constraints.patch.devices"
+        elif self.strides and max(self.strides) > self.max_stride:
+            message, mend = f"a stride is {max(self.strides)}, max_stride is {self.max_stride}", "raise max_stride"
+        elif self.strides and min(self.strides) > 1:
+            message, mend = f"no device takes all steps: strides {self.strides}", "lower workload.steps"
+        if message:
+            raise PydanticCustomError("strides", "{message}; {mend}", {"message": message, "mend": mend})
+        return self
 
 
 class CascadeWorkload(Strict):

@@ -2,7 +2,9 @@
 
 Synchronous: each exchange of a step waits for that step's tensors, so that the result is that of the whole image.
 Asynchronous: after ``warmup_steps`` such steps, others' rows are known as they were one step ago; what is sent has a
-whole step to travel. Always exactly one step: the result is another, but it does not depend on who was faster.
+whole step to travel. Always exactly one step: the result is another, but it does not depend on who was faster. A patch
+with a stride computes only every so many of those steps (:mod:`edgeopt.costs.strides` says which, and what the others
+know of it), and steps its sampler over as many at once.
 
 The source encodes the prompt and decodes the image, where the model has a text encoder and a decoder.
 """
@@ -15,6 +17,7 @@ from typing import Any
 
 import torch
 
+from edgeopt.costs.strides import STRIDES, context_step, own_steps, sent_steps, stride_refusal
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan, Stage
 from edgeopt.programs import multi_stage
@@ -25,6 +28,7 @@ from edgeopt.programs.placing import stage_device
 from edgeopt.programs.sampling import decode, doubled, draw_noise, draw_prompt, guided, load_part, scaled
 from edgeopt.programs.sampling import scheduler_of as make_scheduler
 from edgeopt.programs.slabs import Exchange, cut_into_slabs
+from edgeopt.programs.strides import stepper
 
 __all__ = ["TOLERANCE", "Patch", "build", "reference"]
 
@@ -35,7 +39,7 @@ _SPARE_BYTES = 1 << 20
 
 
 class _Swaps(Exchange):
-    """Exchanges of a run over links: fresh, or one step old. What lies between them is timed as computing.
+    """Exchanges of a run over links: fresh, or of an earlier step. What lies between them is timed as computing.
 
     Parameters
     ----------
@@ -43,25 +47,39 @@ class _Swaps(Exchange):
         Index of this patch in the plan.
     fresh_steps, steps
         Steps that wait for each other, and all.
+    strides
+        Of every patch, after the fresh steps.
     """
 
-    def __init__(self, me: int, rows: Sequence[int], stage: int, fresh_steps: int, steps: int) -> None:
+    def __init__(
+        self, me: int, rows: Sequence[int], stage: int, fresh_steps: int, steps: int, strides: Sequence[int]
+    ) -> None:
         super().__init__(me, rows)
-        self._stage, self._fresh_steps, self._steps = stage, fresh_steps, steps
+        self._stage, self._fresh_steps, self._strides = stage, fresh_steps, strides
+        self._sent = {k: sent_steps(steps, fresh_steps, strides[me], strides[k]) for k in self.others}
         self._links: Links | None = None
         self._ranks: Sequence[int] = ()
         self._step = self._point = 0
-        self._known: dict[int, Mapping[int, torch.Tensor]] = {}
+        self._known: dict[int, dict[int, torch.Tensor]] = {}
+        self._heard: dict[int, int] = {}
+        self._due: list[int] = []
         self._computing = contextlib.ExitStack()
 
     def join(self, links: Links, ranks: Sequence[int]) -> None:
         """Start a request: ``ranks`` are those of the patches."""
         self._links, self._ranks, self._known = links, ranks, {}
+        self._heard = {}
 
     @contextlib.contextmanager
     def step(self, step: int):  # type: ignore[no-untyped-def]
         """Take a step: exchanges come in the same order in every one."""
         self._step, self._point = step, 0
+        if step < self._fresh_steps:
+            wanted = dict.fromkeys(self.others, step)
+        else:
+            wanted = {k: context_step(step, self._fresh_steps, self._strides[k]) for k in self.others}
+        self._due = [k for k in self.others if self._heard.get(k) != wanted[k]]
+        self._heard = wanted
         self._go()
         yield
         self._computing.close()
@@ -73,20 +91,17 @@ class _Swaps(Exchange):
     def swap(
         self, kind: str, outgoing: Mapping[int, torch.Tensor], expected: Sequence[int]
     ) -> Mapping[int, torch.Tensor]:
-        """Send, and return this step's tensors of the others, or those of the step before."""
+        """Send what will be used, and return the others' tensors of this step, or of the last one known."""
         assert self._links is not None
         self._computing.close()
-        fresh = self._step < self._fresh_steps
-        # What is sent in the last step would be used in the next.
-        if fresh or self._step < self._steps - 1:
-            for k, tensor in outgoing.items():
+        for k, tensor in outgoing.items():
+            if self._step in self._sent[k]:
                 self._links.send(self._ranks[k], [tensor], "context")
-        # In the first stale step all that is needed has been received already.
-        if fresh or self._step > self._fresh_steps:
-            where = next((tensor.device for tensor in outgoing.values()), torch.device("cpu"))
-            heard = {k: self._links.receive(self._ranks[k])[0].to(where) for k in expected}
-            self._known[self._point] = heard
-        known = self._known[self._point]
+        known = self._known.setdefault(self._point, {})
+        where = next((tensor.device for tensor in outgoing.values()), torch.device("cpu"))
+        for k in expected:
+            if k in self._due:
+                known[k] = self._links.receive(self._ranks[k])[0].to(where)
         self._point += 1
         self._go()
         return known
@@ -107,6 +122,7 @@ class Patch(PartyProgram):
             raise InputError(Finding("model.sampler.config.thresholding", message, "use clip_sample, or neither"))
         make_scheduler(facts)
         rows = [stage.stop - stage.start for stage in self._patches]
+        strides = _strides(plan, self._patches, facts)
         self._modules: dict[str, Any] = {}
         for stage in (plan.stages[index] for index in self.stages):
             name = stage.elements if stage.variant is None else f"variant:{stage.variant}"
@@ -114,7 +130,8 @@ class Patch(PartyProgram):
         self._own = next((stage for stage in self._patches if stage.index in self.stages), None)
         if self._own is not None:
             me = self._patches.index(self._own)
-            self._swaps = _Swaps(me, rows, self._own.index, self._fresh_steps, facts.solver.calls)
+            self._swaps = _Swaps(me, rows, self._own.index, self._fresh_steps, facts.solver.calls, strides)
+            self._calls = own_steps(facts.solver.calls, self._fresh_steps, strides[me])
             cut_into_slabs(self._modules[f"variant:{self._variant}"], self._swaps)
         self.max_message_bytes = _largest(facts, self._variant, sum(rows))
 
@@ -165,16 +182,18 @@ class Patch(PartyProgram):
         where, predict = stage_device(self.plan, stage.index), facts.predict(self._variant)
         module = self._modules[f"variant:{self._variant}"]
         scheduler = make_scheduler(facts)
+        noise = draw_noise(facts, scheduler)
+        move = stepper(scheduler, self._calls)
         rows = slice(stage.start, stage.stop)
-        latent = draw_noise(facts, scheduler)[:, :, rows].to(where)
+        latent = noise[:, :, rows].to(where)
         both = doubled(facts, [each.to(where) for each in conditioning], self._labels)
-        for step, timestep in enumerate(scheduler.timesteps):
+        for step, timestep in zip(self._calls, scheduler.timesteps, strict=True):
             with self._swaps.step(step):
                 x = scaled(scheduler, latent, timestep)
                 output = predict(module, torch.cat([x, x]) if facts.is_guided else x, timestep.to(where), *both)
                 if output.shape[2] != latent.shape[2]:  # a library that makes squares only
                     output = output[:, :, rows]
-                latent = scheduler.step(guided(facts, output), timestep, latent, return_dict=False)[0]
+                latent = move(guided(facts, output), timestep, latent)
         return latent.contiguous().cpu()
 
 
@@ -207,6 +226,19 @@ def _fresh_steps(plan: Plan, steps: int) -> int:
         message = f"mode {mode!r} with {warmup!r} warm-up steps"
         raise InputError(Finding("decisions", message, "write the plan with edgeopt solve"))
     return min(warmup, steps)
+
+
+def _strides(plan: Plan, patches: Sequence[Stage], facts: DiffusionRun) -> list[int]:
+    """Every how many steps each patch computes after the fresh ones; 1 where the plan does not say."""
+    names = [device.name for device in plan.problem.devices]
+    given = plan.decisions.get("strides", [1] * len(names))
+    mend = "write the plan with edgeopt solve"
+    if not isinstance(given, list) or len(given) != len(names) or not all(one in STRIDES for one in given):
+        raise InputError(Finding("decisions.strides", f"{given!r} is not a stride for each device", mend))
+    strides = [int(given[names.index(stage.device)]) for stage in patches]  # type: ignore[arg-type]
+    if max(strides) > 1 and (why := stride_refusal(facts.model.sampler, facts.load.steps)):
+        raise InputError(Finding("model.sampler.class", why, "plan with constraints.patch.max_stride 1"))
+    return strides
 
 
 def _one_variant(facts: DiffusionRun, patches: Sequence[Stage]) -> str:

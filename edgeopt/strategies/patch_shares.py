@@ -12,6 +12,7 @@ from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.costs.links import link_arrays
 from edgeopt.costs.memory import usable_bytes
 from edgeopt.costs.patch import PatchCosts
+from edgeopt.costs.strides import sent_steps
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Interval, Stage, Transfer
 from edgeopt.profiles.model import Diffusion
@@ -60,6 +61,13 @@ class PatchShares:
             raise InputError([Finding("constraints.source", message, "name another source")])
 
     @property
+    def strides(self) -> list[int]:
+        """Every how many asynchronous steps each device computes; 1 for those that do not share."""
+        options = self.problem.constraints.patch
+        known = dict(zip(options.devices, options.strides, strict=False))
+        return [known.get(device.name, 1) for device in self.problem.devices]
+
+    @property
     def around_s(self) -> float:
         """Seconds of text encoder and decoder, before and after all patches."""
         if not self.costs.component_bytes():
@@ -81,20 +89,21 @@ class PatchShares:
     def instance(self) -> Divisible:
         """Return the load; see :mod:`edgeopt.costs.patch` for its seconds."""
         costs, steps = self.costs, self._steps()
-        calls, fresh = costs.calls, costs.fresh_calls
-        share, alone = fresh / calls, int(self.able.sum()) == 1
+        fresh, alone = costs.fresh_calls, int(self.able.sum()) == 1
+        own_calls = [costs.own_calls(stride) for stride in self.strides]
         rows: dict[str, list[float]] = {
             name: [] for name in ("fixed_s", "unit_s", "latency_s", "fixed_bytes", "unit_bytes", "rate_bytes_per_s")
         }
         for d, (start, each) in enumerate(steps):
             rate, latency = self._slowest(d)
+            calls, share = own_calls[d], fresh / own_calls[d]
             own_bytes = 0.0 if alone else costs.unit_bytes
             fixed_bytes = 0.0 if alone else costs.fixed_bytes
             waits = costs.exchange.messages * latency
             once, once_unit = self._once(d)
             once, once_unit = once / calls, once_unit / calls
             unit_s = own_bytes / rate + once_unit
-            if fresh == calls:
+            if fresh == costs.calls:
                 values = (start, each, waits + once, fixed_bytes, unit_s)
             else:
                 fixed_e, unit_e = waits + fixed_bytes / rate, own_bytes / rate
@@ -113,8 +122,8 @@ class PatchShares:
         fixed_memory[self.source] += sum(costs.component_bytes().values())
         return Divisible(
             num_units=costs.num_units,
-            exchange="synchronous" if fresh == calls else "overlapped",
-            num_steps=np.full(len(steps), float(calls)),
+            exchange="synchronous" if fresh == costs.calls else "overlapped",
+            num_steps=np.array(own_calls, dtype=float),
             memory_bytes=np.array([usable_bytes(device) for device in self.problem.devices]),
             fixed_memory_bytes=fixed_memory,
             unit_memory_bytes=np.full(len(steps), costs.unit_memory_bytes),
@@ -144,7 +153,7 @@ class PatchShares:
                 Stage(
                     index=len(stages), device=devices[d].name, variant=costs.variant, start=start, stop=start + rows,
                     elements=f"rows {start} to {start + rows - 1}",
-                    compute_s=costs.calls * (steps[d][0] + steps[d][1] * count),
+                    compute_s=costs.own_calls(self.strides[d]) * (steps[d][0] + steps[d][1] * count),
                     transfer_s=max((t.seconds for t in arriving), default=0.0),
                     transfer_bytes=sum(t.bytes for t in arriving),
                     memory_bytes=costs.fixed_memory_bytes + costs.unit_memory_bytes * count,
@@ -166,14 +175,13 @@ class PatchShares:
         """Return what every device gives to every other: conditioning, context of all steps, finished rows."""
         costs, used = self.costs, [d for d, count in enumerate(units) if count]
         exchange, batch = costs.exchange, costs.costs.step_batch
-        # What is sent in an asynchronous last step would be used in the next.
-        rounds = costs.calls if costs.fresh_calls == costs.calls else costs.calls - 1
         moves = [(self.source, d, "input", costs.conditioning_bytes, 1.0) for d in used if d != self.source]
         for place, i in enumerate(used):
             for other, j in enumerate(used):
                 if i == j:
                     continue
                 near = abs(place - other) == 1
+                rounds = len(sent_steps(costs.calls, costs.fresh_calls, self.strides[i], self.strides[j]))
                 messages = exchange.messages - (0 if near else exchange.halo_messages)
                 num_bytes = costs.unit_bytes * units[i] + batch * (exchange.sums + (exchange.halo if near else 0.0))
                 if messages:
@@ -210,7 +218,25 @@ class PatchShares:
             for lane, label, start, stop in sorted(bars, key=lambda bar: bar[2])
         ]
 
-    def notes(self, unknown_quality: bool) -> list[str]:
+    def _idle_s(self, units: list[int]) -> float:
+        """Seconds by which the slowest warm-up step, for which all wait, and the slowest of the rest exceed the plan.
+
+        A device with a stride has more rows than it could compute in a step of the others.
+        """
+        costs, steps = self.costs, self._steps()
+        fresh, waits, rests = costs.fresh_calls, [0.0], [0.0]
+        for d, count in enumerate(units):
+            if count:
+                rate, latency = self._slowest(d)
+                step_s = steps[d][0] + steps[d][1] * count
+                waits.append(fresh * (step_s + costs.exchange.messages * latency + self._bytes(count) / rate))
+                rests.append((costs.own_calls(self.strides[d]) - fresh) * step_s)
+        return max(waits) + max(rests) - max(a + b for a, b in zip(waits, rests, strict=True))
+
+    def _bytes(self, count: int) -> float:
+        return 0.0 if int(self.able.sum()) == 1 else self.costs.fixed_bytes + self.costs.unit_bytes * count
+
+    def notes(self, units: list[int], unknown_quality: bool) -> list[str]:
         """Say what the figures rest on and who has no rows."""
         devices, able = self.problem.devices, able_devices(self.problem)
         notes = basis_notes(
@@ -220,7 +246,13 @@ class PatchShares:
         if left_out := [device.name for device, can, shares in trio if can and not shares]:
             notes.append(f"has no rows, since no set of devices with it is better: {', '.join(left_out)}")
         if unknown_quality:
-            notes.append("quality is not known: the model has no measured loss for context that is one step old")
+            notes.append("quality is not known: the model has no measured loss for context this old")
+        used = [
+            (device.name, stride) for device, stride, count in zip(devices, self.strides, units, strict=True) if count
+        ]
+        if fewer := [f"{name} every {stride}." for name, stride in used if stride > 1]:
+            waits = f"others wait for them up to {self._idle_s(units):.3g} s in the warm-up, which is not counted"
+            notes.append(f"steps computed after the warm-up: {', '.join(fewer)}; {waits}")
         return notes
 
 

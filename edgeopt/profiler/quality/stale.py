@@ -1,12 +1,15 @@
 """What asynchronous patches lose: the same images from the same noise, with fresh context and with stale.
 
 Every denoiser runs in equal patches on devices that do not exist. A run that happens to come out better loses nought.
+Where one of two patches leaves steps out, the largest loss counts: of a quarter, half and three quarters of the rows,
+above and below.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import date
+from fractions import Fraction
 from itertools import pairwise
 
 import torch
@@ -14,7 +17,7 @@ import torch
 from edgeopt.plan import Plan
 from edgeopt.profiler.quality.reference import Reference
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import Diffusion, StaleQuality
+from edgeopt.profiles.model import Diffusion, StaleQuality, StridedLoss
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import Problem
 from edgeopt.programs.parties import rehearse
@@ -34,6 +37,8 @@ def stale_quality(
     steps: int = 25,
     patches: int = 2,
     warmup_steps: Sequence[int] = (1, 2, 4, 8),
+    strides: Sequence[int] = (2, 4),
+    strided_warmup_steps: Sequence[int] = (1, 4),
     num_samples: int | None = None,
     seed: int = 0,
     progress: Callable[[str], None] = lambda line: None,
@@ -44,6 +49,8 @@ def stale_quality(
     ----------
     warmup_steps
         Synchronous steps before the stale ones.
+    strides, strided_warmup_steps
+        Every how many steps one of two patches computes after so many synchronous ones.
     num_samples
         As in :class:`~edgeopt.profiler.quality.reference.Reference`.
     seed
@@ -54,17 +61,26 @@ def stale_quality(
     InputError
         The model does not make the images that its quality is measured on.
     """
-    reference = Reference(num_samples)
-    reference.check(model)
+    reference = Reference.of(model, num_samples)
     losses: dict[str, list[float]] = {}
+    strided: dict[int, dict[str, list[float]]] = {stride: {} for stride in strides}
     for name, variant in model.variants.items():
         if variant.patch is None:
             continue
         alone = model.model_copy(update={"variants": {name: variant}, "quality": None})
         images = len(reference.labels)
 
-        def distance(mode: str, warmup: int, alone: Diffusion = alone, images: int = images) -> float:
-            plan = _equal_patches(alone, steps, images, patches, mode, warmup, seed)
+        equal = [Fraction(1, patches)] * patches
+
+        def distance(
+            mode: str,
+            warmup: int,
+            shares: Sequence[Fraction] = equal,
+            taken: Sequence[int] = (),
+            alone: Diffusion = alone,
+            images: int = images,
+        ) -> float:
+            plan = _patches(alone, steps, images, shares, mode, warmup, taken, seed)
             (made,) = rehearse(plan, seed, lambda plan, stages: _Labelled(plan, stages, reference.labels))
             return reference.measure(made).frechet
 
@@ -74,13 +90,36 @@ def stale_quality(
             loss = distance("asynchronous", warmup) - fresh
             progress(f"{name}: {warmup} synchronous steps of {steps}: {loss:+.4f} to {fresh:.4f}")
             losses[name].append(round(max(loss, 0.0), 4))
+        for stride in strides:
+            strided[stride][name] = []
+            for warmup in strided_warmup_steps:
+                found = [
+                    distance("asynchronous", warmup, [share, 1 - share], taken) - fresh
+                    for share in (Fraction(1, 4), Fraction(1, 2), Fraction(3, 4))
+                    for taken in ([1, stride], [stride, 1])
+                ]
+                each = ", ".join(f"{loss:+.4f}" for loss in found)
+                progress(
+                    f"{name}: every {stride}. step after {warmup} synchronous ones of {steps}: {each} to {fresh:.4f}"
+                )
+                strided[stride][name].append(round(max(*found, 0.0), 4))
+    measured = f"measured on {date.today().isoformat()} by python -m edgeopt.profiler.quality.stale: "
+    measured += f"{len(reference.labels)} images, the same labels and noise with fresh context and with stale"
     return StaleQuality(
         steps=steps,
         patches=patches,
         warmup_steps=list(warmup_steps),
         loss=losses,
-        source=f"measured on {date.today().isoformat()} by python -m edgeopt.profiler.quality.stale: "
-        f"{len(reference.labels)} images, the same labels and noise with fresh context and with stale",
+        strided=[
+            StridedLoss(
+                stride=stride,
+                warmup_steps=list(strided_warmup_steps),
+                loss=loss,
+                source=f"{measured}; the largest over a quarter, half and three quarters of the rows, above and below",
+            )
+            for stride, loss in strided.items()
+        ],
+        source=measured,
     )
 
 
@@ -96,7 +135,16 @@ class _Labelled(Patch):
         return [self._asked]
 
 
-def _equal_patches(model: Diffusion, steps: int, images: int, patches: int, mode: str, warmup: int, seed: int) -> Plan:
+def _patches(
+    model: Diffusion,
+    steps: int,
+    images: int,
+    shares: Sequence[Fraction],
+    mode: str,
+    warmup: int,
+    strides: Sequence[int],
+    seed: int,
+) -> Plan:
     devices = [
         Device.model_validate(
             {
@@ -105,21 +153,26 @@ def _equal_patches(model: Diffusion, steps: int, images: int, patches: int, mode
                 "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
             }
         )
-        for k in range(patches)
+        for k in range(len(shares))
     ]  # fmt: skip
     network = Network.model_validate({"name": "n", "source": _SOURCE, "default": {"rate": 1e9, "latency": 0.0}})
     problem = Problem.model_validate(
         {
             "name": "stale", "model": model, "strategy": "patch", "devices": devices, "network": network,
             "workload": {"kind": "image", "steps": steps, "images": images, "seed": seed},
-            "constraints": {"patch": {"mode": mode, "warmup_steps": warmup, "devices": [d.name for d in devices]}},
+            "constraints": {
+                "patch": {
+                    "mode": mode, "warmup_steps": warmup, "devices": [d.name for d in devices],
+                    "strides": list(strides), "max_stride": max(strides, default=1),
+                }
+            },
         }
     )  # fmt: skip
     technique = get_strategy("patch")
     instance = technique.build(problem)
-    bounds = [instance.num_units * k // patches for k in range(patches + 1)]
+    bounds = [int(instance.num_units * sum(shares[:k])) for k in range(len(shares) + 1)]
     loads = [b - a for a, b in pairwise(bounds)]
-    solution = Solution(tuple(loads), (1.0,) * patches)
+    solution = Solution(tuple(loads), (1.0,) * len(shares))
     value = evaluate(instance, solution)
     status = Status("gap_reached", True)
     return technique.plan(

@@ -16,7 +16,7 @@ from tests.edgeopt.factories import device, image_problem, network
 pytestmark = [pytest.mark.torch, pytest.mark.processes]
 
 
-def digits_plan() -> Plan:
+def digits_plan(max_stride: int = 1, variant: str = "unet") -> Plan:
     runtime = {"runtime": {"threads": 1}}
     devices = [device(name, gflops, **runtime) for name, gflops in (("phone", 1), ("tablet", 1.2), ("desktop", 1.4))]
     problem = image_problem(
@@ -25,9 +25,9 @@ def digits_plan() -> Plan:
         network=network(rate=1e9, latency=1e-6),
         strategy="patch",
         workload={"kind": "image", "steps": 6, "images": 32},
-        constraints={"patch": {"mode": "asynchronous", "warmup_steps": 2}},
+        constraints={"patch": {"mode": "asynchronous", "warmup_steps": 2, "max_stride": max_stride}},
     )
-    narrow = problem.model.model_copy(update={"variants": {"unet": problem.model.variants["unet"]}})
+    narrow = problem.model.model_copy(update={"variants": {variant: problem.model.variants[variant]}})
     return planner.solve(problem.model_copy(update={"model": narrow}))
 
 
@@ -53,3 +53,15 @@ def test_a_lost_device_leaves_its_rows_to_the_others() -> None:
         # A convolution with a stride of two asks the upper neighbour alone.
         assert moved.messages == pytest.approx(moved.predicted_messages, rel=0.05)
         assert moved.bytes == pytest.approx(moved.predicted_bytes, rel=0.05)
+
+
+def test_devices_with_fewer_steps_are_not_waited_for() -> None:
+    plan = digits_plan(max_stride=2, variant="small")
+    used = [d for d, units in zip(plan.decisions["strides"], plan.decisions["units"], strict=True) if units]
+    assert sorted(set(used)) == [1, 2]
+    report = execute(plan, repeat=1, warmup=0, timeout_s=180)
+    assert report.output is not None
+    assert report.output.equal
+    for moved in report.transfers:
+        assert moved.messages == pytest.approx(moved.predicted_messages)
+        assert moved.bytes == pytest.approx(moved.predicted_bytes)

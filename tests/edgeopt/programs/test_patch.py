@@ -6,12 +6,16 @@ import pytest
 
 from edgeopt import programs
 from edgeopt.errors import InputError
+from edgeopt.profiles.model import Sampler
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 from edgeopt.programs import patch  # noqa: E402
 from edgeopt.programs.parties import rehearse  # noqa: E402
+from edgeopt.programs.sampling import scaled  # noqa: E402
+from edgeopt.programs.schedules import make_scheduler  # noqa: E402
 from edgeopt.programs.slabs import Recorder, cut_into_slabs  # noqa: E402
+from edgeopt.programs.strides import stepper  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -20,7 +24,7 @@ pytestmark = pytest.mark.torch
 def patch_plan(diffusion_plan):
     """Return a maker of plans: rows per device, with the parts around them on the first."""
 
-    def make(rows, mode="synchronous", warmup_steps=1, variant="small", **options):
+    def make(rows, mode="synchronous", warmup_steps=1, variant="small", strides=None, **options):
         ends = [1, 7, 8] if options.get("encoder", True) else [6, 7]
         whole = diffusion_plan(ends, [None, "small", None][-len(ends) :], **options)
         model = whole.problem.model
@@ -47,7 +51,8 @@ def patch_plan(diffusion_plan):
                 stages.append(whole.stages[0].model_copy(update={**change, "elements": name}))
         fields = {
             "strategy": "patch", "cuts": [], "devices": [], "variants": [], "stages": stages,
-            "decisions": {"mode": mode, "warmup_steps": warmup_steps},
+            "decisions": {"mode": mode, "warmup_steps": warmup_steps}
+            | ({"strides": strides + [1] * (len(devices) - len(strides))} if strides else {}),
             "problem": whole.problem.model_copy(update={"devices": devices, "model": model}),
         }  # fmt: skip
         return whole.model_copy(update=fields)
@@ -100,6 +105,88 @@ def test_stale_context_is_one_step_old_whoever_is_faster(patch_plan, denoiser):
     assert errors[0] > errors[2] > errors[3] == 0.0, "the more fresh steps, the nearer"
 
 
+SINGLE_STEP = ["DDIMScheduler", "EulerDiscreteScheduler", "FlowMatchEulerDiscreteScheduler"]
+
+
+@pytest.mark.parametrize("name", SINGLE_STEP)
+@pytest.mark.parametrize(("stride", "steps"), [(2, 10), (4, 10), (2, 25)])
+def test_several_steps_at_once_follow_a_constant_output(name, stride, steps):
+    """Where the denoised image does not change, one long step of a solver of first order is as good as its parts."""
+    config = {"timestep_spacing": "trailing", "clip_sample": False} if name == "DDIMScheduler" else {}
+    sampler = Sampler.model_validate({"class": name, "config": config})
+    generator = torch.Generator().manual_seed(0)
+    clean, noise = (torch.randn(2, 1, 4, 4, dtype=torch.float64, generator=generator) for _ in range(2))
+
+    def run(calls):
+        scheduler = make_scheduler(sampler, steps)
+        sigmas = scheduler.sigmas.double() if hasattr(scheduler, "sigmas") else None
+        move = stepper(scheduler, calls)
+        times = list(scheduler.timesteps)
+        assert len(times) == len(calls)
+        x = {"DDIMScheduler": noise, "EulerDiscreteScheduler": clean + noise * (1.0 if sigmas is None else sigmas[0])}
+        latent = x.get(name, noise)
+        for call, timestep in zip(calls, times, strict=True):
+            scaled(scheduler, latent, timestep)
+            if name == "DDIMScheduler":
+                alpha = scheduler.alphas_cumprod[timestep].double()
+                output = (latent - alpha.sqrt() * clean) / (1 - alpha).sqrt()
+            else:
+                output = (latent - clean) / sigmas[call]
+            latent = move(output, timestep, latent)
+        return latent
+
+    whole, few = run(list(range(steps))), run([0, 1, *range(2, steps, stride)])
+    assert torch.allclose(whole, few, atol=1e-4)
+    assert float((few - noise).abs().max()) > 0.5
+
+
+@pytest.mark.parametrize("name", SINGLE_STEP)
+def test_all_steps_are_the_schedulers_own(name):
+    sampler = Sampler.model_validate({"class": name})
+    ends = []
+    for calls in (list(range(8)), None):
+        scheduler = make_scheduler(sampler, 8)
+        move = (
+            stepper(scheduler, calls) if calls else lambda *given, to=scheduler: to.step(*given, return_dict=False)[0]
+        )
+        latent = torch.linspace(-1, 1, 16).reshape(1, 1, 4, 4)
+        for timestep in scheduler.timesteps:
+            latent = move(0.3 * scaled(scheduler, latent, timestep), timestep, latent)
+        ends.append(latent)
+    assert torch.equal(*ends)
+
+
+@pytest.mark.parametrize(("denoiser", "sampler"), [("unet", SINGLE_STEP[0]), ("dit", SINGLE_STEP[1])])
+def test_strides_leave_steps_out_and_nothing_to_chance(patch_plan, monkeypatch, denoiser, sampler):
+    options = {"denoiser": denoiser, "encoder": denoiser != "dit", "sampler": sampler, "steps": 9}
+    made = {}
+    for strides in (None, [1, 1, 1], [2, 1, 1], [2, 1, 4]):
+        plan = patch_plan([4, 2, 2], "asynchronous", 2, strides=strides, **options)
+        taken = []
+        original = patch._Swaps.step
+
+        def counting(self, step, taken=taken, original=original):
+            taken.append((self.me, step))
+            return original(self, step)
+
+        with monkeypatch.context() as patched:
+            patched.setattr(patch._Swaps, "step", counting)
+            first = rehearse(plan, 11)
+        for me, stride in enumerate(strides or [1, 1, 1]):
+            assert [step for who, step in taken if who == me] == [0, 1, *range(2, 9, stride)]
+        assert torch.equal(first[0], rehearse(plan, 11)[0])
+        assert torch.isfinite(first[0]).all()
+        made[str(strides)] = first[0]
+    assert torch.equal(made["None"], made["[1, 1, 1]"])
+    assert not torch.equal(made["[1, 1, 1]"], made["[2, 1, 1]"])
+    assert not torch.equal(made["[2, 1, 4]"], made["[2, 1, 1]"])
+
+
+def test_strides_after_the_last_warm_up_change_nothing(patch_plan):
+    plans = [patch_plan([4, 4], "asynchronous", 6, strides=strides, steps=6) for strides in ([1, 1], [1, 2])]
+    assert torch.equal(rehearse(plans[0], 3)[0], rehearse(plans[1], 3)[0])
+
+
 def test_counted_exchanges_are_those_that_travel(patch_plan, monkeypatch):
     plan = patch_plan([4, 4], denoiser="unet", steps=2)
     sent = []
@@ -127,6 +214,8 @@ def test_counted_exchanges_are_those_that_travel(patch_plan, monkeypatch):
     [
         ({"decisions": {"mode": "sometimes"}}, "mode 'sometimes'"),
         ({"decisions": {"mode": "asynchronous", "warmup_steps": 0}}, "0 warm-up steps"),
+        ({"decisions": {"mode": "asynchronous", "warmup_steps": 1, "strides": [3, 1]}}, "not a stride for each device"),
+        ("sampler", "weighs earlier steps"),
         ("rows", "do not make up 8 rows"),
         ("variant", "one denoiser"),
     ],
@@ -135,6 +224,8 @@ def test_what_cannot_be_is_refused(patch_plan, change, message):
     plan = patch_plan([4, 4])
     if change == "rows":
         plan = patch_plan([4, 2])
+    elif change == "sampler":
+        plan = patch_plan([4, 4], "asynchronous", 1, strides=[2, 1], sampler="DPMSolverMultistepScheduler")
     elif change == "variant":
         plan = patch_plan([4, 4], variant="huge")
     else:
