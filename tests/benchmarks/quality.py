@@ -1,10 +1,11 @@
-"""Quality of the digits family on trial: the surrogate, three stages, curves against budgets, devices that change.
+"""Quality of the digits family on trial: six ways to share a run, the surrogate, curves, what links and devices do.
 
     python tests/benchmarks/quality.py [--quick] [--only PART] [--write docs/measurements/diffusion.md]
 
-About six minutes on one core (``--quick``: a shake-down whose figures mean nothing). What is sampled is kept in
+About ten minutes on one core (``--quick``: a shake-down whose figures mean nothing). What is sampled is kept in
 ``--folder``, so that a run that was cut off goes on; give another folder after training the family anew. ``--write``
-replaces the sections of the parts that were run and leaves the rest of the page alone. The last line is one JSON
+replaces the sections of the parts that were run, saves their figures in ``figures/`` beside the page, and leaves the
+rest of the page alone. The last line is one JSON
 document; a part that was not run is missing in it.
 """
 
@@ -25,14 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from edgeopt.executor.hardware import describe_hardware
-from tests.benchmarks.diffusion import changes, curve, stages, surrogate
+from tests.benchmarks.diffusion import changes, curve, ratio, stages, story, surrogate
 from tests.benchmarks.diffusion.bench import Bench
 
 __all__ = ["main", "with_section"]
 
 #: Part → the title of its section.
 PARTS = {
-    surrogate: "Surrogate", stages: "Three stages", curve: "Quality against budgets", changes: "Devices that change",
+    story: "Six ways to share a run", surrogate: "Surrogate", stages: "Three stages", curve: "Quality against budgets",
+    ratio: "Split over multi-stage, measured", changes: "Devices that change",
 }  # fmt: skip
 HEAD = "# Diffusion: quality and latency\n\nFormulations and profiles: [Quality](../quality.md).\n"
 
@@ -58,7 +60,8 @@ def main() -> None:
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(asked.quick, asked.folder / "samples.jsonl")
+    figures = asked.write.parent / "figures" if asked.write else None
+    bench = Bench(asked.quick, asked.folder / "samples.jsonl", figures)
     document: dict[str, Any] = {"benchmark": "quality", "quick": asked.quick}
     for part, title in PARTS.items():
         if asked.only and part.PART not in asked.only:

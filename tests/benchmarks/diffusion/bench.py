@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from edgeopt.plan import Plan
 from edgeopt.profiler.quality import PlanSampler, Reference
@@ -33,9 +34,11 @@ class Bench:
         Few images: everything runs, no figure means anything.
     store
         File that keeps what was sampled, so that a run that was cut off does not sample it again.
+    figures
+        Folder of the pictures of parts that draw; default: beside the store.
     """
 
-    def __init__(self, quick: bool, store: Path) -> None:
+    def __init__(self, quick: bool, store: Path, figures: Path | None = None) -> None:
         model = load_model("digits")
         assert isinstance(model, Diffusion)
         assert isinstance(model.quality, AdditiveQuality)
@@ -47,6 +50,7 @@ class Bench:
         self.fit = AdditiveFit(self.profile.base, loss, float("nan"))
         self._samplers: dict[int, PlanSampler] = {}
         self._store = store
+        self.figures = figures or store.parent / "figures"
         self._known: dict[str, dict[str, Any]] = {}
         self.sampled_now = 0
         if store.exists():
@@ -54,14 +58,21 @@ class Bench:
             self._known = {line["run"]: line["quality"] for line in lines}
 
     def quality(self, run: Sequence[int], seed: int) -> SampleQuality:
-        """Sample a run, given as its variant at each step, from the noise of a seed."""
+        """Sample a run, given as its variant at each step, from the noise of a seed, and compare its images."""
         key = f"{seed} {self.images} {''.join(map(str, run))}"
+        return self.kept(key, lambda: self.reference.measure(self.drawn(run, seed)))
+
+    def drawn(self, run: Sequence[int], seed: int = 0) -> torch.Tensor:
+        """Return the images of a run, one for each held-out digit's label."""
+        if seed not in self._samplers:
+            noise = noise_of(self.model, self.images, seed)
+            self._samplers[seed] = PlanSampler(self.model, self.steps, self.reference.labels, noise)
+        return self._samplers[seed](list(run))
+
+    def kept(self, key: str, make: Callable[[], SampleQuality]) -> SampleQuality:
+        """Return what was measured under a name, or measure it now."""
         if key not in self._known:
-            if seed not in self._samplers:
-                noise = noise_of(self.model, self.images, seed)
-                self._samplers[seed] = PlanSampler(self.model, self.steps, self.reference.labels, noise)
-            found = self.reference.measure(self._samplers[seed](list(run)))
-            self._known[key] = found.document()
+            self._known[key] = make().document()
             self.sampled_now += 1
             with self._store.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"run": key, "quality": self._known[key]}) + "\n")
