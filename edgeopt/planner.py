@@ -90,7 +90,7 @@ def solve_with(
     failures: list[NoPlanError | TimeLimitError] = []
     deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
     for k, case in enumerate(cases):
-        left_s = None if deadline is None else max(0.0, deadline - time.perf_counter()) / (len(cases) - k)
+        left_s = None if deadline is None else max(1e-3, deadline - time.perf_counter()) / (len(cases) - k)
         try:
             plans.append(_solve_case(technique, case, backend, left_s, gap, warm_start, diagnose))
         except (NoPlanError, TimeLimitError) as error:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
     "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion", "Experts",
-    "Layer", "Level", "MeasuredRun", "Model", "RunsQuality", "Sampler", "TableQuality", "Variant", "WholeQuality",
+    "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality", "Sampler", "StaleQuality", "TableQuality",
+    "Variant", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -116,12 +118,29 @@ class Block(Strict):
     legal: bool = True
 
 
+class PatchExchange(Strict):
+    """What a device that has some rows of the latent gives to each other one, per step and image.
+
+    Rows are shared out ``multiple`` at a time. Keys and values of attention are ``per_row`` bytes of its own rows,
+    statistics of group norms ``sums`` bytes; the rows at its edges, ``halo`` bytes, go to the neighbour alone. All
+    that takes ``messages``, of which ``halo_messages`` to the neighbour alone.
+    """
+
+    multiple: int = Field(ge=1)
+    messages: int = Field(ge=0)
+    halo_messages: int = Field(default=0, ge=0)
+    per_row: NonNegativeBytes
+    halo: NonNegativeBytes = 0.0
+    sums: NonNegativeBytes = 0.0
+
+
 class Variant(Strict):
     """One denoiser of the family; ``flop`` is one denoising step of one image.
 
     ``activations``, ``traffic`` and ``kernels`` as in :class:`Component`; ``blocks`` add up to ``weights`` (a weight
     that two blocks use is in both), ``flop``, ``traffic`` and ``kernels``. ``common_weights`` are those that a device
     needs for any block beside the block's own, since what they make crosses no cut (the embedding of the timestep).
+    ``patch`` is there for denoisers that can work on some rows of the latent.
     """
 
     architecture: Architecture | None = None
@@ -132,6 +151,7 @@ class Variant(Strict):
     kernels: int | None = Field(default=None, ge=1)
     parameters: int | None = Field(default=None, ge=1)
     common_weights: NonNegativeBytes | None = None
+    patch: PatchExchange | None = None
     blocks: list[Block] = []
 
 
@@ -184,6 +204,31 @@ class WholeQuality(Strict):
     source: Provenance
 
 
+class StaleQuality(Strict):
+    """What asynchronous patches lose: by how much the metric of ``quality`` rises.
+
+    ``loss[variant][i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; in runs of
+    more steps the context changes less from one to the next. Measured with ``patches`` equal patches.
+    """
+
+    steps: int = Field(ge=1)
+    patches: int = Field(ge=2)
+    warmup_steps: list[int] = Field(min_length=1)
+    loss: dict[str, list[float]] = Field(min_length=1)
+    source: Provenance
+
+    @field_validator("loss")
+    @classmethod
+    def _one_for_each(cls, loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
+        """Refuse another number of losses than of warm-ups."""
+        count = len(info.data.get("warmup_steps", ()))
+        for name, values in loss.items():
+            if len(values) != count:
+                message, mend = f"{name} has {len(values)} losses for {count} warmup_steps", "give one for each"
+                raise PydanticCustomError("loss", "{message}; {mend}", {"message": message, "mend": mend})
+        return loss
+
+
 class Sampler(Strict):
     """The diffusers scheduler that drives the steps; ``config`` as its ``from_config`` takes it."""
 
@@ -206,6 +251,7 @@ class Diffusion(Profile):
     variants: dict[str, Variant] = Field(min_length=1)
     decoder: Component | None = None
     quality: AdditiveQuality | TableQuality | WholeQuality | None = Field(default=None, discriminator="form")
+    stale: StaleQuality | None = None
 
 
 class Level(Strict):

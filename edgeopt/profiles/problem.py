@@ -14,7 +14,10 @@ from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
 from edgeopt.units import Joules, Seconds
 
-__all__ = ["CascadeWorkload", "Constraints", "ImageWorkload", "Objective", "Problem", "TextWorkload", "Workload"]
+__all__ = [
+    "CascadeWorkload", "Constraints", "ImageWorkload", "Objective", "PatchOptions", "Problem", "TextWorkload",
+    "Workload",
+]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
 
@@ -67,6 +70,18 @@ class ImageWorkload(Strict):
     seed: int = 0
 
 
+class PatchOptions(Strict):
+    """How a latent is shared out in patches.
+
+    ``synchronous`` patches give the result of the whole image; ``asynchronous`` ones know of each other what was one
+    step ago, but for the first ``warmup_steps``. ``devices`` are those that share; default: whichever are worth it.
+    """
+
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    warmup_steps: int = Field(default=4, ge=1)
+    devices: list[str] = []
+
+
 class CascadeWorkload(Strict):
     """Denoise ``images`` through every level of a cascade.
 
@@ -98,6 +113,7 @@ class Constraints(Strict):
     last: str | None = None
     pin: dict[str, str] = {}
     forbid: list[str] = []
+    patch: PatchOptions = PatchOptions()
 
 
 class Problem(Strict):

@@ -27,6 +27,7 @@ _MODULES = {
     "multi_stage": "edgeopt.programs.multi_stage",
     "hierarchical": "edgeopt.programs.hierarchical",
     "split_diffusion": "edgeopt.programs.split_diffusion",
+    "patch": "edgeopt.programs.patch",
 }
 
 

@@ -16,6 +16,7 @@ GROUP = "edgeopt.strategies"
 BUNDLED = {
     "hierarchical": "edgeopt.strategies.hierarchical:Hierarchical",
     "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
+    "patch": "edgeopt.strategies.patch:Patch",
     "pipeline": "edgeopt.strategies.pipeline:Pipeline",
     "split_diffusion": "edgeopt.strategies.split_diffusion:SplitDiffusion",
 }

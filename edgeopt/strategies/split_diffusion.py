@@ -12,14 +12,13 @@ from typing import ClassVar
 
 import numpy as np
 
-from edgeopt.costs.diffusion import DiffusionCosts
-from edgeopt.costs.quality import quality_terms
 from edgeopt.costs.split import SplitCosts, has_blocks
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
-from edgeopt.profiles.model import Diffusion, WholeQuality
+from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
+from edgeopt.strategies.cases import narrowed, qualities, quality_of
 from edgeopt.strategies.chain import (
     able_devices,
     chain_plan,
@@ -64,15 +63,15 @@ class SplitDiffusion(Strategy):
         model, workload = problem.model, problem.workload
         assert isinstance(model, Diffusion)
         assert isinstance(workload, ImageWorkload)
-        qualities = _qualities(model, workload)
+        known = qualities(model, workload)
         able = [name for name, variant in model.variants.items() if has_blocks(variant)]
         if field := wants_quality(problem):
-            able = [name for name in able if name in qualities]
+            able = [name for name in able if name in known]
             if not able:
                 message = f"the problem asks for quality and model {model.name!r} has none for a denoiser with blocks"
                 mend = "add a measured `quality:` block with its source to the model, or drop the request"
                 raise InputError([Finding(field=field, message=message, mend=mend)])
-        return [_narrowed(problem, model, name, qualities.get(name)) for name in able]
+        return [narrowed(problem, model, name, known.get(name)) for name in able]
 
     def build(self, problem: Problem) -> Chain:
         """Build the chain of blocks of the problem's first denoiser (of a case: its only one).
@@ -99,7 +98,7 @@ class SplitDiffusion(Strategy):
             loop_bytes=costs.loop_bytes,
             loop_messages=float(costs.calls - 1),
             quality_loss=None if quality is None else loss,
-            max_quality_loss=None if floor is None or quality is None else floor - _quality_of(problem),
+            max_quality_loss=None if floor is None or quality is None else floor - quality_of(problem),
             reuse="many",
             **shared_arguments(problem, costs.names),
         )
@@ -126,7 +125,7 @@ class SplitDiffusion(Strategy):
             result,
             costs.names,
             [None, costs.variant_name],
-            quality_base=None if problem.model.quality is None else _quality_of(problem),
+            quality_base=None if problem.model.quality is None else quality_of(problem),
             metrics={"images_per_s": costs.workload.images / result.metrics["latency_s"]},
             bars=[bar for bars in rounds for bar in bars],
             notes=notes,
@@ -137,38 +136,6 @@ def _costs(case: Problem) -> SplitCosts:
     assert isinstance(case.model, Diffusion)
     assert isinstance(case.workload, ImageWorkload)
     return SplitCosts(case.model, case.workload)
-
-
-def _qualities(model: Diffusion, workload: ImageWorkload) -> dict[str, float]:
-    """Quality of whole runs with each denoiser that the profile says something of, as predicted: without a margin."""
-    costs = DiffusionCosts(model, workload)
-    terms = quality_terms(costs)
-    if terms is None:
-        return {}
-    return {
-        name: terms.base + float(terms.loss[row].sum())
-        for row, name in enumerate(costs.variants[1:], start=1)
-        if row not in terms.unmeasured
-    }
-
-
-def _narrowed(problem: Problem, model: Diffusion, name: str, quality: float | None) -> Problem:
-    """Keep one denoiser; its quality is that of a whole run."""
-    old = model.quality
-    kept = None
-    if old is not None and quality is not None:
-        kept = WholeQuality(
-            form="whole", metric=old.metric, quality={name: quality}, floor=old.floor, source=old.source
-        )
-    narrow = model.model_copy(update={"variants": {name: model.variants[name]}, "quality": kept})
-    return problem.model_copy(update={"model": narrow})
-
-
-def _quality_of(case: Problem) -> float:
-    assert isinstance(case.model, Diffusion)
-    assert isinstance(case.model.quality, WholeQuality)
-    (quality,) = case.model.quality.quality.values()
-    return quality
 
 
 def _rounds(problem: Problem, costs: SplitCosts, chain: Chain, solution: Solution) -> list[list[Bar]]:

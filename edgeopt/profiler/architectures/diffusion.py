@@ -12,6 +12,7 @@ from torch import nn
 
 from edgeopt.profiler.architectures.building import build_module
 from edgeopt.profiler.architectures.calls import denoiser_call, encoder_outputs
+from edgeopt.profiler.architectures.patches import patch_exchange
 from edgeopt.profiler.architectures.trace import Trace
 from edgeopt.profiles.model import Architecture, Block, Component, Variant
 from edgeopt.programs.blocks import OUTPUT, mark_blocks
@@ -59,6 +60,7 @@ def denoiser(architecture: Architecture, latent_shape: list[int], tokens: int, d
         traffic=float(trace.traffic_bytes),
         kernels=trace.num_kernels,
         parameters=_parameters(trace),
+        patch=patch_exchange(architecture, latent_shape, tokens, dtype),
         common_weights=float(trace.weight_bytes(trace.common_weights)),
         blocks=_blocks(trace, inside, math.prod(latent_shape) * torch_dtype(dtype).itemsize),
     )

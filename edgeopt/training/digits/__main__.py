@@ -8,6 +8,7 @@ from pathlib import Path
 from edgeopt.files import write_whole
 from edgeopt.profiler.architectures import model_text
 from edgeopt.profiler.quality import profile_cascade, profile_quality
+from edgeopt.profiler.quality.stale import stale_quality
 from edgeopt.profiles.checkpoints import with_relative_checkpoints
 from edgeopt.profiles.model import CascadedDiffusion, Diffusion
 from edgeopt.training.digits.checkpoints import train_all
@@ -44,7 +45,10 @@ def _measured(model: Diffusion | CascadedDiffusion) -> Diffusion | CascadedDiffu
     """Return a model with its quality: of runs through levels, of mixtures, or of its only denoiser."""
     if isinstance(model, CascadedDiffusion):
         return profile_cascade(model, LEVEL_STEPS, progress=print)
-    return profile_quality(model, form="additive" if len(model.variants) > 1 else "whole", progress=print)
+    measured = profile_quality(model, form="additive" if len(model.variants) > 1 else "whole", progress=print)
+    if len(model.variants) == 1:
+        return measured
+    return measured.model_copy(update={"stale": stale_quality(measured, progress=print)})
 
 
 if __name__ == "__main__":
