@@ -1,6 +1,6 @@
 """Quality of the digits family on trial: six ways to share a run, the surrogate, curves, what links and devices do.
 
-    python tests/benchmarks/quality.py [--quick] [--only PART] [--write docs/measurements/diffusion.md]
+    python tests/benchmarks/quality.py [--quick] [--only PART] [--predict-only] [--write docs/measurements/diffusion.md]
 
 About ten minutes on one core (``--quick``: a shake-down whose figures mean nothing). What is sampled is kept in
 ``--folder``, so that a run that was cut off goes on; give another folder after training the family anew. ``--write``
@@ -55,13 +55,14 @@ def main() -> None:
     names = [part.PART for part in PARTS]
     parser.add_argument("--quick", action="store_true", help="few images and plans, to see that all of it works")
     parser.add_argument("--only", choices=names, action="append", metavar="PART", help=f"one of {', '.join(names)}")
+    parser.add_argument("--predict-only", action="store_true", help="story and ratio run no plans: for a busy machine")
     parser.add_argument("--folder", type=Path, default=Path("build/quality"), help="keeps what was sampled")
     parser.add_argument("--write", type=Path, metavar="FILE", help="page whose sections are replaced")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
     figures = asked.write.parent / "figures" if asked.write else None
-    bench = Bench(asked.quick, asked.folder / "samples.jsonl", figures)
+    bench = Bench(asked.quick, asked.folder / "samples.jsonl", figures, predict_only=asked.predict_only)
     document: dict[str, Any] = {"benchmark": "quality", "quick": asked.quick}
     for part, title in PARTS.items():
         if asked.only and part.PART not in asked.only:

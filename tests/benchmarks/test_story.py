@@ -86,7 +86,7 @@ def test_the_ratio_is_named_as_predicted_and_as_measured(methods):
         split, multi = side | {"measured_s": split_s}, side | {"measured_s": 0.2}
         rows.append({"mbit": rate, "split": split, "multi": multi, "predicted": 1.0, "measured": split_s / 0.2})
     found = {
-        "launcher": "emulated", "reason": "", "rows": rows, "boards": [{"name": "left", "quota": 0.5}],
+        "not_measured": "", "rows": rows, "boards": [{"name": "left", "quota": 0.5}],
         "crossover_predicted_mbit": 123.4,
         "crossover_measured_mbit": ratio.crossing([(row["mbit"], row["measured"]) for row in rows]),
     }  # fmt: skip

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from edgeopt.executor.netlab import missing
 from edgeopt.plan import Plan
 from edgeopt.profiler.quality import PlanSampler, Reference
 from edgeopt.profiler.quality.family import noise_of
@@ -36,9 +37,11 @@ class Bench:
         File that keeps what was sampled, so that a run that was cut off does not sample it again.
     figures
         Folder of the pictures of parts that draw; default: beside the store.
+    predict_only
+        No plan is run to measure its latency.
     """
 
-    def __init__(self, quick: bool, store: Path, figures: Path | None = None) -> None:
+    def __init__(self, quick: bool, store: Path, figures: Path | None = None, predict_only: bool = False) -> None:
         model = load_model("digits")
         assert isinstance(model, Diffusion)
         assert isinstance(model.quality, AdditiveQuality)
@@ -50,12 +53,18 @@ class Bench:
         self.fit = AdditiveFit(self.profile.base, loss, float("nan"))
         self._samplers: dict[int, PlanSampler] = {}
         self._store = store
+        self.predict_only = predict_only or quick
         self.figures = figures or store.parent / "figures"
         self._known: dict[str, dict[str, Any]] = {}
         self.sampled_now = 0
         if store.exists():
             lines = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()]
             self._known = {line["run"]: line["quality"] for line in lines}
+
+    def not_run(self) -> str:
+        """Say why latencies are predicted only; empty where plans are run on emulated hosts."""
+        why = "a shake-down" if self.quick else "asked for without running" if self.predict_only else ""
+        return why or missing() or ""
 
     def quality(self, run: Sequence[int], seed: int) -> SampleQuality:
         """Sample a run, given as its variant at each step, from the noise of a seed, and compare its images."""

@@ -11,7 +11,6 @@ from itertools import pairwise
 from typing import Any
 
 from edgeopt.executor import execute
-from edgeopt.executor.netlab import missing
 from edgeopt.plan import Plan
 from edgeopt.profiles.network import LinkQuality
 from edgeopt.profiles.problem import Problem
@@ -36,14 +35,13 @@ def at_rate(problem: Problem, rate_mbit: float) -> Problem:
 
 def run(bench: Bench, say: Callable[[str], None]) -> dict[str, Any]:
     """Measure this machine, then plan and run both ways at every rate."""
-    methods, reason = Methods(bench), missing()
-    on = "local" if bench.quick or reason else "emulated"
-    problem = tight_problem(bench) if bench.quick else here(tight_problem(bench), say)
+    methods, reason = Methods(bench), bench.not_run()
+    problem = tight_problem(bench) if reason else here(tight_problem(bench), say)
     rows = []
     for rate in RATES[:: 3 if bench.quick else 1]:
         split, multi = _pair(methods, problem, rate)
         row: dict[str, Any] = {"mbit": rate, "split": _row(split), "multi": _row(multi)}
-        if on == "emulated":  # processes of one machine have no link whose rate could be set
+        if not reason:
             for name, plan in (("split", split), ("multi", multi)):
                 row[name] |= _measured(plan)
                 measured = row[name]["measured_s"]
@@ -52,7 +50,7 @@ def run(bench: Bench, say: Callable[[str], None]) -> dict[str, Any]:
         row["predicted"] = split.latency_s / multi.latency_s
         rows.append(row)
     return {
-        "launcher": on, "reason": reason or ("a shake-down" if bench.quick else ""), "rows": rows,
+        "not_measured": reason, "rows": rows,
         "boards": [{"name": d.name, "quota": d.runtime.cpu_quota or 1.0} for d in problem.devices],
         "crossover_predicted_mbit": _crossover(methods, problem),
         "crossover_measured_mbit": crossing([(row["mbit"], row["measured"]) for row in rows if "measured" in row]),
@@ -116,12 +114,12 @@ def crossing(points: Sequence[tuple[float, float]]) -> float | None:
 def section(found: dict[str, Any]) -> list[str]:
     """Write the findings down."""
     boards = ", ".join(f"{board['name']} {board['quota']:.0%}" for board in found["boards"])
-    is_measured = found["launcher"] == "emulated"
+    is_measured = not found["not_measured"]
     how = (
         f"measured on emulated hosts, medians of 3; boards as parts of this machine's speed: {boards}; outputs "
         + ("bitwise those of one process" if _all_equal(found["rows"]) else "DIFFER from those of one process")
         if is_measured
-        else f"predicted only: no emulated hosts here ({found['reason']})"
+        else f"predicted only, of the boards' datasheets: {found['not_measured']}"
     )
     lines = [
         "The large denoiser split over the two fast boards, against the fastest multi-stage plan that is predicted as "
@@ -155,7 +153,7 @@ def _named(found: dict[str, Any]) -> str:
         if predicted is None
         else f"Predicted crossover: **{predicted:.3g} Mbit/s**, below which split is slower"
     )
-    if found["launcher"] != "emulated":
+    if found["not_measured"]:
         return f"{first}."
     ratios = [row["measured"] for row in found["rows"]]
     rates = f"{found['rows'][0]['mbit']} to {found['rows'][-1]['mbit']} Mbit/s"

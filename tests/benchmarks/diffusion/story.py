@@ -10,7 +10,6 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeopt.executor import execute
-from edgeopt.executor.netlab import missing
 from edgeopt.plan import Plan
 from edgeopt.profiles.problem import Problem
 from edgeopt.report.data import Report
@@ -106,10 +105,8 @@ def shares(methods: Methods, say: Say = _quiet) -> dict[str, Any]:
 
     The boards are then fractions of this machine, measured right before.
     """
-    bench, reason = methods.bench, missing()
+    bench, reason = methods.bench, methods.bench.not_run()
     problem = tight_problem(bench, SHARED_MBIT)
-    if bench.quick:
-        reason = reason or "a shake-down"
     if not reason:
         problem = here(problem, say, beside=[cascade_problem(problem, methods.cascade)])
     rows = []
@@ -203,7 +200,7 @@ def section(found: dict[str, Any]) -> list[str]:
             plan = row["multi-stage"]["text"] if row["multi-stage"] else "–"
             lines.append(f"| {row['budget']:g} | {' | '.join(cells)} | {plan} |")
     shared = found["shares"]
-    why = f"Predicted only: {shared['not_measured']}." if shared["not_measured"] else (
+    why = f"Predicted only, of the boards' datasheets: {shared['not_measured']}." if shared["not_measured"] else (
         "Predicted for this machine, measured right before, and measured on emulated hosts, medians of 3."
     )  # fmt: skip
     lines += [
