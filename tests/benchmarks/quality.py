@@ -78,7 +78,8 @@ def main() -> None:
         bench.sampled_now = 0
         if asked.write:
             made = (
-                f"`python tests/benchmarks/quality.py --only {part.PART}`, {date.today().isoformat()}, one thread of "
+                f"`python tests/benchmarks/quality.py --only {part.PART}{' --predict-only' * asked.predict_only}`, "
+                f"{date.today().isoformat()}, one thread of "
                 f"{describe_hardware().cpu}{', A SHAKE-DOWN: figures mean nothing' if asked.quick else ''}."
             )
             page = asked.write.read_text(encoding="utf-8") if asked.write.exists() else HEAD

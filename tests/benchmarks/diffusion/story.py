@@ -181,12 +181,12 @@ def section(found: dict[str, Any]) -> list[str]:
     """Write the findings down."""
     real, back = found["floor"]["real"], found["floor"]["averaged"]
     lines = [
-        f"The best images that each method draws within {1e3 * found['deadline_s']:.0f} ms on the three boards of the "
-        f"curves below, planned by edgeopt. {found['images']} images each from the same noise, Fréchet distance in "
-        f"features of 8 x 8 digits; real digits against real ones score {real:.3f}. Split is the large denoiser over "
-        "the two fast boards, patch any denoiser over these, hierarchical a cascade that draws 16 x 16 pixels. Those "
-        "are averaged to 8 x 8 before they are compared, which by itself changes little (real digits enlarged and "
-        f"averaged so score {back:.3f}). Its number of steps is the planner's choice; the others take "
+        f"The best images that each method draws within {1e3 * found['deadline_s']:.0f} ms on the three boards of "
+        f"“Quality against budgets”, planned by edgeopt. {found['images']} images each from the same noise, Fréchet "
+        f"distance in features of 8 x 8 digits; real digits against real ones score {real:.3f}. Split is the large "
+        "denoiser over the two fast boards, patch any denoiser over these, hierarchical a cascade that draws 16 x 16 "
+        "pixels. Those are averaged to 8 x 8 before they are compared, which by itself changes little (real digits "
+        f"enlarged and averaged so score {back:.3f}). Its number of steps is the planner's choice; the others take "
         f"{found['steps']}.",
         "",
         "![Quality against speed and rate](figures/story-quality.svg)",
