@@ -22,7 +22,13 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "compare", "reference"]
 
-_MODULES = {"pipeline": "edgeopt.programs.pipeline", "multi_stage": "edgeopt.programs.multi_stage"}
+_MODULES = {
+    "pipeline": "edgeopt.programs.pipeline",
+    "multi_stage": "edgeopt.programs.multi_stage",
+    "hierarchical": "edgeopt.programs.hierarchical",
+    "split_diffusion": "edgeopt.programs.split_diffusion",
+    "patch": "edgeopt.programs.patch",
+}
 
 
 def _technique(plan: Plan) -> Any:

@@ -118,7 +118,7 @@ def parse(question: str, plan: Plan) -> Wish:
 
 
 def _elements(text: str, plan: Plan) -> Iterator[int]:
-    names = element_names(plan.problem)
+    names = element_names(plan.problem, plan.strategy)
     if stage := re.fullmatch(r"stage (\d+)", text):
         k = int(stage[1])
         if k >= len(plan.stages):
@@ -170,7 +170,9 @@ def why_not(plan: Plan, question: str, time_limit_s: float | None = None) -> Ans
     if result.solution is None:
         if result.status.reason != "infeasible":
             return Answer(question, None, math.inf, -math.inf, False, "no plan that does so was found in the time")
-        broken = technique.describe(plan.problem)(_reason(result.message, chain, element_names(plan.problem)))
+        broken = technique.describe(plan.problem)(
+            _reason(result.message, chain, element_names(plan.problem, plan.strategy))
+        )
         return Answer(question, None, math.inf, math.inf, True, broken)
     optimal = result.status.reason == "optimal"
     # As a plan of the problem it is one among all: optimal only where the wish costs nothing.
@@ -268,7 +270,7 @@ def _conflict(plan: Plan, chain: Chain, wish: Wish) -> str:
     if not np.isfinite(chain.compute_s[wish.device]).any():
         dtype = plan.problem.model.dtype
         return f"{names[wish.device]} cannot compute: its profile has no {dtype} rate and no timings of the model"
-    elements = element_names(plan.problem)
+    elements = element_names(plan.problem, plan.strategy)
     pinned = [e for e in wish.elements if chain.pins.get(e, wish.device) != wish.device]
     if pinned:
         return f"constraints: {elements[pinned[0]]} is pinned to {names[chain.pins[pinned[0]]]}"

@@ -14,8 +14,11 @@ GROUP = "edgeopt.strategies"
 
 #: Name → class, for what this package brings along; an entry point of the same name does not take its place.
 BUNDLED = {
+    "hierarchical": "edgeopt.strategies.hierarchical:Hierarchical",
     "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
+    "patch": "edgeopt.strategies.patch:Patch",
     "pipeline": "edgeopt.strategies.pipeline:Pipeline",
+    "split_diffusion": "edgeopt.strategies.split_diffusion:SplitDiffusion",
 }
 
 
