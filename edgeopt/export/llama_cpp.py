@@ -10,6 +10,8 @@ An rpc-server listens on port 50052 unless told otherwise.
 
 from __future__ import annotations
 
+from shlex import quote
+
 from edgeopt.errors import Finding
 from edgeopt.export.base import Exported, Names, Segment, Split, precision_note, refuse, revisits
 
@@ -41,7 +43,7 @@ def export(split: Split, names: Names) -> Exported:
     shares = ",".join(str(_slots(segment)) for segment in held)
     text = (
         f"llama-server -m MODEL.gguf --n-gpu-layers {split.num_blocks + 1} --split-mode layer --tensor-split {shares} "
-        f"--rpc {servers}\n"
+        f"--rpc {quote(servers)}\n"
     )
     return Exported("llama.cpp", text, tuple(_notes(split, held)), tuple(segment.device for segment in held))
 

@@ -7,6 +7,8 @@ vllm/distributed/utils.py; the variable in vllm/envs.py). The embedding is on th
 
 from __future__ import annotations
 
+from shlex import quote
+
 from edgeopt.export.base import Exported, Names, Split, joined, precision_note, refuse, revisits, tied_note
 
 __all__ = ["TAKES_NAMES", "export"]
@@ -27,7 +29,7 @@ def export(split: Split, names: Names) -> Exported:
     split, moved, findings = joined(split, "where vLLM computes it")
     refuse("vllm", findings)
     counts = ",".join(str(segment.num_blocks) for segment in split.segments)
-    model = split.architecture.checkpoint or "MODEL"
+    model = quote(split.architecture.checkpoint or "MODEL")
     ranks = len(split.segments)
     text = f"VLLM_PP_LAYER_PARTITION={counts} vllm serve {model} --pipeline-parallel-size {ranks}\n"
     notes = [
