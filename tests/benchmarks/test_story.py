@@ -98,6 +98,7 @@ def test_the_ratio_is_named_as_predicted_and_as_measured(methods):
     rows[1]["split"]["equal"] = False
     assert "DIFFER" in "\n".join(ratio.section(found))
     quick = ratio.run(methods.bench, lambda text: None)
+    assert quick["not_measured"] == "a shake-down"
     assert "predicted only" in "\n".join(ratio.section(quick))
     assert quick["rows"][0]["predicted"] > quick["rows"][-1]["predicted"]
 
@@ -128,3 +129,7 @@ def test_figures_show_what_they_are_given(tmp_path):
     assert path.read_bytes()[:4] == b"\x89PNG"
     first = pictures.saved(pictures.quality_figure(rows, rows, 0.8), tmp_path / "quality.svg").read_bytes()
     assert pictures.saved(pictures.quality_figure(rows, rows, 0.8), tmp_path / "quality.svg").read_bytes() == first
+
+
+def test_a_machine_that_is_busy_runs_nothing(tmp_path):
+    assert Bench(False, tmp_path / "samples.jsonl", predict_only=True).not_run() == "asked for without running"
