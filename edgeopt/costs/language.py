@@ -99,6 +99,14 @@ class LanguageCosts:
             return Terms.from_table(measured), True
         return self._roofline(device, np.ones(len(self.layers)), contexts[:, None].astype(float)), False
 
+    def pass_s(self, device: Device, tokens: int, cached: float) -> float:
+        """Seconds of one pass of the whole model over ``tokens`` new ones on ``cached`` ones, by the roofline.
+
+        Unlike in a prefill, the head is applied to every one of them.
+        """
+        through = np.full(len(self.layers), float(tokens))
+        return float(self._roofline(device, through, np.full(len(self.layers), float(cached))).total.sum())
+
     def is_between_batches(self, device: Device) -> bool:
         """Whether the device's tables were measured at other batches than the workload's."""
         batches = dict.fromkeys(("prefill", "decode"), self.workload.batch)

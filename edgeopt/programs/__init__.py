@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 __all__ = ["build", "compare", "reference"]
 
-_MODULES = {"pipeline": "edgeopt.programs.pipeline", "multi_stage": "edgeopt.programs.multi_stage"}
+_MODULES = {
+    "pipeline": "edgeopt.programs.pipeline",
+    "multi_stage": "edgeopt.programs.multi_stage",
+    "speculative": "edgeopt.programs.speculative",
+}
 
 
 def _technique(plan: Plan) -> Any:

@@ -15,6 +15,7 @@ GROUP = "edgeopt.strategies"
 BUNDLED = {
     "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
     "pipeline": "edgeopt.strategies.pipeline:Pipeline",
+    "speculative": "edgeopt.strategies.speculative:Speculative",
 }
 
 

@@ -44,7 +44,12 @@ def solve_speculative(instance: Speculative, options: Options) -> Result:
         verify_s = np.where(fits[:, None], instance.verify_s[b], math.inf)  # (D, G + 1)
         if instance.min_length == 0:
             alone = verify_s[:, 0]
-            value = _value(instance, alone + instance.alone_start_s[b], instance.power_w * _finite(alone), instance.price_per_s * _finite(alone))
+            value = _value(
+                instance,
+                alone + instance.alone_start_s[b],
+                instance.power_w * _finite(alone),
+                instance.price_per_s * _finite(alone),
+            )
             e = int(np.argmin(value))
             if value[e] < best:
                 best, choice = float(value[e]), SpeculativeSolution(-1, -1, b, e, 0)

@@ -17,7 +17,8 @@ def speculatives(draw, wild=False):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     A, B, D, G = (draw(st.integers(1, n)) for n in (3, 3, 3, 5))
     used = draw(st.sets(st.sampled_from(
-        ["curve", "position", "links", "broken", "memory", "min_length", "start", "time", "energy", "cost"])))  # fmt: skip
+        ["curve", "position", "links", "broken", "memory", "min_length", "start", "time", "energy", "cost"]
+    )))  # fmt: skip
 
     def numbers(centre, size):
         if not wild:
