@@ -95,7 +95,7 @@ def _measured(target: torch.nn.Module, draft: torch.nn.Module, prompts: torch.Te
     positions = [round(value, 4) for value in positions_of(yields(marks, MAX_LENGTH))]
     source = (
         f"measured {date.today().isoformat()} on {_ROWS} held-out prompts of {_PROMPT_TOKENS} tokens, {_NEW_TOKENS} "
-        f"new ones each: of all tokens {marks[:, 1:].mean():.4f} are taken; the figures give the measured mean yield of "
+        f"new ones each: of all tokens {marks[:, 1:].mean():.4f} are taken; the figures give the measured yield of "
         f"a round at every length up to {MAX_LENGTH}"
     )
     return Acceptance(temperature=temperature, by_position=positions, source=source)
