@@ -1,7 +1,7 @@
 """How many guesses of a draft the target takes, measured on held-out prompts.
 
 What follows a refused guess is harder to guess than what follows any token, so the chance at a position depends on the
-draft's length. The figures are chosen so that the mean yield of a round is the measured one at every length:
+draft's length. The figures are chosen so that the mean yield of a round is close to the measured one at every length:
 tokens(γ) = 1 + Σ_{i<=γ} Π_{j<=i} α_j.
 """
 
@@ -45,19 +45,21 @@ def sampled_marks(
     return torch.minimum(p, q).sum(-1)[:, -num_tokens:].double().numpy()
 
 
-def yields(marks: np.ndarray, max_length: int) -> np.ndarray:
+def yields(marks: np.ndarray, max_length: int, starts: int = 1) -> np.ndarray:
     """Mean tokens of a round at each length 0 … ``max_length``, with every round beginning where the last one ended.
 
     Parameters
     ----------
     marks : (rows, tokens)
         Chance that a guess at a place is taken. The first token is the prefill's; rounds begin after it.
+    starts
+        Places at which the first round may begin, equally likely: prompts end anywhere in the text.
     """
     tokens = marks.shape[1]
     found = [1.0]
     for length in range(1, max_length + 1):
         here = np.zeros((len(marks), tokens + 1))  # chance that a round begins at a place
-        here[:, 1] = 1.0
+        here[:, 1 : 1 + starts] = 1.0
         made = rounds = 0.0
         for place in range(1, tokens - length):
             going = here[:, place].copy()
@@ -74,7 +76,18 @@ def yields(marks: np.ndarray, max_length: int) -> np.ndarray:
 
 
 def positions_of(tokens: np.ndarray) -> list[float]:
-    """Turn yields of lengths 0 … G into the chance at each position, given that all before it were taken."""
-    products = np.diff(tokens)
+    """Turn yields of lengths 0 … G into the chance at each position, given that all before it were taken.
+
+    What one more position adds cannot grow with the length in this form, but may in the text (rounds fall into step
+    with its words): where it does, neighbouring lengths share their sum (isotonic regression).
+    """
+    blocks: list[tuple[float, int]] = []
+    for added in np.diff(tokens):
+        total, count = float(added), 1
+        while blocks and blocks[-1][0] * count < total * blocks[-1][1]:
+            before = blocks.pop()
+            total, count = total + before[0], count + before[1]
+        blocks.append((total, count))
+    products = np.array([total / count for total, count in blocks for _ in range(count)])
     before = np.concatenate([[1.0], products[:-1]])
     return [float(x) for x in np.clip(products / np.maximum(before, 1e-12), 0.0, 1.0)]
