@@ -10,15 +10,15 @@ from pathlib import Path
 __all__ = ["write_whole"]
 
 
-def write_whole(path: str | os.PathLike[str], text: str) -> None:
-    """Write ``text`` so that a reader sees the old file or the new one, never a part.
+def write_whole(path: str | os.PathLike[str], content: str | bytes) -> None:
+    """Write ``content`` so that a reader sees the old file or the new one, never a part.
 
     Parameters
     ----------
     path
         Target; its folder must exist. The permissions of an existing file are kept.
-    text
-        Content, written as UTF-8.
+    content
+        Text, written as UTF-8, or bytes.
 
     Raises
     ------
@@ -37,12 +37,13 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
     if not target.parent.is_dir():
         raise FileNotFoundError(f"the folder '{target.parent}' does not exist; make it or write elsewhere")
     mode = target.stat().st_mode & 0o777 if target.exists() else 0o666 & ~_umask()
+    data = content.encode() if isinstance(content, str) else content
     temporary: str | None = None
     try:
         # The temporary file lies in the same folder: os.replace is atomic only within one file system.
         handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp")
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as stream:
-            stream.write(text)
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(data)
             stream.flush()
             os.fsync(stream.fileno())
         os.chmod(temporary, mode)
@@ -52,7 +53,7 @@ def write_whole(path: str | os.PathLike[str], text: str) -> None:
             os.unlink(temporary)
         if isinstance(error, OSError) and error.errno is not None:  # the system names no file when a disk is full
             full = error.errno in (errno.ENOSPC, errno.EDQUOT)
-            room = f" for {len(text.encode())} bytes; make room or write elsewhere" if full else ""
+            room = f" for {len(data)} bytes; make room or write elsewhere" if full else ""
             raise OSError(error.errno, f"not written, {error.strerror}{room}", str(target)) from error
         raise
 

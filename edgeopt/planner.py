@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 from edgeopt.errors import Finding, InputError, NoPlanError, TimeLimitError
@@ -11,6 +12,7 @@ from edgeopt.profiles.problem import Problem
 from edgeopt.questions.contest import failure_of, hold_contest
 from edgeopt.strategies import Strategy, get_strategy, strategy_names
 from edgeopt_solvers import solve as solve_instance
+from edgeopt_solvers.result import relative_gap
 
 __all__ = ["choose_strategy", "fitting_strategies", "solve", "solve_with", "verify"]
 
@@ -26,6 +28,7 @@ def solve(
     time_limit_s: float | None = None,
     gap: float = 0.0,
     warm_start: Plan | None = None,
+    diagnose: bool = True,
 ) -> Plan:
     """Plan a problem.
 
@@ -40,6 +43,8 @@ def solve(
         Wall seconds; ``auto`` divides them among the strategies (:mod:`edgeopt.questions.contest`).
     warm_start
         An earlier plan of a similar problem.
+    diagnose
+        Find out which limit leaves no plan, which takes far longer than most problems do; otherwise it is not named.
 
     Raises
     ------
@@ -53,14 +58,14 @@ def solve(
     name = strategy or problem.strategy
     if name != "auto":
         technique = choose_strategy(problem, name)
-        return solve_with(technique, problem, backend, time_limit_s, gap, warm_start)
+        return solve_with(technique, problem, backend, time_limit_s, gap, warm_start, diagnose)
     from edgeopt.questions.figures import alternative_of
 
     fitting = fitting_strategies(problem)
     starts = {} if warm_start is None else {warm_start.strategy: warm_start}
 
     def attempt(name: str, limit_s: float | None, start: Plan | None) -> Plan:
-        return solve_with(fitting[name], problem, backend, limit_s, gap, start or starts.get(name))
+        return solve_with(fitting[name], problem, backend, limit_s, gap, start or starts.get(name), diagnose)
 
     best, *others = hold_contest(list(fitting), attempt, time_limit_s)
     if best.plan is None:
@@ -75,20 +80,66 @@ def solve_with(
     time_limit_s: float | None = None,
     gap: float = 0.0,
     warm_start: Plan | None = None,
+    diagnose: bool = True,
 ) -> Plan:
     """Plan a problem by one strategy; parameters and exceptions as in :func:`solve`."""
+    cases = technique.cases(problem)
+    if len(cases) == 1:
+        return _solve_case(technique, cases[0], backend, time_limit_s, gap, warm_start, diagnose)
+    plans: list[Plan] = []
+    failures: list[NoPlanError | TimeLimitError] = []
+    deadline = None if time_limit_s is None else time.perf_counter() + time_limit_s
+    for k, case in enumerate(cases):
+        left_s = None if deadline is None else max(1e-3, deadline - time.perf_counter()) / (len(cases) - k)
+        try:
+            plans.append(_solve_case(technique, case, backend, left_s, gap, warm_start, diagnose))
+        except (NoPlanError, TimeLimitError) as error:
+            failures.append(error)
+    if not plans:
+        raise next((error for error in failures if isinstance(error, TimeLimitError)), failures[0])
+    return _best_case(plans, unsolved=any(isinstance(error, TimeLimitError) for error in failures))
+
+
+def _best_case(plans: list[Plan], unsolved: bool) -> Plan:
+    """Return the best of the cases' plans, with a bound that holds for all of them."""
+    best = min(plans, key=lambda plan: plan.objective)
+    bound = -math.inf if unsolved else min(plan.bound for plan in plans)
+    if bound >= best.bound:
+        return best
+    status = "time_limit" if unsolved or any(plan.status == "time_limit" for plan in plans) else "gap_reached"
+    return best.model_copy(update={"bound": bound, "gap": relative_gap(best.objective, bound), "status": status})
+
+
+def _solve_case(
+    technique: Strategy,
+    problem: Problem,
+    backend: str,
+    time_limit_s: float | None,
+    gap: float,
+    warm_start: Plan | None,
+    diagnose: bool,
+) -> Plan:
     instance = technique.build(problem)
-    # The decisions of another technique say nothing here.
-    known = warm_start is not None and warm_start.strategy == technique.name
+    # The decisions of another technique say nothing here, nor those of another case.
+    known = warm_start is not None and warm_start.strategy == technique.name and _same_model(warm_start, problem)
     incumbent = technique.solution(warm_start) if warm_start is not None and known else None
-    result = solve_instance(instance, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent)
+    result = solve_instance(
+        instance, backend, time_limit_s=time_limit_s, gap=gap, warm_start=incumbent, diagnose=diagnose
+    )
     if result.solution is None:
         if result.status.reason == "infeasible":
-            raise NoPlanError(f"no plan exists for {problem.name!r}: {technique.describe(problem)(result.message)}")
+            why = technique.describe(problem)(result.message) if result.message else "no plan keeps every limit"
+            raise NoPlanError(f"no plan exists for {problem.name!r}: {why}")
         raise TimeLimitError(
             f"no plan for {problem.name!r} within {time_limit_s:g} s (bound {result.bound:.6g}); raise the time limit"
         )
     return technique.plan(problem, instance, result)
+
+
+def _same_model(plan: Plan, case: Problem) -> bool:
+    """Whether a plan is of a model with the case's parts (a language model has but one)."""
+    parts = [getattr(problem.model, "variants", {}) for problem in (plan.problem, case)]
+    return list(parts[0]) == list(parts[1])
 
 
 def fitting_strategies(problem: Problem) -> dict[str, Strategy]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import re
 import shlex
@@ -46,7 +47,8 @@ def _blocks(page: Path) -> list[Block]:
 
 
 BLOCKS = [block for page in PAGES for block in _blocks(page)]
-PYTHON = [block for block in BLOCKS if block.language == "python"]
+HOW_TOS = sorted((ROOT / "docs" / "how-to").glob("*.md"))
+PYTHON = [block for block in BLOCKS if block.language == "python" and block.page not in HOW_TOS]
 YAML = [block for block in BLOCKS if block.language == "yaml"]
 
 
@@ -111,12 +113,103 @@ def test_the_page_on_questions_shows_what_really_happens(tmp_path, monkeypatch, 
         ]
 
     shown = [block.text for block in BLOCKS if block.page == page and block.text.startswith("$ edgeopt ")]
-    assert len(shown) == 6
+    assert len(shown) == 8
     for text in shown:
         command, _, expected = text.partition("\n")
         assert main(shlex.split(command)[2:]) == 0
         printed = masked(capsys.readouterr().out)
         assert [line for line in masked(expected) if line not in printed] == [], command
+
+
+def _masked(text):
+    """Return lines without figures, which the library's devices may change by being measured anew."""
+    return [re.sub(r"[-+]?\d+(\.\d+)?( [mµ]?s)?\b(?! %)", "#", line).strip() for line in text.splitlines()]
+
+
+@functools.cache
+def _follow(page, folder):
+    """Do what a how-to says, in order and in ``folder``; return that folder."""
+    from edgeopt.cli import main
+
+    content = page.read_text(encoding="utf-8")
+    if before := re.search(r"goes on from \[[^]]*\]\(([^)]*)\)", content):
+        folder = _follow(page.parent / before[1], folder)
+    names = {"__name__": "example"}
+    with contextlib.chdir(folder):
+        for block in _blocks(page):
+            printed = io.StringIO()
+            if block.language == "yaml":
+                lines = content.splitlines()[: block.line - 1]
+                name = re.search(r"`([\w.-]+\.yaml)`:$", next(line for line in reversed(lines) if line))
+                assert name, f"{block}: the line before it does not name its file"
+                Path(name[1]).write_text(block.text, encoding="utf-8")
+            elif block.language == "python":
+                with contextlib.redirect_stdout(printed):
+                    exec(compile(block.text, str(block), "exec"), names)
+                assert block.printed in (None, printed.getvalue()), block
+            elif block.language == "console":
+                for command, expected in re.findall(r"^\$ edgeopt (.*)\n((?:(?!\$ ).*\n)*)", block.text, re.MULTILINE):
+                    with contextlib.redirect_stdout(printed):
+                        code = main(shlex.split(command))
+                    shown = _masked(printed.getvalue())
+                    assert code == 0, f"{block}: {command}"
+                    assert [line for line in _masked(expected) if line not in shown] == [], f"{block}: {command}"
+    return folder
+
+
+def _how_to(page):
+    runs = re.search(r"^\$ edgeopt (execute|profile link)|goes on from", page.read_text(encoding="utf-8"), re.MULTILINE)
+    marks = [pytest.mark.torch, pytest.mark.processes] if runs else []
+    return pytest.param(page, id=page.stem, marks=marks)
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory):
+    """Return a folder for each how-to, the same whenever it is asked for."""
+    return functools.cache(lambda page: tmp_path_factory.mktemp(page.stem))
+
+
+@pytest.mark.parametrize("page", [_how_to(page) for page in HOW_TOS])
+def test_how_tos_can_be_followed(page, folders):
+    text = page.read_text(encoding="utf-8")
+    if "edgeopt report" in text:
+        pytest.importorskip("jinja2")
+    before = re.search(r"goes on from \[[^]]*\]\(([^)]*)\)", text)
+    assert _follow(page, folders(page.parent / before[1] if before else page)).is_dir()
+
+
+def test_there_are_ten_how_tos():
+    assert len(HOW_TOS) >= 10
+    assert all("```console" in (text := page.read_text(encoding="utf-8")) or "```python" in text for page in HOW_TOS)
+
+
+def test_the_first_five_minutes_are_as_shown(tmp_path, monkeypatch, capsys):
+    """Typed again, on a terminal where the page answers questions; figures are masked as above."""
+    from edgeopt.cli import main
+    from tests.edgeopt.terminal import converse
+
+    page = ROOT / "docs" / "first-five-minutes.md"
+    monkeypatch.chdir(tmp_path)
+
+    def masked(text):
+        lines = (re.sub(r"[-+]?\d+(\.\d+)?( [mµ]?s| [GMk]?B| %)?", "#", line) for line in text.splitlines())
+        return [re.sub(r"[\s│]+", " ", line).strip() for line in lines]
+
+    shown = [block.text for block in BLOCKS if block.page == page and block.text.startswith("$ edgeopt ")]
+    assert len(shown) == 7
+    for text in shown:
+        command, _, rest = text.partition("\n")
+        words = shlex.split(command)[2:]
+        asked = re.findall(r"^(\? .*[?)])(?: ([^()\n]+))?$", rest, re.MULTILINE)
+        expected = [line for line in rest.splitlines() if not line.startswith("? ")]
+        if asked:
+            code, seen = converse(words, [(question, f"{answer}\r") for question, answer in asked], tmp_path)
+            assert len(asked) == 9
+        else:
+            code, seen = main(words), capsys.readouterr().out
+        assert code == 0, seen
+        printed = masked(seen)
+        assert [line for line in masked("\n".join(expected)) if line not in printed] == [], command
 
 
 def test_there_is_something_to_test():

@@ -61,6 +61,7 @@ class TestWheels:
         in_wheel = {name.removeprefix(library) for name in names["edgeopt"] if name.startswith(library)}
         assert in_checkout == in_wheel
         assert in_checkout
+        assert {f"edgeopt/report/{name}" for name in ("page.html.j2", "page.css")} <= names["edgeopt"]
         outside = {name for name in names["edgeopt"] if not name.startswith(("edgeopt/", "edgeopt-"))}
         assert outside == set()
 

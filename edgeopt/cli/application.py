@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, library, link, measure, plans, quality, questions
+from edgeopt.cli import calibrate, init, library, link, measure, plans, quality, questions, report, sweep
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -23,15 +23,18 @@ app = typer.Typer(
     name="edgeopt",
     help="Plan large generative models over unequal devices and slow links, with a proof; then run the plan.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.command()(init.init)
 app.command()(plans.solve)
 app.command()(questions.compare)
 app.command()(questions.explain)
 app.command()(questions.diff)
+app.command()(questions.elastic)
+app.command()(sweep.sweep)
 app.command()(plans.verify)
 app.command()(plans.execute)
+app.command()(report.report)
 app.command()(quality.quality)
 app.command()(calibrate.calibrate)
 _profile = typer.Typer(help="Measure this machine into a profile.", no_args_is_help=True)

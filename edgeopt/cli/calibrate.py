@@ -26,7 +26,7 @@ def calibrate(
     from edgeopt.cli.common import existing, write
     from edgeopt.errors import Finding, InputError
     from edgeopt.profiler.calibrate import calibrate as fit
-    from edgeopt.profiler.calibrate import load_runs
+    from edgeopt.profiler.runs import load_runs
 
     result = fit(load_runs(reports, [existing(path) for path in plan]), date.today())
     files = {output / "devices" / f"{device.name}.yaml": device for device in result.devices}

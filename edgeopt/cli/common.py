@@ -10,12 +10,18 @@ from typing import Annotated, Any
 
 import typer
 
+from edgeopt.cli import completion
+
 __all__ = [
-    "Json", "Output", "PlanFile", "duration", "existing", "hand_over", "print_json", "progress_line", "writable",
-    "write",
+    "Backend", "Json", "Output", "PlanFile", "ProblemName", "duration", "existing", "hand_over", "print_json",
+    "progress_line", "writable", "write",
 ]  # fmt: skip
 
+Backend = Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.", autocompletion=completion.backends)]
 Json = Annotated[bool, typer.Option("--json", help="Print exactly one JSON document.")]
+ProblemName = Annotated[
+    str, typer.Argument(help="A problem file, or the name of a bundled problem.", autocompletion=completion.problems)
+]
 PlanFile = Annotated[Path, typer.Argument(metavar="PLAN", help="A plan file, written by `edgeopt solve -o`.")]
 Output = Annotated[
     Path | None, typer.Option("-o", "--output", help="File to write: YAML, or JSON where it ends in .json.")

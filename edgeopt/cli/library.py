@@ -7,13 +7,17 @@ from typing import Annotated
 
 import typer
 
+from edgeopt.cli import completion
 from edgeopt.cli.common import Json, print_json
 
 __all__ = ["list_", "schema", "show", "validate"]
 
 
 def list_(
-    kind: Annotated[str | None, typer.Argument(help="device, model, network or problem; default: all.")] = None,
+    kind: Annotated[
+        str | None,
+        typer.Argument(help="device, model, network or problem; default: all.", autocompletion=completion.kinds),
+    ] = None,
     json: Json = False,
 ) -> None:
     """List what the library holds."""
@@ -29,9 +33,14 @@ def list_(
 
 
 def show(
-    name: Annotated[str, typer.Argument(help="Name or path of a profile, problem or plan.")],
+    name: Annotated[
+        str, typer.Argument(help="Name or path of a profile, problem or plan.", autocompletion=completion.names)
+    ],
     kind: Annotated[
-        str | None, typer.Option(help="device, model, network or problem, where a name is several.")
+        str | None,
+        typer.Option(
+            help="device, model, network or problem, where a name is several.", autocompletion=completion.kinds
+        ),
     ] = None,
     json: Json = False,
 ) -> None:
@@ -62,7 +71,9 @@ def validate(
         print("\n".join(f"{file}: valid" for file in findings))
 
 
-def schema(kind: Annotated[str, typer.Argument(help="device, model, network or problem.")]) -> None:
+def schema(
+    kind: Annotated[str, typer.Argument(help="device, model, network or problem.", autocompletion=completion.kinds)],
+) -> None:
     """Print the JSON Schema by which editors complete a file."""
     from edgeopt.profiles import json_schema
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgeopt.cli.common import Json, Output, duration, hand_over, progress_line, writable
+
+if TYPE_CHECKING:
+    from edgeopt.profiles.model import Model
+    from edgeopt.profiles.problem import Workload
 
 __all__ = ["profile_device", "profile_model"]
 
@@ -32,16 +36,16 @@ def profile_device(
     """Measure what this machine, used with some threads, computes and moves per second."""
     from edgeopt.profiler import profile_device as measure
     from edgeopt.profiles import load_model
-    from edgeopt.profiles.problem import ImageWorkload, TextWorkload
+    from edgeopt.profiles.problem import TextWorkload
 
     writable(output)
     timeout_s = duration("--timeout", timeout)
     models = [load_model(ref) for ref in model or []]
     text = {"prompt_tokens": prompt_tokens, "new_tokens": new_tokens, "batch": batch}
-    image = {"steps": steps, "images": batch, "guidance": guidance}
     loads = [
-        TextWorkload(**text) if loaded.family == "causal_lm" else ImageWorkload(**image) for loaded in models
-    ]  # fmt: skip
+        TextWorkload(**text) if loaded.family == "causal_lm" else _images(loaded, steps, batch, guidance)
+        for loaded in models
+    ]
     with progress_line(json) as progress:
         device = measure(
             name, threads=threads, dtypes=tuple(dtype or ["float32"]), accelerator=accelerator,
@@ -76,7 +80,7 @@ def profile_model(
     """Derive a model's FLOPs, bytes and cuts from its architecture, without weights; or, --on, time it here."""
     from edgeopt.profiles import load_device, load_model
     from edgeopt.profiles.library import is_path, known_names
-    from edgeopt.profiles.problem import ImageWorkload, TextWorkload
+    from edgeopt.profiles.problem import TextWorkload
 
     writable(output)
     if on is None:
@@ -93,14 +97,14 @@ def profile_model(
 
         model = derive_model(config, name=name, source=source, dtype=dtype, weights=weights)
     batches = batch or [1]
-    loads: list[TextWorkload | ImageWorkload] = (
+    loads: list[Workload] = (
         [
             TextWorkload(prompt_tokens=prompt, new_tokens=new_tokens, batch=size)
             for size in batches
             for prompt in prompt_tokens or [64]
         ]
         if model.family == "causal_lm"
-        else [ImageWorkload(steps=steps, images=size, guidance=guidance) for size in batches]
+        else [_images(model, steps, size, guidance) for size in batches]
     )
     from edgeopt.profiler import profile_model as measure
 
@@ -110,3 +114,13 @@ def profile_model(
             command=context.obj, progress=progress,
         )  # fmt: skip
     hand_over(timed, output, json)
+
+
+def _images(model: Model, steps: int, images: int, guidance: float) -> Workload:
+    """Return the workload of a model that makes images; the levels of a cascade all take the same steps."""
+    from edgeopt.profiles.model import CascadedDiffusion
+    from edgeopt.profiles.problem import CascadeWorkload, ImageWorkload
+
+    if isinstance(model, CascadedDiffusion):
+        return CascadeWorkload(steps=[steps] * len(model.levels), images=images, guidance=guidance)
+    return ImageWorkload(steps=steps, images=images, guidance=guidance)

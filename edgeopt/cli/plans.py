@@ -8,10 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from edgeopt.cli import completion
 from edgeopt.cli.common import (
+    Backend,
     Json,
     Output,
     PlanFile,
+    ProblemName,
     duration,
     existing,
     print_json,
@@ -29,12 +32,16 @@ __all__ = ["execute", "solve", "verify"]
 
 
 def solve(
-    problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
+    problem: ProblemName,
     output: Output = None,
     strategy: Annotated[
-        str | None, typer.Option(help="Technique, in place of the file's own; auto: the best that fits.")
+        str | None,
+        typer.Option(
+            help="Technique, in place of the file's own; auto: the best that fits.",
+            autocompletion=completion.strategies_or_auto,
+        ),
     ] = None,
-    backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
+    backend: Backend = "exact",
     time_limit: Annotated[str | None, typer.Option(metavar="DURATION", help="For example 10s; default: none.")] = None,
     gap: Annotated[float, typer.Option(help="Stop once this relative gap is proven.")] = 0.0,
     json: Json = False,
@@ -85,7 +92,8 @@ def execute(
         str,
         typer.Option(
             help="local: a process per device; emulated: a network namespace per device; torchrun: the machines of "
-            "--hosts; ray: the nodes of a Ray cluster."
+            "--hosts; ray: the nodes of a Ray cluster.",
+            autocompletion=completion.launchers,
         ),
     ] = "local",
     repeat: Annotated[int, typer.Option(help="Measured requests.")] = 5,
@@ -107,7 +115,11 @@ def execute(
         bool, typer.Option("--enforce-memory", help="Hold each worker to its device's memory.")
     ] = False,
     on_fault: Annotated[
-        str, typer.Option(help="A worker is lost: fail; retry with all devices; replan without it. Both go on.")
+        str,
+        typer.Option(
+            help="A worker is lost: fail; retry with all devices; replan without it. Both go on.",
+            autocompletion=completion.faults,
+        ),
     ] = "fail",
     stall: Annotated[
         str | None, typer.Option(metavar="DURATION", help="A worker that stands still for so long is lost.")

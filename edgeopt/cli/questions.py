@@ -1,4 +1,4 @@
-"""The verbs that ask what else could be: compare, explain, diff."""
+"""The verbs that ask what else could be: compare, explain, diff, elastic."""
 
 from __future__ import annotations
 
@@ -7,17 +7,28 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from edgeopt.cli.common import Json, duration, print_json, progress_line, writable
+from edgeopt.cli import completion
+from edgeopt.cli.common import (
+    Backend,
+    Json,
+    PlanFile,
+    ProblemName,
+    duration,
+    existing,
+    print_json,
+    progress_line,
+    writable,
+)  # fmt: skip
 
 if TYPE_CHECKING:
     from edgeopt.plan import Plan
 
-__all__ = ["compare", "diff", "explain"]
+__all__ = ["compare", "diff", "elastic", "explain"]
 
 
 def compare(
-    problem: Annotated[str, typer.Argument(help="A problem file, or the name of a bundled problem.")],
-    backend: Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.")] = "exact",
+    problem: ProblemName,
+    backend: Backend = "exact",
     time_limit: Annotated[
         str | None,
         typer.Option(metavar="DURATION", help="For all strategies together, and again for a frontier; default: none."),
@@ -67,7 +78,14 @@ def compare(
 
 
 def explain(
-    plan: Annotated[str, typer.Argument(metavar="PLAN|PROBLEM", help="A plan file, or a problem to solve first.")],
+    plan: Annotated[
+        str,
+        typer.Argument(
+            metavar="PLAN|PROBLEM",
+            help="A plan file, or a problem to solve first.",
+            autocompletion=completion.problems,
+        ),
+    ],
     why_not: Annotated[
         list[str] | None,
         typer.Option(metavar="TEXT", help="Price of a decision: 'stage 1 on phone', 'without phone'; repeatable."),
@@ -123,3 +141,35 @@ def diff(
     from edgeopt.report import tables
 
     tables.show(*report.difference_view(difference))
+
+
+def elastic(
+    plan: PlanFile,
+    at_step: Annotated[int, typer.Option(metavar="STEPS", help="Denoising steps that are done when it happens.")],
+    event: Annotated[
+        list[str],
+        typer.Option(metavar="TEXT", help="leave:NAME, slow:NAME:2x, join:PROFILE or join:NAME=PROFILE; repeatable."),
+    ],
+    time_limit: Annotated[str, typer.Option(metavar="DURATION", help="For planning the rest.")] = "10 s",
+    json: Json = False,
+) -> None:
+    """Plan the rest of a diffusion request whose devices change under way; exit 1 if no plan keeps its limits."""
+    from edgeopt.profiles import load_plan
+    from edgeopt.questions.elastic import elastic as ask
+    from edgeopt.questions.events import parse_event
+    from edgeopt.report import elastic as report
+
+    limit_s = duration("--time-limit", time_limit)
+    loaded = load_plan(existing(plan))
+    events = [parse_event(text) for text in event]
+    with progress_line(json) as progress:
+        progress("planning what is left")
+        found = ask(loaded, at_step, events, limit_s)
+    if json:
+        print_json(report.elastic_document(found))
+    else:
+        from edgeopt.report import tables
+
+        tables.show(*report.elastic_view(found))
+    if found.replanned.reason:
+        raise typer.Exit(1)

@@ -1,4 +1,6 @@
-"""Costs of a multi-stage diffusion run: a text encoder, T denoising steps in one of V variants, a decoder.
+"""Costs of a multi-stage diffusion run: a text encoder, the steps in one of V variants, a decoder.
+
+A step is one call of the denoiser: solvers of two calls a step have twice as many, and may be cut at every second.
 
 Chain variant 0 is ``common``: it runs the text encoder and the decoder, which are the same whatever denoiser is
 used; variants 1..V are the denoisers and run only steps. So a device that encodes text holds no denoiser.
@@ -13,17 +15,24 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.costs.roofline import Work, roofline
+from edgeopt.costs.solvers import Solver, solver_of
 from edgeopt.costs.terms import Terms
 from edgeopt.costs.timings import between_batches, interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Component, Diffusion, Variant
 from edgeopt.profiles.problem import ImageWorkload
 
-__all__ = ["COMMON", "DiffusionCosts"]
+__all__ = ["COMMON", "DiffusionCosts", "guides_twice"]
 
 Array = NDArray[np.float64]
 
 COMMON = "common"
+
+
+def guides_twice(model: Diffusion, workload: ImageWorkload) -> bool:
+    """Whether guidance calls the denoiser twice per image: not where one was taught to be told its strength (FLUX)."""
+    architectures = [variant.architecture for variant in model.variants.values() if variant.architecture]
+    return workload.guidance > 1 and not any(each.config.get("guidance_embeds") for each in architectures)
 
 
 @dataclass(frozen=True)
@@ -34,6 +43,11 @@ class DiffusionCosts:
     workload: ImageWorkload
 
     @cached_property
+    def solver(self) -> Solver:
+        """What the sampler asks of the run."""
+        return solver_of(self.model.sampler, self.workload.steps)
+
+    @cached_property
     def variants(self) -> list[str]:
         """Chain variants: ``common`` and the denoisers' names."""
         return [COMMON, *self.model.variants]
@@ -41,7 +55,7 @@ class DiffusionCosts:
     @cached_property
     def names(self) -> list[str]:
         """Element names: ``text_encoder``, ``step.0`` …, ``decoder`` (the components only where the model has them)."""
-        steps = [f"step.{i}" for i in range(self.workload.steps)]
+        steps = [f"step.{i}" for i in range(self.solver.calls)]
         before = ["text_encoder"] if self.model.text_encoder else []
         return before + steps + (["decoder"] if self.model.decoder else [])
 
@@ -52,13 +66,13 @@ class DiffusionCosts:
 
     @property
     def steps(self) -> slice:
-        """Elements that are denoising steps."""
-        return slice(self.first_step, self.first_step + self.workload.steps)
+        """Elements that are denoising steps: calls of the denoiser."""
+        return slice(self.first_step, self.first_step + self.solver.calls)
 
     @property
     def step_batch(self) -> int:
         """Batch that a denoiser sees: classifier-free guidance evaluates every image twice."""
-        return self.workload.images * (2 if self.workload.guidance > 1 else 1)
+        return self.workload.images * (2 if guides_twice(self.model, self.workload) else 1)
 
     def _terms(self, device: Device, phase: str, part: Component | Variant, variant: str | None) -> tuple[Terms, bool]:
         batch = self.step_batch if phase == "step" else self.workload.images
@@ -89,6 +103,10 @@ class DiffusionCosts:
         }
         found |= {name: self._terms(device, "step", part, name) for name, part in self.model.variants.items()}
         return {name: terms for name, (terms, _) in found.items()}, all(measured for _, measured in found.values())
+
+    def step_terms(self, device: Device, variant: str) -> tuple[Terms, bool]:
+        """Seconds of one call of a denoiser, and whether they are measured."""
+        return self._terms(device, "step", self.model.variants[variant], variant)
 
     def is_between_batches(self, device: Device) -> bool:
         """Whether the device's tables were measured at other batches than the workload's."""
@@ -138,14 +156,29 @@ class DiffusionCosts:
     def cut_bytes(self) -> Array:
         """Bytes crossing each cut, shape (L + 1,).
 
-        The prompt; then the conditioning; between steps latent and conditioning (every later stage needs it);
-        before the decoder the latent alone; at the end the image.
+        The prompt; then the conditioning; between steps the latent, what the solver remembers beside it, and the
+        conditioning (every later stage needs it); before the decoder the latent alone; at the end the image.
         """
         model, images = self.model, self.workload.images
         table = np.full(len(self.names) + 1, model.latent + model.conditioning)
+        for done in range(1, self.solver.calls):
+            table[self.first_step + done] += self.solver.state(done) * model.latent
         table[self.first_step] = model.conditioning
-        table[self.first_step + self.workload.steps] = model.latent
+        table[self.steps.stop] = model.latent
         table[0] = model.prompt
         if model.decoder:
             table[-1] = model.decoder.output
         return images * table
+
+    @property
+    def cut_refusals(self) -> dict[int, str]:
+        """Cut → why the solver may not be cut there."""
+        reasons = {done: self.solver.refusal(done) for done in range(1, self.solver.calls)}
+        return {self.first_step + done: reason for done, reason in reasons.items() if reason}
+
+    @property
+    def cut_legal(self) -> NDArray[np.bool_]:
+        """Where a stage may begin, shape (L + 1,)."""
+        table = np.ones(len(self.names) + 1, bool)
+        table[list(self.cut_refusals)] = False
+        return table

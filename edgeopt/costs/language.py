@@ -18,6 +18,7 @@ from edgeopt.costs.timings import between_batches, interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM, Layer
 from edgeopt.profiles.problem import TextWorkload
+from edgeopt.units import SECONDS_PER
 
 __all__ = ["LanguageCosts", "distinct_experts"]
 
@@ -106,6 +107,13 @@ class LanguageCosts:
         """
         through = np.full(len(self.layers), float(tokens))
         return float(self._roofline(device, through, np.full(len(self.layers), float(cached))).total.sum())
+
+    def wake_s(self, device: Device) -> float:
+        """Seconds that a stage takes longer in a round that it waited for, at the nearest measured batch; else 0."""
+        timings = matching(device, self.model.name, "decode", self.model.dtype)
+        known = [(abs(row.batch - self.workload.batch), row) for row in timings if row.wake is not None]
+        nearest = [row for apart, row in known if apart == min(apart for apart, _ in known)]
+        return float(np.mean([row.wake * SECONDS_PER[row.unit] for row in nearest])) if nearest else 0.0
 
     def is_between_batches(self, device: Device) -> bool:
         """Whether the device's tables were measured at other batches than the workload's."""

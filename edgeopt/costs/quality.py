@@ -5,6 +5,9 @@ quality of "first variant for a fraction, second for the rest" was measured; the
 variant at the first step costs table(0), a hand-over at cut c costs table(c), the first variant at the last step
 costs table(1), and every other hand-off between denoisers was not measured and is forbidden. ``whole``: runs with one
 variant were measured; it costs its quality at the first step, and no hand-off to another is allowed.
+
+Losses that were fitted come with a margin, by which samples may exceed the sum: a plan that has to keep a quality q is
+held to q / (1 + margin), but never to less than ``base``, which was itself sampled.
 """
 
 from __future__ import annotations
@@ -16,8 +19,9 @@ from numpy.typing import NDArray
 
 from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.profiles.model import AdditiveQuality, TableQuality, WholeQuality
+from edgeopt.profiles.problem import Problem
 
-__all__ = ["QualityTerms", "quality_terms", "resample"]
+__all__ = ["QualityTerms", "asked_for", "quality_terms", "resample"]
 
 Array = NDArray[np.float64]
 
@@ -34,12 +38,19 @@ class QualityTerms(NamedTuple):
         ``inf`` where the profile says nothing.
     unmeasured : list of int
         Chain variants whose quality the profile does not hold; a plan may not use them.
+    margin : float
+        Fraction by which samples may exceed what is predicted.
     """
 
     base: float
     loss: Array
     handoff: Array
     unmeasured: list[int]
+    margin: float = 0.0
+
+    def target(self, asked: float) -> float:
+        """Return the predicted quality that keeps ``asked`` with the margin left."""
+        return asked if asked < self.base else max(self.base, asked / (1.0 + self.margin))
 
 
 def quality_terms(costs: DiffusionCosts) -> QualityTerms | None:
@@ -54,18 +65,24 @@ def quality_terms(costs: DiffusionCosts) -> QualityTerms | None:
     return _table(quality, costs)
 
 
+def asked_for(problem: Problem, predicted: float) -> float:
+    """Return the quality to ask for so that plans predicted at ``predicted`` keep it, margin and all."""
+    margin = getattr(getattr(problem.model, "quality", None), "margin", None) or 0.0
+    return max(predicted, predicted * (1.0 + margin))
+
+
 def _additive(quality: AdditiveQuality, costs: DiffusionCosts) -> QualityTerms:
     num_variants, num_elements = len(costs.variants), len(costs.names)
     loss = np.zeros((num_variants, num_elements))
     unmeasured = []
     for row, name in enumerate(costs.variants[1:], start=1):
         if name in quality.loss:
-            loss[row, costs.steps] = resample(quality.loss[name], costs.workload.steps)
+            loss[row, costs.steps] = resample(quality.loss[name], costs.solver.calls)
         else:
             unmeasured.append(row)
     handoff = np.zeros((num_variants, num_variants, num_elements + 1))
     handoff[1:, 1:] = (quality.handoff * (1 - np.eye(num_variants - 1)))[:, :, None]
-    return QualityTerms(quality.base, loss, handoff, unmeasured)
+    return QualityTerms(quality.base, loss, handoff, unmeasured, quality.margin or 0.0)
 
 
 def resample(loss: list[float], num_steps: int) -> Array:

@@ -68,9 +68,11 @@ class Job(_Message):
     """What one process is to do.
 
     ``token`` is random: runs side by side cannot meet at one rendezvous. ``pace`` is the fraction of its speed that
-    an emulated device computes at. ``own_address``: where gloo listens, and nowhere else; ``None``: on the interface
-    that the environment names. ``driver_pid`` is ``None``, ``return_result`` says how the result comes back, and
-    ``limit_to_free`` that the worker looks itself how much memory it may take, where the driver is another machine.
+    an emulated device computes at; ``compute_cores`` are those of the machine that its computing is bound to, while
+    the threads that carry its messages stay on the cores that the process was started on. ``own_address``: where gloo
+    listens, and nowhere else; ``None``: on the interface that the environment names. ``driver_pid`` is ``None``,
+    ``return_result`` says how the result comes back, and ``limit_to_free`` that the worker looks itself how much
+    memory it may take, where the driver is another machine.
     """
 
     role: Literal["worker", "reference"]
@@ -93,6 +95,7 @@ class Job(_Message):
     memory_bytes: float | None = None
     limit_to_free: bool = False
     pace: float | None = Field(default=None, gt=0, le=1)
+    compute_cores: list[int] | None = None
     keep_handoffs: bool = False
     resume: list[Handoff] = []
 
@@ -107,7 +110,7 @@ class Ready(_Message):
     """Program built, peers connected.
 
     ``machine`` tells hosts with a common clock from others; ``clock_offset_s`` and ``clock_error_s`` are those of
-    :func:`edgeopt.executor.clock.clock_offset`.
+    :func:`edgeopt.executor.clock.clock_offset`; ``carrier`` is what moves tensors.
     """
 
     event: Literal["ready"] = "ready"
@@ -115,6 +118,7 @@ class Ready(_Message):
     machine: str = ""
     clock_offset_s: float = 0.0
     clock_error_s: float = 0.0
+    carrier: Literal["gloo", "nccl"] = "gloo"
 
 
 class Beat(_Message):

@@ -80,6 +80,8 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         Names, in the order of their addresses.
     wires
         At most one per pair.
+    cores
+        Where the relay runs; ``None``: anywhere.
 
     Raises
     ------
@@ -87,8 +89,8 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
         A command failed; the message quotes it.
     """
 
-    def __init__(self, devices: Sequence[str], wires: Sequence[Wire]) -> None:
-        self.devices, self.wires = list(devices), list(wires)
+    def __init__(self, devices: Sequence[str], wires: Sequence[Wire], cores: Sequence[int] | None = None) -> None:
+        self.devices, self.wires, self._cores = list(devices), list(wires), cores
         self._namespaces: dict[str, int] = {}
         self._stack = contextlib.ExitStack()
 
@@ -135,7 +137,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
             for number, wire in enumerate(self.wires):
                 hops += self._lay(number, wire, stack)
             if hops:
-                stack.enter_context(_relaying(hops))
+                stack.enter_context(_relaying(hops, self._cores))
             self._stack = stack.pop_all()
         return self
 
@@ -206,7 +208,7 @@ class Lab(contextlib.AbstractContextManager["Lab"]):
 
 
 @contextlib.contextmanager
-def _relaying(hops: list[Hop]):  # type: ignore[no-untyped-def]
+def _relaying(hops: list[Hop], cores: Sequence[int] | None):  # type: ignore[no-untyped-def]
     """Hold the relay's process."""
     fds = sorted({hop.source for hop in hops})
     process = subprocess.Popen(
@@ -216,6 +218,9 @@ def _relaying(hops: list[Hop]):  # type: ignore[no-untyped-def]
         pass_fds=fds,
         start_new_session=True,
     )
+    if cores is not None:
+        with contextlib.suppress(ProcessLookupError):
+            os.sched_setaffinity(process.pid, cores)
     try:
         assert process.stdout is not None
         if process.stdout.readline() != b"ready\n":

@@ -16,7 +16,7 @@ def freeze(tensors: Sequence[torch.Tensor]) -> bytes:
     """Write tensors, in order."""
     from safetensors.torch import save
 
-    return save({f"{i:06d}": tensor.contiguous().clone() for i, tensor in enumerate(tensors)})
+    return save({f"{i:06d}": tensor.cpu().contiguous().clone() for i, tensor in enumerate(tensors)})
 
 
 def thaw(data: bytes) -> list[torch.Tensor]:

@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 import torch
 
 from edgeopt.executor.layout import Layout
+from edgeopt.executor.pacing import computing_begins, rest
 from edgeopt.executor.serve import Spans
 from edgeopt.executor.state import State
 from edgeopt.executor.transport import Peers, TransportError
@@ -261,13 +262,12 @@ class GlooLinks(Links):
                 f"stage {stage} is not computed here, but {', '.join(map(str, self._host.stages)) or 'none'}"
             )
         self._state.now("compute", stage, round_index)
-        started_s = time.monotonic()
+        started = computing_begins(self._host)
         yield
         if self._host.accelerator == "cuda":
             torch.cuda.synchronize()
-        if self._pace is not None:
-            time.sleep((time.monotonic() - started_s) * (1.0 / self._pace - 1.0))
-        self.spans.computes.append((stage, round_index, started_s, time.monotonic()))
+        rest(started, self._pace)
+        self.spans.computes.append((stage, round_index, started.clock_s, time.monotonic()))
         self._state.now("send", stage, round_index)
 
     def _take(self, source: int, started_s: float) -> list[torch.Tensor]:

@@ -234,6 +234,7 @@ def without_device(plan: Plan, name: str):  # type: ignore[no-untyped-def]
             "forbid": [device for device in wishes.forbid if device != name],
             "first": None if wishes.first == name else wishes.first,
             "last": None if wishes.last == name else wishes.last,
+            "patch": wishes.patch.model_copy(update={"devices": []}) if name in wishes.patch.devices else wishes.patch,
         }
     )
     network = problem.network.model_copy(

@@ -18,7 +18,7 @@ from edgeopt.executor import launch
 from edgeopt.executor.attempt import Log, Options, run_reference
 from edgeopt.executor.hardware import describe_hardware
 from edgeopt.executor.launchers import LAUNCHERS, launcher_named
-from edgeopt.executor.launchers.base import Settings
+from edgeopt.executor.launchers.base import Launcher, Settings
 from edgeopt.executor.layout import Host, Layout
 from edgeopt.executor.messages import Trace
 from edgeopt.executor.quota import PERIOD_US
@@ -139,7 +139,10 @@ def execute(
     start_on = launcher_named(on)
     layout = Layout.of(plan)
     _need_libraries(plan)
-    settings = Settings(port, hosts, options.command, ssh, timeout_s, announce or _print, options.progress)
+    alone = in_flight == 1
+    settings = Settings(
+        port, hosts, options.command, ssh, timeout_s, announce or _print, options.progress, alone and bool(plan.cuts)
+    )
     started_s, date = time.monotonic(), datetime.now(UTC)
     # The file has no name: it vanishes with the last process that holds it.
     with tempfile.TemporaryFile() as result:
@@ -157,7 +160,6 @@ def execute(
     except (KeyError, ValueError) as error:
         raise ExecutionError(f"the workers' traces do not fit together: {error}") from error
     before, requests = everything[:warmup], everything[warmup:]
-    alone = in_flight == 1
     latency_s = Comparison.between(plan.latency_s if alone else None, [request.latency_s for request in requests])
     return Report(
         edgeopt_version=edgeopt.__version__,
@@ -187,7 +189,7 @@ def execute(
             r if r.digest is None else r.model_copy(update={"equal": r.digest in _digests(log)}) for r in ran.recoveries
         ],
         replanned=plan if any(recovery.policy == "replan" for recovery in ran.recoveries) else None,
-        notes=[*launcher.notes(), *_notes(layout, in_flight, requests)],
+        notes=[*launcher.notes(), *_notes(launcher, log, in_flight, requests)],
     )
 
 
@@ -242,15 +244,21 @@ def _digests(log: Log) -> set[str]:
     return {trace.digest for traces in log.traces.values() for trace in traces.values() if trace.digest}
 
 
-def _notes(layout: Layout, in_flight: int, requests: Sequence[RequestTimes]) -> list[str]:
+def _notes(launcher: Launcher, log: Log, in_flight: int, requests: Sequence[RequestTimes]) -> list[str]:
+    layout = launcher.layout
     notes = []
+    if any(ready.carrier == "nccl" for ready in log.ready.values()):
+        notes.append("NCCL moves the tensors, from the memory of one GPU to that of another")
+    elif any(host.accelerator == "cuda" for host in layout.hosts):
+        notes.append("gloo moves the tensors, through pinned main memory where a GPU computes")
     if in_flight > 1:
         notes.append(
             f"{in_flight} requests are in flight: latency holds the time they wait for each other and is not predicted"
         )
     for host in layout.hosts:
         rounds = [seconds for request in requests for stage in host.stages for seconds in request.compute_s[stage]]
-        if host.cpu_quota is not None and rounds and min(rounds) * 1e6 < PERIOD_US:
+        throttled = host.cpu_quota is not None and not launcher.emulated  # emulated devices rest instead
+        if throttled and rounds and min(rounds) * 1e6 < PERIOD_US:
             notes.append(
                 f"{host.device}: some rounds are shorter than the quota's period of {PERIOD_US / 1e3:g} ms; such "
                 "bursts run faster than the quota, so it slows this device by less than it says"

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 import torch
 
 from edgeopt.executor.layout import Boundary, Layout
+from edgeopt.executor.pacing import computing_begins, rest
 from edgeopt.executor.state import State
 from edgeopt.executor.transport import Pending, Transport
 from edgeopt.programs.base import Program
@@ -100,17 +101,19 @@ def serve(
             if keep is not None and layout.arriving(stage, round_index).purpose in program.resumes_from:
                 keep(layout.arriving(stage, round_index), round_index, inputs)
             state.now("compute", stage, round_index)
-            started_s = time.monotonic()
+            started = computing_begins(layout.hosts[rank])
             outputs = program.run(stage, round_index, inputs)
-            if pace is not None:
-                time.sleep((time.monotonic() - started_s) * (1.0 / pace - 1.0))
-            spans.computes.append((stage, round_index, started_s, time.monotonic()))
+            if program.stays_on_device and outputs[0].is_cuda:
+                torch.cuda.synchronize()
+            rest(started, pace)
+            spans.computes.append((stage, round_index, started.clock_s, time.monotonic()))
             state.now("send", stage, round_index)
             leaving = layout.leaving(stage, last_round)
             send(leaving, round_index + (leaving.index == layout.loop), outputs)
     if request is not None:
         state.now("receive")
-        spans.result = receive(layout.boundaries[layout.num_stages], program.rounds - 1)
+        arrived = receive(layout.boundaries[layout.num_stages], program.rounds - 1)
+        spans.result = [tensor.cpu() for tensor in arrived]
         spans.stop = time.monotonic()
     if transport is not None:
         state.now("wait")

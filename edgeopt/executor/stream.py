@@ -17,6 +17,7 @@ from collections.abc import Sequence
 import torch
 
 from edgeopt.executor.layout import Boundary, Layout
+from edgeopt.executor.pacing import computing_begins, rest
 from edgeopt.executor.serve import Spans, arrivals
 from edgeopt.executor.state import State
 from edgeopt.executor.transport import Transport
@@ -90,11 +91,10 @@ class _Stream:
         """Run one stage of one round of one request."""
         self.state.request = request
         self.state.now("compute", stage, round_index)
-        started_s = time.monotonic()
+        started = computing_begins(self.layout.hosts[self.rank])
         outputs = self.programs[request % self.window].run(stage, round_index, inputs)
-        if self.pace is not None:
-            time.sleep((time.monotonic() - started_s) * (1.0 / self.pace - 1.0))
-        self.spans[request].computes.append((stage, round_index, started_s, time.monotonic()))
+        rest(started, self.pace)
+        self.spans[request].computes.append((stage, round_index, started.clock_s, time.monotonic()))
         leaving = self.layout.leaving(stage, round_index == self.rounds - 1)
         self.send(request, leaving, round_index + (leaving.index == self.layout.loop), outputs)
 

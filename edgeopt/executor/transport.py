@@ -160,17 +160,24 @@ class Peers:
 class Transport(Peers):
     """Messages of one worker in a chain, whose shapes both ends know from the plan.
 
-    ``round_index`` is always the receiver's: the loop that ends round r carries the input of round r + 1.
+    ``round_index`` is always the receiver's: the loop that ends round r carries the input of round r + 1. ``device``:
+    where tensors are sent from and received to; gloo knows main memory only.
     """
 
-    def __init__(self, program: Program, layout: Layout, group: dist.ProcessGroupGloo) -> None:
+    def __init__(
+        self,
+        program: Program,
+        layout: Layout,
+        group: dist.ProcessGroupGloo,
+        device: torch.device = torch.device("cpu"),  # noqa: B008
+    ) -> None:
         super().__init__(layout, group)
-        self._program = program
+        self._program, self._device = program, device
 
     def post(self, boundary: Boundary, round_index: int, slot: int = 0) -> Pending:
         """Start to receive a message; ``slot`` tells requests in flight apart."""
         specs = self.specs(boundary, round_index)
-        tensors = [torch.empty(spec.shape, dtype=spec.dtype) for spec in specs or [_GO]]
+        tensors = [torch.empty(spec.shape, dtype=spec.dtype, device=self._device) for spec in specs or [_GO]]
         tag = self._tag(boundary, round_index, slot)
         works = [self.expect(_raw(tensor), boundary.sender, tag + i) for i, tensor in enumerate(tensors)]
         return Pending(boundary, round_index, tensors, works, not specs)
@@ -192,7 +199,8 @@ class Transport(Peers):
             The tensors are not what the receiver expects.
         """
         _check(boundary, tensors, self.specs(boundary, round_index))
-        tensors = [tensor.detach().contiguous() for tensor in tensors] or [torch.ones(1, dtype=torch.uint8)]
+        tensors = tensors or [torch.ones(1, dtype=torch.uint8)]
+        tensors = [tensor.detach().to(self._device).contiguous() for tensor in tensors]
         tag = self._tag(boundary, round_index, slot)
         started_s = time.monotonic()
         for i, tensor in enumerate(tensors):

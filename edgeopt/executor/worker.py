@@ -21,10 +21,13 @@ from typing import TYPE_CHECKING, Any
 import edgeopt
 from edgeopt.errors import EdgeoptError, Finding, InputError
 from edgeopt.executor import memory
+from edgeopt.executor.backends import Seat, agree_on_seats, gpu_indices, own_seat, tensor_backend
 from edgeopt.executor.channel import Channel, open_channel
+from edgeopt.executor.cores import bind_computing, on_cores
 from edgeopt.executor.hardware import machine_id
 from edgeopt.executor.layout import Boundary, Layout
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Handoff, Job, Ready, ResultPart, Trace
+from edgeopt.executor.pacing import exact_sleeps
 from edgeopt.executor.packing import freeze, pack, thaw, unpack
 from edgeopt.executor.state import State
 from edgeopt.plan import Plan
@@ -102,27 +105,39 @@ def _run_worker(
     from edgeopt.executor.serve import digest
     from edgeopt.programs.parties import PartyProgram
 
+    carrying = bind_computing(job.compute_cores)
     _prepare(job)
     layout = Layout.of(job.plan)
     alone = len(layout.hosts) == 1
     started_s = time.monotonic()
     # The store is opened first so that no peer waits for rank 0 to build its part.
-    store = None if alone else wire.open_store(job, len(layout.hosts))
+    with on_cores(carrying):
+        store = None if alone else wire.open_store(job, len(layout.hosts))
     stages = layout.hosts[job.rank].stages
+    seats = _seats(job, layout, store)
     state.now("build", stages[0] if stages else None)
     program = build(job.plan, stages)
     build_s = time.monotonic() - started_s
     transport: wire.Peers | None = None
-    offset_s, error_s = 0.0, 0.0
+    offset_s, error_s, carrier = 0.0, 0.0, "gloo"
     if store is not None:
         state.now("connect")
-        group = wire.join(job, store, len(layout.hosts))
+        with on_cores(carrying):
+            group = wire.join(job, store, len(layout.hosts))
         if isinstance(program, PartyProgram):
             transport = wire.Peers(layout, group)
+        elif (carrier := tensor_backend(seats, job.in_flight)) == "nccl":
+            from edgeopt.executor.nccl import interface_of, join_gpus
+
+            interface, gpu = interface_of(job), gpu_indices(seats)[job.rank]
+            assert interface is not None
+            assert gpu is not None
+            transport = join_gpus(job, store, program, layout, group, interface, gpu)
         else:
             transport = wire.Transport(program, layout, group)
         offset_s, error_s = wire.agree_on_time(group)
-    channel.send(Ready(build_s=build_s, machine=machine_id(), clock_offset_s=offset_s, clock_error_s=error_s))
+    clock = {"machine": machine_id(), "clock_offset_s": offset_s, "clock_error_s": error_s}
+    channel.send(Ready.model_validate({"build_s": build_s, "carrier": carrier, **clock}))
     state.now("wait")
     Go.model_validate_json(channel.receive())
     threading.Thread(target=channel.wait_for_the_end, daemon=True).start()  # not every system tells of a parent's death
@@ -150,6 +165,22 @@ def _run_worker(
     if transport is not None:
         state.now("wait")
         transport.barrier()  # nobody leaves while another still reads from it
+
+
+def _seats(job: Job, layout: Layout, store: Any) -> list[Seat]:
+    """Hear who has which GPU, and take this worker's own; plans without one have nothing to agree on."""
+    if all(host.accelerator != "cuda" for host in layout.hosts):
+        return []
+    import torch
+
+    from edgeopt.executor.nccl import interface_of
+
+    seat = own_seat(layout.hosts[job.rank].accelerator, interface_of(job))
+    seats = [seat] if store is None else agree_on_seats(store, job.rank, len(layout.hosts), seat)
+    gpu = gpu_indices(seats)[job.rank]
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
+    return seats
 
 
 def _keeper(channel: Channel, state: State) -> Callable[[Boundary, int, list[torch.Tensor]], None]:
@@ -231,6 +262,7 @@ def _prepare(job: Job) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
+    exact_sleeps()
     torch.zeros(256, 256) @ torch.zeros(256, 256)  # thread stacks and library buffers exist before memory is limited
     limit = memory.available_bytes() if job.limit_to_free else job.memory_bytes
     if limit is not None:

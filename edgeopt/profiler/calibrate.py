@@ -11,30 +11,26 @@ that no stage depends on stay as they were. The same holds for the latency and t
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import ValidationError
 from scipy.optimize import least_squares
 
 from edgeopt.errors import Finding, InputError
-from edgeopt.plan import Plan
 from edgeopt.planner import choose_strategy
+from edgeopt.profiler.runs import Run, hardware_words
 from edgeopt.profiles.calibration import Calibration, CalibrationReport, Correction, Residual
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.network import LinkQuality, Network
-from edgeopt.profiles.plans import load_plan
 from edgeopt.profiles.problem import Constraints, Problem, TextWorkload
-from edgeopt.report.data import Report, Samples, StageReport
+from edgeopt.report.data import Samples, StageReport
 from edgeopt.strategies import Strategy
 
-__all__ = ["Calibrated", "Run", "calibrate", "load_runs"]
+__all__ = ["Calibrated", "calibrate"]
 
 LEAST_SPREAD = 0.02
 PRIOR = 10.0
@@ -44,15 +40,6 @@ LEAST_LATENCY_S = 1e-6
 _WIDEST = math.log(1000.0)
 
 Array = NDArray[np.float64]
-
-
-@dataclass(frozen=True, slots=True)
-class Run:
-    """A report with the plan that it ran; ``sha256`` is that of the report's file."""
-
-    report: Report
-    plan: Plan
-    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,57 +61,13 @@ class _Observation:
     predict: Callable[[Array], float]
 
 
-def load_runs(reports: Sequence[Path], plans: Sequence[Path]) -> list[Run]:
-    """Read reports and find the plan of each by its digest.
-
-    Raises
-    ------
-    InputError
-        A file cannot be read, no plan has a report's digest, the reports are of different hardware or launchers, or a
-        run's output was wrong.
-    """
-    by_digest = {plan.digest(): plan for plan in map(load_plan, plans)}
-    runs, wrong = [], []
-    for path in reports:
-        try:
-            raw = path.read_bytes()
-            report = Report.model_validate_json(raw)
-        except (OSError, ValidationError) as error:
-            mend = "give a file written by `edgeopt execute -o report.json`"
-            wrong.append(Finding("REPORT", f"is no report: {str(error).splitlines()[0]}", mend, file=str(path)))
-            continue
-        if report.plan_digest not in by_digest:
-            known = ", ".join(digest[:12] for digest in by_digest) or "none"
-            message = f"ran plan {report.plan_digest[:12]}…, and the plans given are {known}"
-            mend = "add its plan with --plan; a plan that was changed or solved again is another plan"
-            wrong.append(Finding("plan_digest", message, mend, file=str(path)))
-            continue
-        if report.output is not None and not report.output.equal:
-            wrong.append(
-                Finding("output", "the result was wrong, so its times mean nothing", "leave it out", str(path))
-            )
-            continue
-        runs.append(Run(report, by_digest[report.plan_digest], hashlib.sha256(raw).hexdigest()))
-        if not runs[-1].plan.is_chain:
-            wrong.append(
-                Finding("strategy", f"{report.strategy} is no chain", "calibrate by those that are", str(path))
-            )
-    machines = {_hardware(run.report): run for run in runs}
-    if len(machines) > 1:
-        message = f"the reports are of different machines: {'; '.join(machines)}"
-        wrong.append(Finding("hardware", message, "calibrate each machine by its own reports"))
-    if wrong:
-        raise InputError(wrong)
-    return runs
-
-
 def calibrate(runs: Sequence[Run], on: date) -> Calibrated:
     """Fit every device that computed and every link that carried something.
 
     Parameters
     ----------
     runs
-        From :func:`load_runs`, at least one.
+        From :func:`edgeopt.profiler.runs.load_runs`, at least one.
     on
         The day to write down.
 
@@ -137,13 +80,6 @@ def calibrate(runs: Sequence[Run], on: date) -> Calibrated:
     devices = [_fit_device(device, runs, on) for device in _devices(runs)]
     networks = [_fit_network(network, runs, on, notes) for network in _networks(runs)]
     return Calibrated(devices, [network for network in networks if network is not None], notes)
-
-
-def _hardware(report: Report) -> str:
-    machine = report.hardware
-    how = f"{report.launcher} (emulated)" if report.emulated else report.launcher
-    torch = machine.versions.get("torch", "?")
-    return f"{machine.usable_cores} of {machine.logical_cores} x {machine.cpu}, {machine.system}, torch {torch}, {how}"
 
 
 # ── devices ──────────────────────────────────────────────────────────────────────────────────────────────────
@@ -212,11 +148,17 @@ def _stage_observations(device: Device, run: Run, stage: StageReport, what: str)
 
     if not isinstance(load, TextWorkload) or load.new_tokens == 1:
         return [_observe(what, stage.compute_s, seconds)]
+    # What the plan counts beyond the tables is waking up after waits, about the same in each round; it is not fitted.
+    woken = any(row.wake for row in device.timings)
+    wakes_s = run.plan.stages[stage.index].compute_s - seconds(np.zeros(4)) if woken else 0.0
+    wake_s = max(wakes_s, 0.0) / load.new_tokens
     first = load.model_copy(update={"new_tokens": 1})
     rest = Samples.of([a - b for a, b in zip(stage.compute_s.samples, stage.first_round_s.samples, strict=True)])
     return [
-        _observe(f"{what} prefill", stage.first_round_s, lambda logs: seconds(logs, first)),
-        _observe(f"{what} decode", rest, lambda logs: seconds(logs) - seconds(logs, first)),
+        _observe(f"{what} prefill", stage.first_round_s, lambda logs: seconds(logs, first) + wake_s),
+        _observe(
+            f"{what} decode", rest, lambda logs: seconds(logs) - seconds(logs, first) + wake_s * (load.new_tokens - 1)
+        ),
     ]
 
 
@@ -397,7 +339,7 @@ def _calibration(
     return Calibration(
         base=base,
         date=on,
-        hardware=_hardware(runs[0].report),
+        hardware=hardware_words(runs[0].report),
         reports=reports,
         corrections=corrections,
         residuals=_residuals(observations, logs),

@@ -14,9 +14,10 @@ from edgeopt.profiler.jobs import MachineFigures, MachineJob
 from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiler.timings import profile_models
 from edgeopt.profiles.base import DType
+from edgeopt.profiles.checks import check_fit
 from edgeopt.profiles.device import Device, Efficiency, Margin, Runtime, Timing
-from edgeopt.profiles.model import CausalLM, Diffusion
-from edgeopt.profiles.problem import ImageWorkload, TextWorkload
+from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Model
+from edgeopt.profiles.problem import CascadeWorkload, ImageWorkload, TextWorkload, Workload
 
 __all__ = ["available_memory_bytes", "profile_device", "profile_model", "slowed", "usable_cores"]
 
@@ -27,8 +28,8 @@ def profile_device(
     threads: int | None = None,
     dtypes: Sequence[DType] = ("float32",),
     accelerator: Literal["cpu", "cuda"] = "cpu",
-    models: Sequence[CausalLM | Diffusion] = (),
-    workloads: Sequence[TextWorkload | ImageWorkload] | None = None,
+    models: Sequence[Model] = (),
+    workloads: Sequence[Workload] | None = None,
     repeats: int = 3,
     processes: int = 2,
     timeout_s: float = 600.0,
@@ -122,8 +123,8 @@ def profile_device(
 
 def profile_model(
     device: Device,
-    models: Sequence[CausalLM | Diffusion],
-    workloads: Sequence[TextWorkload | ImageWorkload],
+    models: Sequence[Model],
+    workloads: Sequence[Workload],
     *,
     repeats: int = 3,
     processes: int = 2,
@@ -204,7 +205,13 @@ def slowed(device: Device, quota: float, name: str) -> Device:
 def _at_quota(timings: Sequence[Timing], quota: float) -> list[Timing]:
     how = f"; divided by the quota of {quota:g}" if quota != 1 else ""
     return [
-        row.model_copy(update={"elements": [value / quota for value in row.elements], "source": row.source + how})
+        row.model_copy(
+            update={
+                "elements": [value / quota for value in row.elements],
+                "wake": None if row.wake is None else row.wake / quota,
+                "source": row.source + how,
+            }
+        )
         for row in timings
     ]
 
@@ -213,13 +220,16 @@ def _point(row: Timing) -> tuple[object, ...]:
     return row.model, row.variant, row.phase, row.dtype, row.batch, row.tokens, row.context
 
 
-def _check_room(model: CausalLM | Diffusion) -> None:
+def _check_room(model: Model) -> None:
     """Refuse a model whose weights would push the machine into swapping; a CUDA device says so itself."""
     if isinstance(model, CausalLM):
         needed = sum(layer.count * layer.weights for layer in model.layers)
     else:
-        parts = [part.weights for part in (model.text_encoder, model.decoder) if part is not None]
-        needed = sum(parts) + max(variant.weights for variant in model.variants.values())
+        is_cascade = isinstance(model, CascadedDiffusion)
+        families = [level.variants for level in model.levels] if is_cascade else [model.variants]
+        parts = [model.text_encoder, None if is_cascade else model.decoder]
+        needed = sum(part.weights for part in parts if part is not None)
+        needed += sum(max(variant.weights for variant in family.values()) for family in families)
     available = available_memory_bytes()
     if needed > 0.9 * available:
         message = f"{model.name!r} has {needed / 2**30:.1f} GiB of weights, {available / 2**30:.1f} GiB are available"
@@ -248,15 +258,17 @@ def available_memory_bytes() -> int:
     return available
 
 
-def _default(model: CausalLM | Diffusion) -> TextWorkload | ImageWorkload:
+def _default(model: Model) -> Workload:
+    if isinstance(model, CascadedDiffusion):
+        return CascadeWorkload(steps=[4] * len(model.levels))
     return TextWorkload(prompt_tokens=64, new_tokens=32) if isinstance(model, CausalLM) else ImageWorkload(steps=4)
 
 
 def _check(
     threads: int,
     dtypes: Sequence[str],
-    models: Sequence[CausalLM | Diffusion],
-    workloads: Sequence[TextWorkload | ImageWorkload],
+    models: Sequence[Model],
+    workloads: Sequence[Workload],
     repeats: int,
     processes: int,
     accelerator: str,
@@ -275,7 +287,7 @@ def _check(
     wrong += [
         Finding("workloads", f"model {model.name!r} is a {model.family} model, its workload is {load.kind}", "swap it")
         for model, load in zip(models, workloads, strict=False)
-        if isinstance(model, CausalLM) != isinstance(load, TextWorkload)
+        if any(check_fit(load, model))
     ]
     if repeats < 1 or processes < 1:
         wrong.append(Finding("repeats", "nothing would be measured", "give at least 1"))

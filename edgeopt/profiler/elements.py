@@ -7,6 +7,7 @@ masks and positions count to the first block that needs them, sampling to the he
 from __future__ import annotations
 
 import gc
+import time
 from pathlib import Path
 
 import torch
@@ -20,6 +21,12 @@ from edgeopt.programs.placing import stage_device
 
 __all__ = ["measure_elements"]
 
+#: A stage of a plan over a few devices waits about that long for its next round.
+_REST_S = 0.1
+#: A process rests before every fourth element (stages of a model split over a few devices hold about four: the cost
+#: of waking lies in the first block, the rest of it in the two after that), in the rounds after the first of all.
+_RESTS_EVERY, _RESTED_ROUNDS = 4, 5
+
 
 def measure_elements(job: ElementJob) -> ElementAnswer:
     """Run whole requests of one plan after the other, all stages in this process."""
@@ -28,43 +35,68 @@ def measure_elements(job: ElementJob) -> ElementAnswer:
 
 def _samples(plan: Plan, job: ElementJob) -> ElementSamples:
     program = programs.build(plan, range(len(plan.stages)))
-    requests, waited_s = [], []
-    for _ in range(job.warmup + job.repeats):
+    requests, waited_s, wakes_s = [], [], []
+    for number in range(job.warmup + job.repeats):
         before_s = _waited_s()
         requests.append(_request(program, job))
         waited_s.append(_waited_s() - before_s)
+        if program.rounds > 1 and not job.whole and number >= job.warmup:
+            wakes_s += _wakes_s(program, job, requests[-1])
     requests = requests[job.warmup :]
     return ElementSamples(
-        elements_s=requests, requests_s=[sum(map(sum, rounds)) for rounds in requests], waited_s=waited_s[job.warmup :]
+        elements_s=requests,
+        requests_s=[sum(map(sum, rounds)) for rounds in requests],
+        waited_s=waited_s[job.warmup :],
+        wakes_s=wakes_s,
     )
 
 
-def _request(program: Program, job: ElementJob) -> list[list[float]]:
+def _wakes_s(program: Program, job: ElementJob, without: list[list[float]]) -> list[float]:
+    """Begin the request again with rests in its rounds; what one of a round's stages took longer, by round."""
+    rested = _request(program, job, resting=True)
+    rests = sum(_rests_before(stage, e) for stage in program.plan.stages for e in range(stage.start, stage.stop))
+    return [(sum(slow) - sum(fast)) / rests for slow, fast in zip(rested[1:], without[1:], strict=False)]
+
+
+def _rests_before(stage: Stage, element: int) -> bool:
+    return element == stage.start or element % _RESTS_EVERY == 0
+
+
+def _request(program: Program, job: ElementJob, *, resting: bool = False) -> list[list[float]]:
     message = program.request(job.seed)
     gc.collect()  # as between requests of a run
     program.begin()
     with torch.inference_mode():
         rounds = []
-        for round_index in range(program.rounds):
+        for round_index in range(min(program.rounds, 1 + _RESTED_ROUNDS) if resting else program.rounds):
             seconds: list[float] = []
             for stage in program.plan.stages:
-                message, found = _stage(program, stage, round_index, message, whole=job.whole)
+                rests = resting and round_index > 0
+                message, found = _stage(program, stage, round_index, message, whole=job.whole, resting=rests)
                 seconds += found
             rounds.append([sum(seconds)] if job.whole else seconds)
     return rounds
 
 
 def _stage(
-    program: Program, stage: Stage, round_index: int, message: list[torch.Tensor], *, whole: bool
+    program: Program, stage: Stage, round_index: int, message: list[torch.Tensor], *, whole: bool, resting: bool = False
 ) -> tuple[list[torch.Tensor], list[float]]:
-    """Run a stage in a round; seconds of each of its elements, or of all of it."""
+    """Run a stage in a round; seconds of each of its elements, or of all of it. Rests are not counted."""
     clock = clock_for(stage_device(program.plan, stage.index))
     done: list[int] = []
-    marks = [clock.mark()]
+    if resting:
+        time.sleep(_REST_S)  # before the first element
+    marks = [clock.mark()]  # begin and end of every element, the begin again after a rest
 
     def on_element(element: int) -> None:
         done.append(element)
         marks.append(clock.mark())
+        if element + 1 < stage.stop:
+            if resting and _rests_before(stage, element + 1):
+                time.sleep(_REST_S)
+                marks.append(clock.mark())
+            else:
+                marks.append(marks[-1])
 
     program.on_element = None if whole else on_element
     message = program.run(stage.index, round_index, message)
@@ -73,7 +105,7 @@ def _stage(
     else:
         assert done == list(range(stage.start, stage.stop))
         marks[-1] = clock.mark()  # handing over belongs to the last element
-    return message, clock.seconds(marks)
+    return message, clock.seconds(marks)[::2]
 
 
 def _waited_s() -> float:

@@ -63,9 +63,14 @@ class ElementJob(_Record):
 
 
 class ElementSamples(_Record):
-    """Seconds, ``elements_s[request][round][element]``, of whole requests, and what they waited for a core."""
+    """Seconds, ``elements_s[request][round][element]``, of whole requests, and what they waited for a core.
+
+    ``wakes_s``: what a stage took longer after a rest, in each round of several where it rested; empty where nothing
+    but one round is run.
+    """
 
     elements_s: list[list[list[float]]]
+    wakes_s: list[float] = []
     requests_s: list[float]
     waited_s: list[float]
 

@@ -8,20 +8,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import accumulate, pairwise
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from edgeopt import __version__
+from edgeopt.costs.solvers import solver_of
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiles.base import DType
 from edgeopt.profiles.device import Device, Efficiency, Runtime, Timing
-from edgeopt.profiles.model import CausalLM, Diffusion
+from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Diffusion, Model
 from edgeopt.profiles.network import Network
-from edgeopt.profiles.problem import ImageWorkload, Problem, TextWorkload
+from edgeopt.profiles.problem import CascadeWorkload, ImageWorkload, Problem, TextWorkload, Workload
 
 __all__ = ["Measuring", "decode_knots", "profile_models", "whole_plan"]
 
@@ -44,8 +45,8 @@ class Measuring:
     A job runs all the workloads in one process, one after the other.
     """
 
-    model: CausalLM | Diffusion
-    workloads: Sequence[TextWorkload | ImageWorkload]
+    model: Model
+    workloads: Sequence[Workload]
     runtime: Runtime
     samples: list[list[ElementSamples]] = field(init=False)
 
@@ -83,19 +84,25 @@ class Measuring:
         rows: list[Timing] = []
         for (load, plan), found in zip(self._plans, self.samples, strict=True):
             text = isinstance(self.model, CausalLM)
-            tables = _language(self.model, load) if text else _diffusion(self.model, load, plan)
+            tables = _language(self.model, load) if text else _denoised(self.model, load, plan)
             elements_s, waited = _undisturbed(found)
+            wake_s = _wake_s(found)
             busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
             new = tables(elements_s, source + (busy if waited > _WAITED else ""))
-            # Every plan of a diffusion model has the text encoder and the decoder; once is enough.
-            known = {(row.phase, row.batch) for row in rows if row.variant is None}
-            rows += [row for row in new if text or row.variant is not None or (row.phase, row.batch) not in known]
+            if wake_s is not None:
+                new = [
+                    row.model_copy(update={"wake": round(1e3 * wake_s, 6)}) if row.phase == "decode" else row
+                    for row in new
+                ]
+            # Several plans of a model have the same text encoder, decoder or denoiser of a level; once is enough.
+            known = {(row.phase, row.variant, row.batch) for row in rows}
+            rows += [row for row in new if text or (row.phase, row.variant, row.batch) not in known]
         return rows
 
 
 def profile_models(
-    models: Sequence[CausalLM | Diffusion],
-    workloads: Sequence[TextWorkload | ImageWorkload],
+    models: Sequence[Model],
+    workloads: Sequence[Workload],
     *,
     runtime: Runtime,
     repeats: int,
@@ -118,14 +125,18 @@ def profile_models(
     return [row for each in measurings for row in each.timings(source)]
 
 
-def _by_model(
-    models: Sequence[CausalLM | Diffusion], workloads: Sequence[TextWorkload | ImageWorkload]
-) -> list[tuple[CausalLM | Diffusion, list[TextWorkload | ImageWorkload]]]:
+def _by_model(models: Sequence[Model], workloads: Sequence[Workload]) -> list[tuple[Model, list[Workload]]]:
     """Workloads of each model together, models in order of their first."""
-    groups: dict[int, tuple[CausalLM | Diffusion, list[TextWorkload | ImageWorkload]]] = {}
+    groups: dict[int, tuple[Model, list[Workload]]] = {}
     for model, load in zip(models, workloads, strict=True):
         groups.setdefault(id(model), (model, []))[1].append(load)
     return list(groups.values())
+
+
+def _wake_s(found: Sequence[ElementSamples]) -> float | None:
+    """Median over processes of each one's own median: what is compared lies in the same memory."""
+    known = [float(np.median(process.wakes_s)) for process in found if process.wakes_s]
+    return max(float(np.median(known)), 0.0) if known else None
 
 
 def _is_calm(found: Sequence[ElementSamples]) -> bool:
@@ -157,8 +168,8 @@ def _spread(totals_s: ArrayLike) -> float:
 
 
 def whole_plan(
-    model: CausalLM | Diffusion,
-    workload: TextWorkload | ImageWorkload,
+    model: Model,
+    workload: Workload,
     runtime: Runtime,
     *,
     cuts: Sequence[int],
@@ -204,15 +215,17 @@ def whole_plan(
     )
 
 
-def _plans(model: CausalLM | Diffusion, load: TextWorkload | ImageWorkload, runtime: Runtime) -> list[Plan]:
+def _plans(model: Model, load: Workload, runtime: Runtime) -> list[Plan]:
     """One plan for a language model, one per denoiser for a diffusion model."""
     if isinstance(model, CausalLM):
         num_elements = sum(layer.count for layer in model.layers)
         return [whole_plan(model, load, runtime, cuts=[num_elements], variants=[None], strategy="pipeline")]
+    if isinstance(model, CascadedDiffusion):
+        return _cascade_plans(model, load, runtime)
     assert isinstance(load, ImageWorkload)
     load = load.model_copy(update={"steps": min(load.steps, _MEASURED_STEPS)})
     ends = [1] * (model.text_encoder is not None)
-    ends.append((ends[-1] if ends else 0) + load.steps)
+    ends.append((ends[-1] if ends else 0) + solver_of(model.sampler, load.steps).calls)
     ends += [ends[-1] + 1] * (model.decoder is not None)
     before, after = [None] * (model.text_encoder is not None), [None] * (model.decoder is not None)
     return [
@@ -221,10 +234,27 @@ def _plans(model: CausalLM | Diffusion, load: TextWorkload | ImageWorkload, runt
     ]
 
 
+def _cascade_plans(model: CascadedDiffusion, load: Workload, runtime: Runtime) -> list[Plan]:
+    """As many plans as the level with the most denoisers has: each runs one denoiser of every level."""
+    assert isinstance(load, CascadeWorkload)
+    steps = [min(count, _MEASURED_STEPS) for count in load.steps or [_MEASURED_STEPS] * len(model.levels)]
+    load = load.model_copy(update={"steps": steps})
+    encoder = [1] if model.text_encoder is not None else []
+    ends = [*encoder, *accumulate(steps, initial=len(encoder))]
+    ends.pop(len(encoder))
+    names = [list(level.variants) for level in model.levels]
+    plans = []
+    for k in range(max(map(len, names))):
+        chosen = [f"{each[k % len(each)]}@{count}" for each, count in zip(names, steps, strict=True)]
+        variants = [*[None] * len(encoder), *chosen]
+        plans.append(whole_plan(model, load, runtime, cuts=ends, variants=variants, strategy="hierarchical"))
+    return plans
+
+
 _Tables = Callable[[Array, str], list[Timing]]
 
 
-def _language(model: CausalLM, load: TextWorkload | ImageWorkload) -> _Tables:
+def _language(model: CausalLM, load: Workload) -> _Tables:
     """Prefill at the prompt's length, decode at a few contexts over the range of the request."""
     assert isinstance(load, TextWorkload)
 
@@ -261,10 +291,10 @@ def decode_knots(prompt_tokens: int, num_rounds: int) -> list[tuple[int, slice]]
     return knots
 
 
-def _diffusion(model: Diffusion, load: TextWorkload | ImageWorkload, plan: Plan) -> _Tables:
-    """One value for a step of the plan's denoiser, for the text encoder and for the decoder."""
-    assert isinstance(load, ImageWorkload)
-    denoising = next(stage for stage in plan.stages if stage.variant is not None)
+def _denoised(model: Diffusion | CascadedDiffusion, load: Workload, plan: Plan) -> _Tables:
+    """One value for a step of each of the plan's denoisers, for the text encoder and for the decoder."""
+    assert isinstance(load, ImageWorkload | CascadeWorkload)
+    denoising = [stage for stage in plan.stages if stage.variant is not None]
 
     def tables(elements_s: Array, source: str) -> list[Timing]:
         (samples,) = np.moveaxis(elements_s, 1, 0)  # one round: (requests, elements)
@@ -272,8 +302,10 @@ def _diffusion(model: Diffusion, load: TextWorkload | ImageWorkload, plan: Plan)
         if model.text_encoder is not None:
             found.append(("text_encoder", None, load.images, samples[:, 0]))
         batch = load.images * (2 if load.guidance > 1 else 1)
-        found.append(("step", denoising.variant, batch, samples[:, denoising.start : denoising.stop].mean(axis=1)))
-        if model.decoder is not None:
+        for stage in denoising:
+            name = f"{stage.variant}".partition("@")[0]  # of a cascade, with its steps
+            found.append(("step", name, batch, samples[:, stage.start : stage.stop].mean(axis=1)))
+        if isinstance(model, Diffusion) and model.decoder is not None:
             found.append(("decoder", None, load.images, samples[:, -1]))
         return [
             _timing(model.name, variant, phase, model.dtype, batch, np.median(values, keepdims=True), values, source)

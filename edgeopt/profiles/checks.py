@@ -6,11 +6,21 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 
+from edgeopt.profiles.cascades import check_cascade
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.library import nearest
-from edgeopt.profiles.model import AdditiveQuality, CausalLM, Diffusion, Draft, TableQuality, WholeQuality
+from edgeopt.profiles.library import known_or_near
+from edgeopt.profiles.model import (
+    AdditiveQuality,
+    CascadedDiffusion,
+    CausalLM,
+    Diffusion,
+    Draft,
+    Model,
+    TableQuality,
+    WholeQuality,
+)
 from edgeopt.profiles.network import LinkQuality, Network
-from edgeopt.profiles.problem import Constraints, ImageWorkload, Problem, TextWorkload
+from edgeopt.profiles.problem import CascadeWorkload, Constraints, Problem, Workload
 from edgeopt.profiles.reader import FieldPath, Flaw
 
 __all__ = [
@@ -18,7 +28,11 @@ __all__ = [
     "check_objective", "check_problem", "check_timings",
 ]  # fmt: skip
 
-_PHASES = {"causal_lm": ("prefill", "decode", "verify"), "diffusion": ("text_encoder", "step", "decoder")}
+_PHASES = {
+    "causal_lm": ("prefill", "decode", "verify"),
+    "diffusion": ("text_encoder", "step", "decoder"),
+    "cascaded_diffusion": ("text_encoder", "step"),
+}
 
 
 def check_device(device: Device) -> Iterator[Flaw]:
@@ -39,9 +53,11 @@ def check_device(device: Device) -> Iterator[Flaw]:
                 yield Flaw((*at, "elements", j), f"{value} {timing.unit} is not a duration", "write what was measured")
 
 
-def check_model(model: CausalLM | Diffusion) -> Iterator[Flaw]:
+def check_model(model: Model) -> Iterator[Flaw]:
     """Layer names are unique; quality speaks of known variants, in tables that fit together."""
-    if isinstance(model, CausalLM):
+    if isinstance(model, CascadedDiffusion):
+        yield from check_cascade(model)
+    elif isinstance(model, CausalLM):
         seen: set[str] = set()
         for i, layer in enumerate(model.layers):
             if layer.name in seen:
@@ -57,7 +73,7 @@ def check_model(model: CausalLM | Diffusion) -> Iterator[Flaw]:
         for name in model.quality.quality:
             if name not in model.variants:
                 known = list(model.variants)
-                yield Flaw(("quality", "quality", name), f"there is no variant '{name}'", _known(name, known))
+                yield Flaw(("quality", "quality", name), f"there is no variant '{name}'", known_or_near(name, known))
     if isinstance(model, Diffusion) and "common" in model.variants:
         yield Flaw(
             ("variants", "common"), "'common' is what text encoder and decoder run as", "call the variant otherwise"
@@ -86,7 +102,7 @@ def _check_draft(model: CausalLM, name: str, draft: Draft) -> Iterator[Flaw]:
 def _check_additive(quality: AdditiveQuality, variants: list[str]) -> Iterator[Flaw]:
     for name, losses in quality.loss.items():
         if name not in variants:
-            yield Flaw(("quality", "loss", name), f"there is no variant '{name}'", _known(name, variants))
+            yield Flaw(("quality", "loss", name), f"there is no variant '{name}'", known_or_near(name, variants))
         if len(losses) != quality.steps:
             mend = f"give one loss per step: {quality.steps}"
             yield Flaw(("quality", "loss", name), f"has {len(losses)} losses for {quality.steps} steps", mend)
@@ -96,7 +112,7 @@ def _check_table(quality: TableQuality, variants: list[str]) -> Iterator[Flaw]:
     for key in ("first", "second"):
         name = getattr(quality, key)
         if name not in variants:
-            yield Flaw(("quality", key), f"there is no variant '{name}'", _known(name, variants))
+            yield Flaw(("quality", key), f"there is no variant '{name}'", known_or_near(name, variants))
     if quality.first == quality.second:
         yield Flaw(("quality", "second"), f"'{quality.second}' is also the first variant", "name two variants")
     fraction = quality.fraction
@@ -115,11 +131,6 @@ def _check_table(quality: TableQuality, variants: list[str]) -> Iterator[Flaw]:
 def _few(values: Sequence[float]) -> str:
     text = ", ".join(f"{value:g}" for value in values[:5])
     return f"[{text}{', …' if len(values) > 5 else ''}]"
-
-
-def _known(name: str, known: Sequence[str]) -> str:
-    near = nearest(name, known)
-    return f"did you mean {near}?" if near else f"known: {', '.join(dict.fromkeys(known)) or 'none'}"
 
 
 def check_network(network: Network) -> Iterator[Flaw]:
@@ -163,7 +174,7 @@ def _check_rate(network: Network, link: LinkQuality, at: FieldPath) -> Iterator[
     """A link's medium exists; by radio it has a distance and no rate, and a rate otherwise."""
     if link.medium is not None and link.medium not in network.media:
         message = f"there is no medium '{link.medium}' in the network"
-        yield Flaw((*at, "medium"), message, _known(link.medium, list(network.media)))
+        yield Flaw((*at, "medium"), message, known_or_near(link.medium, list(network.media)))
         return
     if link.medium is not None and network.media[link.medium].radio is not None:
         if link.distance is None:
@@ -197,7 +208,9 @@ def check_links(network: Network, names: Sequence[str]) -> Iterator[Flaw]:
         )
         for key, name in ends:
             if name is not None and name not in names:
-                yield Flaw(("links", i, *key), f"there is no device '{name}' in the problem", _known(name, names))
+                yield Flaw(
+                    ("links", i, *key), f"there is no device '{name}' in the problem", known_or_near(name, names)
+                )
 
 
 def check_constraints(constraints: Constraints, names: Sequence[str]) -> Iterator[Flaw]:
@@ -207,7 +220,9 @@ def check_constraints(constraints: Constraints, names: Sequence[str]) -> Iterato
     forbidden = [(("forbid", i), device) for i, device in enumerate(constraints.forbid)]
     for path, name in [*single, *pinned, *forbidden]:
         if name is not None and name not in names:
-            yield Flaw(("constraints", *path), f"there is no device '{name}' in the problem", _known(name, names))
+            yield Flaw(
+                ("constraints", *path), f"there is no device '{name}' in the problem", known_or_near(name, names)
+            )
     for path, name in [*single[1:], *pinned]:
         if name is not None and name in constraints.forbid:
             yield Flaw(
@@ -221,20 +236,29 @@ def check_constraints(constraints: Constraints, names: Sequence[str]) -> Iterato
         yield Flaw(("constraints", "forbid"), "no device is left", "allow at least one device")
 
 
-def check_fit(workload: TextWorkload | ImageWorkload, model: CausalLM | Diffusion) -> Iterator[Flaw]:
-    """A language model writes text, a diffusion model makes images."""
-    wanted = "text" if isinstance(model, CausalLM) else "image"
+def check_fit(workload: Workload, model: Model) -> Iterator[Flaw]:
+    """A language model writes text, a diffusion model makes images, a cascade has steps for each of its levels."""
+    what, wanted, example = _FAMILY[model.family]
     if workload.kind != wanted:
-        example = {"text": "{prompt_tokens: 128, new_tokens: 64}", "image": "{steps: 20, images: 1}"}[wanted]
-        message = f"a workload of {workload.kind} does not fit '{model.name}', which is {_FAMILY[model.family]}"
+        message = f"a workload of {workload.kind} does not fit '{model.name}', which is {what}"
         yield Flaw(("workload",), message, f"write `workload: {example}`")
+    elif isinstance(workload, CascadeWorkload) and isinstance(model, CascadedDiffusion):
+        names = [level.name for level in model.levels]
+        if workload.steps is not None and len(workload.steps) != len(names):
+            message = f"{len(workload.steps)} numbers of steps for {len(names)} levels"
+            yield Flaw(("workload", "steps"), message, f"give one for each of {', '.join(names)}")
 
 
-_FAMILY = {"causal_lm": "a language model", "diffusion": "a diffusion model"}
+#: What a family is, the kind of workload that fits it, and how to write one.
+_FAMILY = {
+    "causal_lm": ("a language model", "text", "{prompt_tokens: 128, new_tokens: 64}"),
+    "diffusion": ("a diffusion model", "image", "{steps: 20, images: 1}"),
+    "cascaded_diffusion": ("a cascade of diffusion models", "cascade", "{kind: cascade, steps: [20, 10], images: 1}"),
+}
 
 
 def check_objective(
-    objective: str | Mapping[str, float], limits: Constraints, devices: Sequence[Device], model: CausalLM | Diffusion
+    objective: str | Mapping[str, float], limits: Constraints, devices: Sequence[Device], model: Model
 ) -> Iterator[Flaw]:
     """What is asked for can be computed: energy needs busy power, quality a model that carries it."""
     wanted = (
@@ -250,7 +274,7 @@ def check_objective(
                     message,
                     "add `power: {busy: 15 W}` with its source, or drop energy",
                 )
-    if isinstance(model, Diffusion) and model.quality is not None:
+    if isinstance(model, Diffusion | CascadedDiffusion) and model.quality is not None:
         return
     for path, asked in (
         (("objective",), "quality" in wanted),
@@ -261,15 +285,16 @@ def check_objective(
             yield Flaw(path, f"model '{model.name}' carries no quality", mend)
 
 
-def check_timings(device: Device, model: CausalLM | Diffusion) -> Iterator[Flaw]:
+def check_timings(device: Device, model: Model) -> Iterator[Flaw]:
     """Measured rows of the problem's model have one value per chain element and speak of its phases and variants."""
+    variants = _variants(model)
     for i, timing in enumerate(device.timings):
         if timing.model != model.name:
             continue
         at = ("timings", i)
         phases = _PHASES[model.family]
         if timing.phase not in phases:
-            message = f"'{timing.phase}' is no phase of '{model.name}', {_FAMILY[model.family]}"
+            message = f"'{timing.phase}' is no phase of '{model.name}', {_FAMILY[model.family][0]}"
             yield Flaw((*at, "phase"), message, f"use {' or '.join(phases)}")
             continue
         whole = not isinstance(model, CausalLM) or timing.phase == "verify"
@@ -278,9 +303,16 @@ def check_timings(device: Device, model: CausalLM | Diffusion) -> Iterator[Flaw]
             message = f"has {len(timing.elements)} values, '{model.name}' has {expected} in phase '{timing.phase}'"
             mend = "give 1, that of the whole pass" if whole else f"give {expected}, one per chain element"
             yield Flaw((*at, "elements"), message, mend)
-        if timing.phase == "step" and isinstance(model, Diffusion) and timing.variant not in model.variants:
+        if timing.phase == "step" and timing.variant not in variants:
             message = f"there is no variant '{timing.variant}'" if timing.variant else "is missing for phase 'step'"
-            yield Flaw((*at, "variant"), message, _known(timing.variant or "", list(model.variants)))
+            yield Flaw((*at, "variant"), message, known_or_near(timing.variant or "", variants))
+
+
+def _variants(model: Model) -> list[str]:
+    """Names of a model's denoisers, of all levels."""
+    if isinstance(model, CascadedDiffusion):
+        return [name for level in model.levels for name in level.variants]
+    return list(model.variants) if isinstance(model, Diffusion) else []
 
 
 def check_problem(problem: Problem) -> Iterator[Flaw]:

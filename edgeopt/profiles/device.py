@@ -62,6 +62,8 @@ class Timing(Strict):
     ``phase`` is ``prefill`` or ``decode`` for language models (``tokens`` processed at once, ``context`` tokens
     already cached), ``verify`` for their passes over ``tokens`` drafted ones on a filled cache (one value in
     ``elements``: the whole pass), and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value).
+    ``elements`` are those of a device that computes without a break. ``wake``, in the same unit, is what a stage takes
+    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept.
     """
 
     model: str
@@ -73,6 +75,7 @@ class Timing(Strict):
     context: int | None = Field(default=None, ge=0)
     unit: TimeUnit
     elements: list[float] = Field(min_length=1)
+    wake: float | None = Field(default=None, ge=0)
     repeats: int = Field(ge=1)
     spread: Fraction | None = None
     source: Provenance

@@ -12,7 +12,7 @@ from edgeopt.profiles.library import nearest
 from edgeopt.profiles.reader import FieldPath, Flaw
 from edgeopt.units import Quantity
 
-__all__ = ["known_keys", "translate"]
+__all__ = ["field_types", "known_keys", "translate"]
 
 _KINDS = {dict: "a mapping", list: "a list", str: "text", bool: "a truth value", int: "a number", float: "a number"}
 _WANTED = {
@@ -137,6 +137,11 @@ def known_keys(model: type[BaseModel], path: FieldPath, data: Any) -> list[str]:
         if isinstance(member, type) and issubclass(member, BaseModel) and _fits(member, _value_at(data, path)):
             keys |= dict.fromkeys(field.alias or name for name, field in member.model_fields.items())
     return list(keys)
+
+
+def field_types(model: type[BaseModel], path: FieldPath, data: Any) -> list[Any]:
+    """Return the types that the value at ``path`` may have, without what annotates them."""
+    return _members(_annotation_at(model, path, data))
 
 
 def _value_at(data: Any, path: FieldPath) -> Any:

@@ -9,13 +9,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.reader import read_document
 
-__all__ = ["KINDS", "SUFFIXES", "find", "is_path", "known_names", "list_profiles", "nearest", "plain_kind", "roots"]
+__all__ = [
+    "KINDS", "SUFFIXES", "find", "is_path", "known_names", "known_or_near", "list_profiles", "nearest", "plain_kind",
+    "roots",
+]  # fmt: skip
 
 KINDS = ("device", "model", "network", "problem")
 SUFFIXES = (".yaml", ".yml", ".json")
@@ -102,6 +106,12 @@ def nearest(word: str, known: Any) -> str:
     lower = {name.lower(): name for name in known}
     found = difflib.get_close_matches(word.lower(), list(lower), n=2, cutoff=0.6)
     return " or ".join(f"'{lower[name]}'" for name in found)
+
+
+def known_or_near(word: str, known: Sequence[str]) -> str:
+    """Return what to write instead of ``word``: the nearest known words, or all of them."""
+    near = nearest(word, known)
+    return f"did you mean {near}?" if near else f"known: {', '.join(dict.fromkeys(known)) or 'none'}"
 
 
 def known_names(kind: str) -> list[str]:

@@ -10,7 +10,7 @@ from pydantic import BaseModel
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.library import KINDS, find, is_path, known_names, nearest, plain_kind
-from edgeopt.profiles.model import CausalLM, Diffusion
+from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.plans import plan_of
 from edgeopt.profiles.problem import Problem
@@ -59,7 +59,7 @@ def load_device(ref: Ref) -> Device:
     return resolve_profile(_open(ref, "device"), "device")
 
 
-def load_model(ref: Ref) -> CausalLM | Diffusion:
+def load_model(ref: Ref) -> Model:
     """Read a model by name or path; raises :class:`~edgeopt.errors.InputError` like :func:`load_problem`."""
     return resolve_profile(_open(ref, "model"), "model")
 

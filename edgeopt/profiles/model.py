@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
-    "Acceptance", "AdditiveQuality", "Architecture", "Block", "CausalLM", "Component", "Diffusion", "Draft", "Experts",
-    "Layer", "Sampler",
-    "TableQuality", "Variant", "WholeQuality",
+    "Acceptance", "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion",
+    "Draft", "Experts", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality", "Sampler",
+    "StaleQuality", "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -136,21 +137,41 @@ class Block(Strict):
     ``output`` crosses a cut made after the block: every tensor that depends on the latent, was made up to here and is
     read later (a U-Net's skips, both streams of a two-stream transformer). What depends on the timestep, on positions
     or on the conditioning alone is not in it: each device makes that itself. ``legal`` says whether the library can be
-    cut there; the last block's output is the step's result.
+    cut there; the last block's output is the step's result. ``traffic`` and ``kernels`` as in :class:`Component`.
     """
 
     name: str
     weights: NonNegativeBytes
     flop: NonNegativeFlop
     output: NonNegativeBytes
+    traffic: NonNegativeBytes | None = None
+    kernels: int | None = Field(default=None, ge=0)
     legal: bool = True
+
+
+class PatchExchange(Strict):
+    """What a device that has some rows of the latent gives to each other one, per step and image.
+
+    Rows are shared out ``multiple`` at a time. Keys and values of attention are ``per_row`` bytes of its own rows,
+    statistics of group norms ``sums`` bytes; the rows at its edges, ``halo`` bytes, go to the neighbour alone. All
+    that takes ``messages``, of which ``halo_messages`` to the neighbour alone.
+    """
+
+    multiple: int = Field(ge=1)
+    messages: int = Field(ge=0)
+    halo_messages: int = Field(default=0, ge=0)
+    per_row: NonNegativeBytes
+    halo: NonNegativeBytes = 0.0
+    sums: NonNegativeBytes = 0.0
 
 
 class Variant(Strict):
     """One denoiser of the family; ``flop`` is one denoising step of one image.
 
     ``activations``, ``traffic`` and ``kernels`` as in :class:`Component`; ``blocks`` add up to ``weights`` (a weight
-    that two blocks use is in both) and ``flop``.
+    that two blocks use is in both), ``flop``, ``traffic`` and ``kernels``. ``common_weights`` are those that a device
+    needs for any block beside the block's own, since what they make crosses no cut (the embedding of the timestep).
+    ``patch`` is there for denoisers that can work on some rows of the latent.
     """
 
     architecture: Architecture | None = None
@@ -160,6 +181,8 @@ class Variant(Strict):
     traffic: NonNegativeBytes | None = None
     kernels: int | None = Field(default=None, ge=1)
     parameters: int | None = Field(default=None, ge=1)
+    common_weights: NonNegativeBytes | None = None
+    patch: PatchExchange | None = None
     blocks: list[Block] = []
 
 
@@ -167,7 +190,8 @@ class AdditiveQuality(Strict):
     """quality = base + sum over steps of ``loss[variant]``, measured at ``steps`` steps and resampled to others.
 
     Smaller is better. ``fit_error`` is the root mean square error against sampled plans that were not in the fit,
-    ``floor`` what real data scores against real data, both in units of the metric.
+    ``floor`` what real data scores against real data, both in units of the metric. ``margin`` is the fraction by which
+    samples may exceed their prediction: plans that have to keep a quality leave it.
     """
 
     form: Literal["additive"]
@@ -177,6 +201,7 @@ class AdditiveQuality(Strict):
     loss: dict[str, list[float]]
     handoff: float = 0.0
     fit_error: float | None = None
+    margin: float | None = Field(default=None, ge=0)
     floor: float | None = None
     source: Provenance
 
@@ -210,6 +235,31 @@ class WholeQuality(Strict):
     source: Provenance
 
 
+class StaleQuality(Strict):
+    """What asynchronous patches lose: by how much the metric of ``quality`` rises.
+
+    ``loss[variant][i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; in runs of
+    more steps the context changes less from one to the next. Measured with ``patches`` equal patches.
+    """
+
+    steps: int = Field(ge=1)
+    patches: int = Field(ge=2)
+    warmup_steps: list[int] = Field(min_length=1)
+    loss: dict[str, list[float]] = Field(min_length=1)
+    source: Provenance
+
+    @field_validator("loss")
+    @classmethod
+    def _one_for_each(cls, loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
+        """Refuse another number of losses than of warm-ups."""
+        count = len(info.data.get("warmup_steps", ()))
+        for name, values in loss.items():
+            if len(values) != count:
+                message, mend = f"{name} has {len(values)} losses for {count} warmup_steps", "give one for each"
+                raise PydanticCustomError("loss", "{message}; {mend}", {"message": message, "mend": mend})
+        return loss
+
+
 class Sampler(Strict):
     """The diffusers scheduler that drives the steps; ``config`` as its ``from_config`` takes it."""
 
@@ -232,3 +282,73 @@ class Diffusion(Profile):
     variants: dict[str, Variant] = Field(min_length=1)
     decoder: Component | None = None
     quality: AdditiveQuality | TableQuality | WholeQuality | None = Field(default=None, discriminator="form")
+    stale: StaleQuality | None = None
+
+
+class Level(Strict):
+    """One resolution of a cascade: its denoisers share one latent space.
+
+    From the second level on a denoiser sees, behind its own channels, those of the image that the level before made,
+    enlarged to its own size and with Gaussian noise of standard deviation ``augmentation`` added.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]*$")
+    sampler: Sampler
+    latent: Bytes
+    latent_shape: list[int] = Field(min_length=3, max_length=3)
+    augmentation: float | None = Field(default=None, ge=0)
+    variants: dict[str, Variant] = Field(min_length=1)
+
+
+class MeasuredRun(Strict):
+    """What a run made that was measured: each level's variant and number of steps, and the quality of its images."""
+
+    variants: list[str]
+    steps: list[int]
+    quality: float
+
+
+class RunsQuality(Strict):
+    """Measured quality of whole runs through both levels; plans choose among these runs.
+
+    ``floor`` is what real data scores against real data.
+    """
+
+    form: Literal["runs"]
+    metric: str
+    runs: list[MeasuredRun] = Field(min_length=1)
+    floor: float | None = None
+    source: Provenance
+
+
+class CascadedDiffusion(Profile):
+    """Levels of growing resolution: the first draws an image from noise, each further one enlarges it by denoising."""
+
+    kind: Literal["model"] = "model"
+    family: Literal["cascaded_diffusion"]
+    dtype: DType
+    prompt: Bytes
+    conditioning: NonNegativeBytes
+    text_encoder: Component | None = None
+    levels: list[Level] = Field(min_length=2)
+    quality: RunsQuality | None = None
+
+    def level(self, index: int) -> Diffusion:
+        """Return one level as a family of its own, which shares the cascade's name and text encoder."""
+        level = self.levels[index]
+        return Diffusion(
+            name=self.name,
+            source=self.source,
+            family="diffusion",
+            dtype=self.dtype,
+            sampler=level.sampler,
+            prompt=self.prompt,
+            conditioning=self.conditioning,
+            latent=level.latent,
+            latent_shape=level.latent_shape,
+            text_encoder=self.text_encoder,
+            variants=level.variants,
+        )
+
+
+Model = CausalLM | Diffusion | CascadedDiffusion

@@ -10,11 +10,14 @@ from pydantic_core import PydanticCustomError
 
 from edgeopt.profiles.base import Strict
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import CausalLM, Diffusion
+from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
 from edgeopt.units import Joules, Seconds
 
-__all__ = ["Constraints", "Drafting", "ImageWorkload", "Objective", "Problem", "TextWorkload"]
+__all__ = [
+    "CascadeWorkload", "Constraints", "Drafting", "ImageWorkload", "Objective", "PatchOptions", "Problem",
+    "TextWorkload", "Workload",
+]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
 
@@ -83,6 +86,35 @@ class Drafting(Strict):
     adaptive: bool = False
 
 
+class PatchOptions(Strict):
+    """How a latent is shared out in patches.
+
+    ``synchronous`` patches give the result of the whole image; ``asynchronous`` ones know of each other what was one
+    step ago, but for the first ``warmup_steps``. ``devices`` are those that share; default: whichever are worth it.
+    """
+
+    mode: Literal["synchronous", "asynchronous"] = "synchronous"
+    warmup_steps: int = Field(default=4, ge=1)
+    devices: list[str] = []
+
+
+class CascadeWorkload(Strict):
+    """Denoise ``images`` through every level of a cascade.
+
+    ``steps`` has one number per level; without it they are part of the decision, among those that were measured.
+    ``guidance`` above 1 doubles the batch of every step.
+    """
+
+    kind: Literal["cascade"] = "cascade"
+    steps: list[Annotated[int, Field(ge=1)]] | None = None
+    images: int = Field(default=1, ge=1)
+    guidance: float = Field(default=1.0, ge=0)
+    seed: int = 0
+
+
+Workload = TextWorkload | ImageWorkload | CascadeWorkload
+
+
 class Constraints(Strict):
     """Budgets, pins and the source. Devices by name, elements by name or index."""
 
@@ -98,6 +130,7 @@ class Constraints(Strict):
     pin: dict[str, str] = {}
     forbid: list[str] = []
     drafting: Drafting = Drafting()
+    patch: PatchOptions = PatchOptions()
 
 
 class Problem(Strict):
@@ -105,9 +138,9 @@ class Problem(Strict):
 
     name: str
     description: str = ""
-    model: Annotated[CausalLM | Diffusion, Field(discriminator="family")]
+    model: Annotated[Model, Field(discriminator="family")]
     strategy: str = "auto"
-    workload: Annotated[TextWorkload | ImageWorkload, Field(discriminator="kind")]
+    workload: Annotated[Workload, Field(discriminator="kind")]
     devices: list[Device] = Field(min_length=1)
     network: Network
     objective: Objective = "latency"

@@ -21,20 +21,30 @@ from edgeopt.profiles.base import Profile, Strict
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.findings import translate
 from edgeopt.profiles.library import find
-from edgeopt.profiles.model import CausalLM, Diffusion
+from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Diffusion
 from edgeopt.profiles.network import Network
-from edgeopt.profiles.problem import Constraints, ImageWorkload, Objective, Problem, TextWorkload
+from edgeopt.profiles.problem import (
+    CascadeWorkload,
+    Constraints,
+    ImageWorkload,
+    Objective,
+    Problem,
+    TextWorkload,
+    Workload,
+)
 from edgeopt.profiles.reader import Document, FieldPath, Flaw, read_document
 from edgeopt.profiles.sources import check_sources, covered
 
 __all__ = ["FAMILIES", "MAX_COUNT", "Part", "resolve_problem", "resolve_profile"]
 
 MAX_COUNT = 1000
-FAMILIES: dict[str, type[BaseModel]] = {"causal_lm": CausalLM, "diffusion": Diffusion}
+FAMILIES: dict[str, type[BaseModel]] = {
+    "causal_lm": CausalLM, "diffusion": Diffusion, "cascaded_diffusion": CascadedDiffusion,
+}  # fmt: skip
 
 _CHECKS: dict[type[BaseModel], Callable[[Any], Iterator[Flaw]]] = {
     Device: checks.check_device, Network: checks.check_network,
-    CausalLM: checks.check_model, Diffusion: checks.check_model,
+    CausalLM: checks.check_model, Diffusion: checks.check_model, CascadedDiffusion: checks.check_model,
 }  # fmt: skip
 # Overriding one of these changes no number, so it needs no source.
 _WORDS_ONLY = ("name", "description", "source", "sources", "kind", "runtime", "timings")
@@ -118,6 +128,8 @@ def _build(part: Part, kind: str, document: Document) -> Any:
 
 def _absolute_checkpoints(data: Any, folder: Path) -> Any:
     """Return the data with relative paths of checkpoints and prompts made relative to the profile's folder."""
+    if isinstance(data, list):
+        return [_absolute_checkpoints(item, folder) for item in data]
     if not isinstance(data, dict):
         return data
     result = {key: _absolute_checkpoints(value, folder) for key, value in data.items() if key != "config"}
@@ -224,7 +236,7 @@ class _Resolver:
         """Numbers that a problem file states itself have that file as their source."""
         return {"source": f"problem file {self.document.path.name}", **data}
 
-    def _workload(self, model: Any) -> TextWorkload | ImageWorkload | None:
+    def _workload(self, model: Any) -> Workload | None:
         value = self.data.get("workload")
         if not isinstance(value, dict):
             if "workload" in self.data:
@@ -235,11 +247,13 @@ class _Resolver:
         if kind is None:
             is_text = bool(value.keys() & {"prompt_tokens", "new_tokens"})
             is_image = bool(value.keys() & {"steps", "images", "guidance"})
-            by_model = "image" if isinstance(model, Diffusion) else "text"
-            kind = "text" if is_text and not is_image else "image" if is_image and not is_text else by_model
-        classes = {"text": TextWorkload, "image": ImageWorkload}
+            images = "cascade" if isinstance(model, CascadedDiffusion) else "image"
+            by_model = images if isinstance(model, Diffusion | CascadedDiffusion) else "text"
+            kind = "text" if is_text and not is_image else images if is_image and not is_text else by_model
+        classes = {"text": TextWorkload, "image": ImageWorkload, "cascade": CascadeWorkload}
         if kind not in classes:
-            self.root.report([Flaw(("workload", "kind"), f"'{kind}' is not a kind of workload", "write text or image")])
+            mend = "write text, image or cascade"
+            self.root.report([Flaw(("workload", "kind"), f"'{kind}' is not a kind of workload", mend)])
             return None
         part = Part({**value, "kind": kind}, {(): (self.document, ("workload",))})
         workload = part.build(classes[kind])

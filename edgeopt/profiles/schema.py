@@ -9,7 +9,7 @@ from pydantic import TypeAdapter
 
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.library import plain_kind
-from edgeopt.profiles.model import CausalLM, Diffusion
+from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import Problem
 from edgeopt.profiles.resolve import MAX_COUNT
@@ -35,7 +35,7 @@ def json_schema(kind: str) -> Schema:
         No such kind.
     """
     kind = plain_kind(kind)
-    types: dict[str, Any] = {"device": Device, "model": CausalLM | Diffusion, "network": Network, "problem": Problem}
+    types: dict[str, Any] = {"device": Device, "model": Model, "network": Network, "problem": Problem}
     schema = TypeAdapter(types[kind]).json_schema(by_alias=True)
     if kind == "problem":
         _open_problem(schema)
@@ -61,7 +61,8 @@ def _open_problem(schema: Schema) -> None:
     """Turn the schema of a resolved problem into that of a file: names, paths, changed and repeated devices."""
     defs, properties = schema["$defs"], schema["properties"]
     name = {"type": "string", "minLength": 1}
-    for inline in ("Device", "Network", "CausalLM", "Diffusion"):
+    models = ("CausalLM", "Diffusion", "CascadedDiffusion")
+    for inline in ("Device", "Network", *models):
         defs[inline]["required"].remove("source")  # numbers in a problem file have that file as their source
     defs["Network"]["required"].remove("name")
     count = {"type": "integer", "minimum": 1, "maximum": MAX_COUNT, "description": "repeat it as name-1, name-2, …"}
@@ -75,9 +76,9 @@ def _open_problem(schema: Schema) -> None:
     devices = [ref, {"$ref": "#/$defs/ChangedDevice"}, {"$ref": "#/$defs/Device"}]
     properties["devices"] = {"type": "array", "minItems": 1, "items": {"anyOf": devices}}
     properties["network"] = {"anyOf": [ref, {"$ref": "#/$defs/Network"}]}
-    properties["model"] = {"anyOf": [ref, {"$ref": "#/$defs/CausalLM"}, {"$ref": "#/$defs/Diffusion"}]}
-    workloads = [{"$ref": "#/$defs/TextWorkload"}, {"$ref": "#/$defs/ImageWorkload"}]
-    properties["workload"] = {"anyOf": workloads}
+    properties["model"] = {"anyOf": [ref, *({"$ref": f"#/$defs/{inline}"} for inline in models)]}
+    workloads = ("TextWorkload", "ImageWorkload", "CascadeWorkload")
+    properties["workload"] = {"anyOf": [{"$ref": f"#/$defs/{workload}"} for workload in workloads]}
 
 
 def _partial(defs: Schema, name: str) -> Schema:

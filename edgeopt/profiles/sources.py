@@ -8,21 +8,48 @@ item of a list may be called by its ``name`` (``layers.head.output_per_token``).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgeopt.profiles.library import nearest
 from edgeopt.profiles.reader import FieldPath, Flaw, field_name
 
-__all__ = ["check_sources", "covered"]
+__all__ = ["Sourced", "check_sources", "covered", "provenance"]
 
 #: Not figures of the profile: words, what has a source of its own, and configurations, which are a model's identity.
 _NO_FIGURES = frozenset(
     ("name", "description", "source", "sources", "kind", "architecture", "sampler", "quality", "timings", "runtime",
      "calibration", "latent_shape", "count", "fit")
 )  # fmt: skip
+#: Entries with a ``source`` of their own.
+_SOURCED_INSIDE = ("quality", "timings")
 _ORIGINS = ("source", "sources")
 #: Numbers without a source that are named one by one; models have hundreds.
 _NAMED = 8
+
+
+class Sourced(NamedTuple):
+    """A number of a profile, or a list of them, and where it comes from; the place is written as messages write it."""
+
+    place: str
+    value: Any
+    source: str
+
+
+def provenance(data: Mapping[str, Any], at: FieldPath = ()) -> Iterator[Sourced]:
+    """Yield every number of a profile in plain data with its source, that of what is measured inside it included.
+
+    An entry of ``sources`` for the number itself, or for the nearest mapping around it, comes before ``source``.
+    """
+    entries = {path: text for key, text in (data.get("sources") or {}).items() for path in covered(data, str(key))}
+    entries[()] = str(data.get("source", ""))
+    for path, value in _figures(data, ()):
+        source = next(entries[path[:n]] for n in range(len(path), -1, -1) if path[:n] in entries)
+        yield Sourced(field_name((*at, *path)), value, source)
+    for part in _SOURCED_INSIDE:
+        found = data.get(part)
+        for index, item in enumerate(found) if isinstance(found, list) else [(None, found)]:
+            if isinstance(item, dict):
+                yield from provenance(item, (*at, part) if index is None else (*at, part, index))
 
 
 def check_sources(data: Mapping[str, Any]) -> Iterator[Flaw]:
@@ -72,11 +99,26 @@ def _numbers(data: Any, at: FieldPath) -> Iterator[FieldPath]:
     for part, item in _items(data):
         if part in _NO_FIGURES:
             continue
-        text = item.lstrip("+-.") if isinstance(item, str) else ""
-        if (isinstance(item, (int, float)) and not isinstance(item, bool)) or text[:1].isdigit():
+        if _is_number(item):
             yield (*at, part)
         else:
             yield from _numbers(item, (*at, part))
+
+
+def _figures(data: Any, at: FieldPath) -> Iterator[tuple[FieldPath, Any]]:
+    """Yield places and values of numbers, lists of nothing but numbers whole."""
+    for part, item in _items(data):
+        if part in _NO_FIGURES:
+            continue
+        if _is_number(item) or (isinstance(item, list) and all(map(_is_number, item))):
+            yield (*at, part), item
+        else:
+            yield from _figures(item, (*at, part))
+
+
+def _is_number(item: Any) -> bool:
+    text = item.lstrip("+-.") if isinstance(item, str) else ""
+    return (isinstance(item, (int, float)) and not isinstance(item, bool)) or text[:1].isdigit()
 
 
 def _names(data: Mapping[str, Any]) -> list[str]:

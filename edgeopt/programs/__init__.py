@@ -25,6 +25,9 @@ __all__ = ["build", "compare", "reference"]
 _MODULES = {
     "pipeline": "edgeopt.programs.pipeline",
     "multi_stage": "edgeopt.programs.multi_stage",
+    "hierarchical": "edgeopt.programs.hierarchical",
+    "split_diffusion": "edgeopt.programs.split_diffusion",
+    "patch": "edgeopt.programs.patch",
     "speculative": "edgeopt.programs.speculative",
 }
 

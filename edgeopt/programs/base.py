@@ -8,6 +8,7 @@ between rounds the last stage's output loops back to the first.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,11 @@ class TensorSpec:
 
     shape: tuple[int, ...]
     dtype: torch.dtype
+
+    @property
+    def num_bytes(self) -> int:
+        """Size of the tensor."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 class Program(ABC):
@@ -48,6 +54,8 @@ class Program(ABC):
         self.stages = tuple(stages)
         #: Called by :meth:`run` with each element's index as soon as it is done, for measuring inside a stage.
         self.on_element: Callable[[int], None] | None = None
+        #: Whether :meth:`run` may return tensors that lie on an accelerator; otherwise they are in main memory.
+        self.stays_on_device = False
 
     @property
     @abstractmethod
@@ -80,6 +88,13 @@ class Program(ABC):
     @abstractmethod
     def fork(self) -> Program:
         """Return a program that shares this one's weights and nothing of a request's state."""
+
+    def hand_over(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return a stage's output where the next message is sent from; on the way from a GPU through pinned memory."""
+        if self.stays_on_device or tensor.device.type != "cuda":
+            return tensor if self.stays_on_device else tensor.cpu()
+        pinned = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+        return pinned.copy_(tensor)
 
     @abstractmethod
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:

@@ -107,7 +107,7 @@ class Pipeline(Program):
             self._tokens.append(output.cpu())
             output = torch.cat(self._tokens, dim=1) if round_index == self.rounds - 1 else self._tokens[-1]
             part.on_element(self.plan.stages[stage].stop - 1)
-        return [output.cpu()]
+        return [self.hand_over(output)]
 
 
 def build(plan: Plan, stages: Sequence[int]) -> Pipeline:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -73,6 +73,7 @@ def fill(
     dtype: torch.dtype,
     device: torch.device | str = "cpu",
     rename: Callable[[str], str] = str,
+    only: Container[str] | None = None,
 ) -> nn.Module:
     """Give a module's meta parameters their values.
 
@@ -86,6 +87,8 @@ def fill(
         Of the filled parameters.
     rename
         Maps a parameter's name inside ``module`` to its name in the whole model.
+    only
+        Names inside ``module`` to fill; the others stay without memory. ``None``: all.
 
     Returns
     -------
@@ -94,7 +97,7 @@ def fill(
     """
     filled: dict[nn.Parameter, nn.Parameter] = {}
     for name, parameter in list(module.named_parameters(remove_duplicate=False)):
-        if not parameter.is_meta:
+        if not parameter.is_meta or (only is not None and name not in only):
             continue
         if parameter not in filled:
             values = source.read(rename(name), parameter.shape)

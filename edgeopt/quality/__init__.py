@@ -11,9 +11,9 @@ from edgeopt.quality.metrics import (
     label_agreement,
     precision_recall,
 )
-from edgeopt.quality.surrogate import AdditiveFit, fit_additive, rank_correlation
+from edgeopt.quality.surrogate import AdditiveFit, fit_additive, rank_correlation, safety_margin
 
 __all__ = [
     "AdditiveFit", "FeatureSpace", "SampleQuality", "evaluate", "fit_additive", "frechet_distance", "kernel_distance",
-    "label_agreement", "precision_recall", "rank_correlation",
+    "label_agreement", "precision_recall", "rank_correlation", "safety_margin",
 ]  # fmt: skip

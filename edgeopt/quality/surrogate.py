@@ -10,18 +10,19 @@ with losses that start as one multiple of the gaps and are then drawn to the sam
     minimise  Σ_p (metric_p - base - Σ_i loss[v_i^p, i])² + w Σ_{v,i} (loss[v, i] - s g[v, i])².
 
 The gaps say how losses are spread over the steps, which few plans can tell; the plans say how much they matter.
-Plans that had no part in the fit tell its error.
+Plans that had no part in the fit tell its error, and the margin that a plan which is to keep a quality should leave.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["AdditiveFit", "fit_additive", "rank_correlation"]
+__all__ = ["AdditiveFit", "fit_additive", "rank_correlation", "safety_margin"]
 
 Array = NDArray[np.float64]
 
@@ -101,6 +102,31 @@ def fit_additive(
     loss = np.zeros_like(g)
     loss[others] = flat.reshape(len(others), num_steps)
     return AdditiveFit(float(base), loss, scale)
+
+
+def safety_margin(predicted: ArrayLike, sampled: ArrayLike, coverage: float = 0.9) -> float:
+    """Return by which fraction a prediction has to be raised to hold for a further plan with a given probability.
+
+    The split-conformal quantile (Vovk, Gammerman, Shafer 2005; Lei et al., arXiv 1604.04173): of n plans that had no
+    part in the fit, the ceil((n + 1) coverage)-th smallest of sampled / predicted - 1. The next plan drawn like them
+    stays below it with at least that probability. Errors of a distance grow with the distance, hence the ratio.
+
+    Parameters
+    ----------
+    predicted, sampled : (n,)
+        Positive; smaller is better.
+
+    Returns
+    -------
+    float
+        At least 0. Below ``coverage / (1 - coverage)`` plans it is the largest excess seen, which promises less.
+    """
+    guessed, seen = np.asarray(predicted, dtype=float), np.asarray(sampled, dtype=float)
+    if guessed.shape != seen.shape or guessed.ndim != 1 or not len(guessed) or not (guessed > 0).all():
+        raise ValueError(f"{guessed.shape} predictions and {seen.shape} samples: give two lists of positive numbers")
+    excess = np.sort(seen / guessed - 1)
+    rank = min(math.ceil(coverage * (len(excess) + 1) - 1e-9), len(excess))
+    return max(0.0, float(excess[rank - 1]))
 
 
 def rank_correlation(first: ArrayLike, second: ArrayLike) -> float:

@@ -34,7 +34,7 @@ def one_device(problem: Problem, time_limit_s: float | None = None) -> Entry:
             alone = problem.model_copy(update={"constraints": problem.constraints.model_copy(update=limits)})
             try:
                 instance = technique.build(alone)
-            except InputError:  # a technique that needs more than one device
+            except (InputError, NoPlanError):  # a technique that needs more than one device, or more quality
                 continue
             found = solve_undiagnosed(instance, time_limit_s)
             if found.solution is None:

@@ -116,7 +116,7 @@ def _plans(before: Plan, after: Plan) -> Difference:
     notes = []
     moves: list[Move] = []
     chains = before.is_chain and after.is_chain
-    names = [element_names(plan.problem) if chains else [] for plan in (before, after)]
+    names = [element_names(plan.problem, plan.strategy) if chains else [] for plan in (before, after)]
     if not chains and before.strategy != after.strategy:
         notes.append("the two plans are of techniques with other parts, so stages are not compared")
     elif not chains:

@@ -12,6 +12,7 @@ import time
 from dataclasses import dataclass
 
 from edgeopt import planner
+from edgeopt.costs.quality import asked_for
 from edgeopt.errors import EdgeoptError, Finding, InputError, NoPlanError, TimeLimitError
 from edgeopt.plan import Plan
 from edgeopt.profiles.checks import check_objective
@@ -188,8 +189,10 @@ class _Search:
         fields: dict[str, float] = {}
         for axis, budget in budgets.items():
             name = METRICS[axis][0]
+            # Points lie at predicted qualities; of what is asked for a margin is left.
+            least = asked_for(self.problem, budget) if axis == "quality" else budget
             given = getattr(limits, name)
-            fields[name] = budget if given is None else min(budget, given)
+            fields[name] = least if given is None else min(least, given)
         changed = self.problem.model_copy(update={"objective": metric, "constraints": limits.model_copy(update=fields)})
         left_s = None if self.deadline is None else max(self.deadline - time.perf_counter(), 1e-3)
         plan = planner.solve_with(self.technique, changed, time_limit_s=left_s, warm_start=start)

@@ -6,13 +6,15 @@ import math
 from collections import defaultdict
 from dataclasses import dataclass, field
 
+from edgeopt.costs.cascade import CascadeCosts, run_of
 from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.costs.language import LanguageCosts
+from edgeopt.costs.split import SplitCosts
 from edgeopt.costs.terms import Terms
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import CausalLM
-from edgeopt.profiles.problem import Problem, TextWorkload
+from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Diffusion
+from edgeopt.profiles.problem import CascadeWorkload, Problem, TextWorkload
 
 __all__ = ["Term", "busy_seconds", "element_names", "latency_terms", "variant_names"]
 
@@ -44,15 +46,19 @@ class Term:
     causes: dict[str, float] = field(default_factory=dict)
 
 
-def element_names(problem: Problem) -> list[str]:
-    """Names of the chain's elements, by which stages and pins speak of them."""
-    return _costs(problem).names
+def element_names(problem: Problem, strategy: str | None = None) -> list[str]:
+    """Names of the chain's elements, by which stages and pins speak of them.
+
+    ``strategy`` is a plan's; by default the layers of a language model and the steps of a diffusion run.
+    """
+    return _costs(problem, strategy).names
 
 
 def variant_names(problem: Problem) -> list[str]:
     """Names of the denoisers; empty for a model without variants."""
-    costs = _costs(problem)
-    return costs.variants[1:] if isinstance(costs, DiffusionCosts) else []
+    if isinstance(problem.model, CascadedDiffusion):
+        return CascadeCosts(problem.model, _cascade_load(problem)).variants[1:]
+    return list(problem.model.variants) if isinstance(problem.model, Diffusion) else []
 
 
 def latency_terms(plan: Plan) -> list[Term]:
@@ -81,7 +87,7 @@ def latency_terms(plan: Plan) -> list[Term]:
         for purpose in ("input", "cut"):
             if move := moves.pop((purpose, stage.start), None):
                 split.append(move)
-        causes = _causes(plan.problem, stage)
+        causes = _causes(plan, stage)
         split.append(Term("compute", stage.device, stage.elements, stage.compute_s, stage.index, causes))
     return split + list(moves.values())
 
@@ -105,22 +111,33 @@ def busy_seconds(plan: Plan) -> dict[str, float]:
     return dict(sorted(busy.items(), key=lambda item: -item[1]))
 
 
-def _costs(problem: Problem) -> LanguageCosts | DiffusionCosts:
+def _costs(problem: Problem, strategy: str | None) -> LanguageCosts | DiffusionCosts | SplitCosts | CascadeCosts:
     model, workload = problem.model, problem.workload
     if isinstance(model, CausalLM):
         assert isinstance(workload, TextWorkload)
         return LanguageCosts(model, workload)
-    assert not isinstance(workload, TextWorkload)
-    return DiffusionCosts(model, workload)
+    if isinstance(model, CascadedDiffusion):
+        return CascadeCosts(model, _cascade_load(problem))
+    assert not isinstance(workload, TextWorkload | CascadeWorkload)
+    return (SplitCosts if strategy == "split_diffusion" else DiffusionCosts)(model, workload)
 
 
-def _causes(problem: Problem, stage: Stage) -> dict[str, float]:
+def _cascade_load(problem: Problem) -> CascadeWorkload:
+    assert isinstance(problem.workload, CascadeWorkload)
+    return problem.workload
+
+
+def _causes(plan: Plan, stage: Stage) -> dict[str, float]:
     """Split a stage's compute by cause; empty where the causes do not add up to it (a strategy with other costs)."""
-    costs = _costs(problem)
-    device = next(device for device in problem.devices if device.name == stage.device)
+    costs = _costs(plan.problem, plan.strategy)
+    device = next(device for device in plan.problem.devices if device.name == stage.device)
     if isinstance(costs, LanguageCosts):
         each = costs.prefill_terms(device)[0] + costs.decode_terms(device)[0].sum(axis=0)
         terms = each[stage.start : stage.stop].sum()
+    elif isinstance(costs, CascadeCosts):
+        terms = _cascade_terms(costs, device, stage)
+    elif isinstance(costs, SplitCosts):
+        terms = costs.terms(device, stage.start, stage.stop)
     else:
         terms = _diffusion_terms(costs, device, stage)
     causes = {name: float(value) for name, value in terms if value}
@@ -134,4 +151,15 @@ def _diffusion_terms(costs: DiffusionCosts, device: Device, stage: Stage) -> Ter
         part = stage.variant if name.startswith("step.") else name
         if part in table:
             total = total + table[part]
+    return total
+
+
+def _cascade_terms(costs: CascadeCosts, device: Device, stage: Stage) -> Terms:
+    table, _ = costs.terms(device)
+    total = Terms.from_table(0.0)
+    if stage.variant is None:
+        return table["text_encoder"]
+    run = run_of(costs.model, stage.variant, f"stages.{stage.index}.variant")
+    for _ in range(stage.start, min(stage.stop, costs.steps_of(run).stop)):
+        total = total + table[run.denoiser]
     return total

@@ -25,7 +25,8 @@ from edgeopt.questions.terms import element_names, variant_names
 from edgeopt.strategies import Strategy
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers import solve as solve_instance
-from edgeopt_solvers.chain import Chain
+from edgeopt_solvers.chain import Chain, Solution
+from edgeopt_solvers.chain.through import least_through
 from edgeopt_solvers.result import relative_gap
 
 __all__ = ["Answer", "Wish", "parse", "why_not"]
@@ -117,7 +118,7 @@ def parse(question: str, plan: Plan) -> Wish:
 
 
 def _elements(text: str, plan: Plan) -> Iterator[int]:
-    names = element_names(plan.problem)
+    names = element_names(plan.problem, plan.strategy)
     if stage := re.fullmatch(r"stage (\d+)", text):
         k = int(stage[1])
         if k >= len(plan.stages):
@@ -165,11 +166,13 @@ def why_not(plan: Plan, question: str, time_limit_s: float | None = None) -> Ans
     conflict = _conflict(plan, chain, wish)
     if conflict:
         return Answer(question, None, math.inf, math.inf, True, conflict)
-    result = _best(list(_granting(chain, wish)), time_limit_s)
+    result = _best(_granting(chain, wish, technique.solution(plan), time_limit_s), time_limit_s)
     if result.solution is None:
         if result.status.reason != "infeasible":
             return Answer(question, None, math.inf, -math.inf, False, "no plan that does so was found in the time")
-        broken = technique.describe(plan.problem)(_reason(result.message, chain, element_names(plan.problem)))
+        broken = technique.describe(plan.problem)(
+            _reason(result.message, chain, element_names(plan.problem, plan.strategy))
+        )
         return Answer(question, None, math.inf, math.inf, True, broken)
     optimal = result.status.reason == "optimal"
     # As a plan of the problem it is one among all: optimal only where the wish costs nothing.
@@ -206,22 +209,30 @@ def _without(plan: Plan, question: str, wish: Wish, technique: Strategy, time_li
     return Answer(question, granting, other.objective - plan.objective, other.bound, proven)
 
 
-def _best(chains: list[Chain], time_limit_s: float | None) -> Result:
-    """Return the best plan of several chains, recomputed; the reason why there is none is that of the first."""
+def _best(chains: list[tuple[float, Chain]], time_limit_s: float | None) -> Result:
+    """Return the best plan of several chains, recomputed; the reason why there is none is that of the first.
+
+    Chains come with a lower bound of their plans, the smallest first: once it is no smaller than the best value at
+    hand, nothing better follows, and until then only what is better has to be found.
+    """
     deadline = math.inf if time_limit_s is None else time.perf_counter() + time_limit_s
 
     def left_s() -> float | None:
         return None if time_limit_s is None else max(deadline - time.perf_counter(), 1e-3)
 
     if len(chains) == 1:
-        return solve_instance(chains[0], time_limit_s=left_s())
+        return solve_instance(chains[0][1], time_limit_s=left_s())
     best, start, bound = 0, None, math.inf
-    for k, chain in enumerate(chains):
-        found = solve_undiagnosed(chain, left_s(), start and start.solution)
+    for k, (least, chain) in enumerate(chains):
+        cutoff = math.inf if start is None else start.objective
+        if start is not None and least >= cutoff - PROVEN * abs(cutoff):
+            bound = min(bound, max(least, cutoff))
+            break
+        found = solve_undiagnosed(chain, left_s(), cutoff=cutoff)
         bound = min(bound, found.bound)
         if found.solution is not None and (start is None or found.objective < start.objective):
             best, start = k, found
-    result = solve_instance(chains[best], time_limit_s=left_s(), warm_start=start)
+    result = solve_instance(chains[best][1], time_limit_s=left_s(), warm_start=start)
     if result.solution is None:
         return result if math.isinf(bound) and bound > 0 else replace(result, status=Status("time_limit", False))
     bound = min(bound, result.objective)
@@ -259,30 +270,38 @@ def _conflict(plan: Plan, chain: Chain, wish: Wish) -> str:
     if not np.isfinite(chain.compute_s[wish.device]).any():
         dtype = plan.problem.model.dtype
         return f"{names[wish.device]} cannot compute: its profile has no {dtype} rate and no timings of the model"
-    elements = element_names(plan.problem)
+    elements = element_names(plan.problem, plan.strategy)
     pinned = [e for e in wish.elements if chain.pins.get(e, wish.device) != wish.device]
     if pinned:
         return f"constraints: {elements[pinned[0]]} is pinned to {names[chain.pins[pinned[0]]]}"
     return ""
 
 
-def _granting(chain: Chain, wish: Wish) -> Iterator[Chain]:
-    """Yield chains whose plans together are all plans that grant the wish."""
+def _granting(chain: Chain, wish: Wish, known: Solution, time_limit_s: float | None) -> list[tuple[float, Chain]]:
+    """Return chains whose plans together are all plans that grant the wish, by rising lower bound of their plans.
+
+    ``known`` is the plan in question, ``time_limit_s`` for the bounds alone.
+    """
     if wish.without:
         compute_s = chain.compute_s.copy()
         compute_s[wish.device] = np.inf
-        yield replace(chain, compute_s=compute_s)
-    elif not wish.elements and wish.device is not None:
-        for element in range(chain.num_elements):
-            able = np.isfinite(chain.compute_s[wish.device, :, element]).any()
-            if able and chain.pins.get(element, wish.device) == wish.device:
-                yield replace(chain, pins={**chain.pins, element: wish.device})
-    else:
-        pins = {**chain.pins, **({} if wish.device is None else dict.fromkeys(wish.elements, wish.device))}
-        compute_s = chain.compute_s.copy()
-        others = [v for v in range(chain.num_variants) if v != wish.variant]
-        compute_s[np.ix_(range(chain.num_devices), others, _varied(wish, chain))] = np.inf
-        yield replace(chain, pins=pins, compute_s=compute_s)
+        return [(-math.inf, replace(chain, compute_s=compute_s))]
+    if not wish.elements and wish.device is not None:
+        device = wish.device
+        able = np.isfinite(chain.compute_s[device]).any(axis=0)
+        free = [e for e in np.flatnonzero(able).tolist() if chain.pins.get(e, device) == device]
+        least = (
+            least_through(chain, device, known, time_limit_s)
+            if len(free) > 1
+            else np.full(chain.num_elements, -math.inf)
+        )
+        pinned = [(float(least[e]), replace(chain, pins={**chain.pins, e: device})) for e in free]
+        return sorted(pinned, key=lambda entry: entry[0])
+    pins = {**chain.pins, **({} if wish.device is None else dict.fromkeys(wish.elements, wish.device))}
+    compute_s = chain.compute_s.copy()
+    others = [v for v in range(chain.num_variants) if v != wish.variant]
+    compute_s[np.ix_(range(chain.num_devices), others, _varied(wish, chain))] = np.inf
+    return [(-math.inf, replace(chain, pins=pins, compute_s=compute_s))]
 
 
 def _reason(message: str, chain: Chain, names: list[str]) -> str:

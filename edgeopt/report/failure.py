@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +19,9 @@ from edgeopt.errors import (
 from edgeopt_solvers import CheckError, SolverError
 
 __all__ = ["error_document", "exit_code", "message", "next_command"]
+
+#: What is said of a name that the library does not hold.
+_UNKNOWN = re.compile(r"there is no (device|model|network|problem) '[^']*'$")
 
 
 def exit_code(error: BaseException) -> int:
@@ -70,18 +74,23 @@ def next_command(error: BaseException, arguments: Sequence[str]) -> str:
         return "edgeopt solve PROBLEM -o PLAN"
     if isinstance(error, InputError):
         return _next_for_input(error, verb, quoted, subject)
-    return " ".join(["edgeopt", *map(shlex.quote, arguments), "--debug"]) if exit_code(error) == 1 else "edgeopt --help"
+    if exit_code(error) == 1:
+        return " ".join(["edgeopt", *map(shlex.quote, arguments), "--debug"])
+    return f"edgeopt {verb} --help"
 
 
 def _next_for_input(error: InputError, verb: str, quoted: str, subject: str) -> str:
     fields = {finding.field for finding in error.findings}
+    unknown = [found[1] for finding in error.findings if (found := _UNKNOWN.match(finding.message))]
+    if unknown and len(unknown) == len(error.findings):
+        return f"edgeopt profiles list {unknown[0]}s"
     if any(field.startswith("-") for field in fields) or not verb:
         return f"edgeopt {verb} --help".replace("  ", " ")
     if verb == "profiles show" and any(finding.mend.startswith("say which") for finding in error.findings):
         return f"edgeopt profiles show {quoted} --kind problem"
-    if verb in ("verify", "execute", "diff"):
+    if verb in ("verify", "execute", "diff", "report"):
         return f"edgeopt solve PROBLEM -o {quoted}"
-    if verb in ("solve", "compare", "explain") and Path(subject).is_file():
+    if verb in ("solve", "compare", "explain", "sweep") and Path(subject).is_file():
         return f"edgeopt profiles validate {quoted}"
     if verb == "profiles validate":
         return "edgeopt profiles schema problem"

@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from edgeopt.report.data import Comparison, Report
 
 __all__ = [
-    "calibration_view", "format_bytes", "format_percent", "format_seconds", "library_view", "new_table", "plan_view",
-    "proof_line", "report_view", "show",
+    "METRIC_NAMES", "STATUS_WORDS", "calibration_view", "format_bytes", "format_percent", "format_seconds",
+    "is_duration", "library_view", "new_table", "plan_view", "proof_line", "report_view", "show",
 ]  # fmt: skip
 
 _OBJECTIVE_UNITS = {"latency": "s", "throughput": "s per request", "energy": "J", "quality": ""}
-_STATUS = {
+#: A plan's status in words.
+STATUS_WORDS = {
     "optimal": "optimal",
     "gap_reached": "stopped at the requested gap",
     "time_limit": "stopped at the time limit",
     "infeasible": "infeasible",
 }
-_METRICS = {
+#: Figures of techniques in words.
+METRIC_NAMES = {
     "ttft_s": "time to first token",
     "tpot_s": "time per output token",
     "tokens_per_s": "tokens/s",
@@ -100,7 +102,7 @@ def plan_view(plan: Plan) -> Iterable[RenderableType]:
         yield Text(f"note: {note}")
     for other in plan.alternatives:
         figure = "no plan" if other.objective is None else f"objective {other.objective:.6g}"
-        yield Text(f"also tried: {other.strategy}, {figure} ({other.remark or _STATUS[other.outcome]})")
+        yield Text(f"also tried: {other.strategy}, {figure} ({other.remark or STATUS_WORDS[other.outcome]})")
 
 
 def _reservations(plan: Plan) -> Iterator[str]:
@@ -123,7 +125,7 @@ def _figures(plan: Plan) -> str:
         metric = getattr(getattr(plan.problem.model, "quality", None), "metric", "quality")
         parts.append(f"{metric} {plan.quality:.4g}")
     for name, value in plan.metrics.items():
-        parts.append(f"{_METRICS.get(name, name)} {format_seconds(value) if _is_duration(name) else f'{value:.4g}'}")
+        parts.append(f"{METRIC_NAMES.get(name, name)} {format_seconds(value) if is_duration(name) else f'{value:.4g}'}")
     return ", ".join(parts)
 
 
@@ -133,7 +135,7 @@ def proof_line(plan: Plan) -> str:
     unit = _OBJECTIVE_UNITS[goal] if isinstance(goal, str) else "(weighted)"
     objective, bound = (f"{value:.6g} {unit}".rstrip() for value in (plan.objective, plan.bound))
     how = f"{plan.backend}, {format_seconds(plan.runtime_s)}"
-    return f"{_STATUS[plan.status]}: objective {objective}, bound {bound}, gap {format_percent(plan.gap)} ({how})"
+    return f"{STATUS_WORDS[plan.status]}: objective {objective}, bound {bound}, gap {format_percent(plan.gap)} ({how})"
 
 
 def report_view(report: Report) -> Iterable[RenderableType]:
@@ -162,7 +164,7 @@ def report_view(report: Report) -> Iterable[RenderableType]:
     if report.throughput_per_s is not None:
         figures.add_row("requests per second", *_compared(report.throughput_per_s, False), style="bold")
     for name, comparison in report.metrics.items():
-        figures.add_row(_METRICS.get(name, name), *_compared(comparison, _is_duration(name)))
+        figures.add_row(METRIC_NAMES.get(name, name), *_compared(comparison, is_duration(name)))
     yield figures
     split = report.error
     yield Text(
@@ -198,7 +200,8 @@ def _output_line(report: Report) -> str:
     return f"output: {verdict} the single-process run ({how}){repeats}"
 
 
-def _is_duration(name: str) -> bool:
+def is_duration(name: str) -> bool:
+    """Say whether a figure of that name is in seconds."""
     return name.endswith("_s") and not name.endswith("_per_s")
 
 

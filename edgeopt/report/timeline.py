@@ -11,7 +11,7 @@ from edgeopt.errors import InputError, MissingDependencyError
 from edgeopt.plan import Interval, Plan
 from edgeopt.report.data import Report
 
-__all__ = ["PICTURES", "draw_timeline", "trace_document"]
+__all__ = ["PICTURES", "draw_timeline", "is_link", "lanes_of", "trace_document"]
 
 #: File name endings of pictures.
 PICTURES = (".svg", ".png", ".pdf")
@@ -23,7 +23,7 @@ def trace_document(plan: Plan, report: Report) -> dict[str, Any]:
     Two processes, *predicted* and *measured*, with a thread per device and link; times in microseconds.
     """
     events: list[dict[str, Any]] = []
-    lanes = _lanes(plan.timeline, report.timeline)
+    lanes = lanes_of(plan.timeline, report.timeline)
     for process, (name, intervals) in enumerate((("predicted", plan.timeline), ("measured", report.timeline)), 1):
         events.append({"ph": "M", "pid": process, "name": "process_name", "args": {"name": name}})
         for thread, lane in enumerate(lanes, 1):
@@ -34,7 +34,7 @@ def trace_document(plan: Plan, report: Report) -> dict[str, Any]:
                     "ph": "X",
                     **where,
                     "name": one.label,
-                    "cat": "transfer" if _is_link(one) else "compute",
+                    "cat": "transfer" if is_link(one) else "compute",
                     "ts": 1e6 * one.start_s,
                     "dur": 1e6 * (one.stop_s - one.start_s),
                 }
@@ -61,7 +61,7 @@ def draw_timeline(plan: Plan, report: Report, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError("matplotlib", "plot", "drawing a timeline") from error
-    lanes = _lanes(plan.timeline, report.timeline)
+    lanes = lanes_of(plan.timeline, report.timeline)
     figure = Figure(figsize=(10, 1.2 + 0.55 * len(lanes)), layout="constrained")
     axes = figure.subplots()
     last_s = max((one.stop_s for one in (*plan.timeline, *report.timeline)), default=1.0)
@@ -84,10 +84,11 @@ def draw_timeline(plan: Plan, report: Report, path: Path) -> None:
     figure.savefig(path)
 
 
-def _lanes(*timelines: Sequence[Interval]) -> list[str]:
-    """Lanes in the order in which they are first used, devices and links mixed as the request passes them."""
+def lanes_of(*timelines: Sequence[Interval]) -> list[str]:
+    """Return lanes in the order in which they are first used, devices and links mixed as the request passes them."""
     return list(dict.fromkeys(one.lane for timeline in timelines for one in timeline))
 
 
-def _is_link(interval: Interval) -> bool:
+def is_link(interval: Interval) -> bool:
+    """Say whether a bar is a transfer: links are lanes with an arrow in their name."""
     return " → " in interval.lane

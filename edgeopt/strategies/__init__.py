@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint, entry_points
 
 from edgeopt.strategies.base import Strategy
 
@@ -13,15 +14,18 @@ GROUP = "edgeopt.strategies"
 
 #: Name → class, for what this package brings along; an entry point of the same name does not take its place.
 BUNDLED = {
+    "hierarchical": "edgeopt.strategies.hierarchical:Hierarchical",
     "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
+    "patch": "edgeopt.strategies.patch:Patch",
     "pipeline": "edgeopt.strategies.pipeline:Pipeline",
     "speculative": "edgeopt.strategies.speculative:Speculative",
+    "split_diffusion": "edgeopt.strategies.split_diffusion:SplitDiffusion",
 }
 
 
 def strategy_names() -> list[str]:
     """Return the names of every installed strategy, sorted."""
-    return sorted({*BUNDLED, *(point.name for point in entry_points(group=GROUP))})
+    return sorted({*BUNDLED, *_points()})
 
 
 def get_strategy(name: str) -> Strategy:
@@ -36,7 +40,11 @@ def get_strategy(name: str) -> Strategy:
         module, _, attribute = BUNDLED[name].partition(":")
         bundled: Strategy = getattr(import_module(module), attribute)()
         return bundled
-    for point in entry_points(group=GROUP, name=name):
-        strategy: Strategy = point.load()()
-        return strategy
-    raise KeyError(name)
+    strategy: Strategy = _points()[name].load()()
+    return strategy
+
+
+@cache
+def _points() -> dict[str, EntryPoint]:
+    """Entry points by name; asked once: looking through all installed packages takes as long as a small solve."""
+    return {point.name: point for point in reversed(tuple(entry_points(group=GROUP)))}

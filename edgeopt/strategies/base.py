@@ -29,6 +29,14 @@ class Strategy(ABC):
     def unfit(self, problem: Problem) -> str | None:
         """Say why the technique does not apply to the problem's model and workload, or ``None`` if it does."""
 
+    def cases(self, problem: Problem) -> list[Problem]:
+        """Problems of which the best plan is the strategy's: by default the one.
+
+        For a decision that an instance cannot carry, such as which of a family's denoisers is cut into blocks. Each is
+        narrower than the problem; a plan carries the one that it is of.
+        """
+        return [problem]
+
     @abstractmethod
     def build(self, problem: Problem) -> Any:
         """Turn the problem into arrays: an instance of any family of :mod:`edgeopt_solvers`.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,7 +22,10 @@ from edgeopt.strategies.timeline import Bar, lay_out, single_pass
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain, Solution
 
-__all__ = ["able_devices", "chain_plan", "compute_table", "shared_arguments", "source_index", "transfers_of"]
+__all__ = [
+    "able_devices", "chain_plan", "compute_table", "shared_arguments", "source_index", "transfers_of",
+    "wants_quality", "with_cut_reasons",
+]  # fmt: skip
 
 
 def source_index(problem: Problem) -> int:
@@ -104,8 +108,31 @@ def compute_table(problem: Problem, seconds: Callable[[Device], np.ndarray]) -> 
     return np.stack([known.get(i, nowhere) for i in range(len(problem.devices))])
 
 
-def transfers_of(problem: Problem, chain: Chain, solution: Solution) -> list[Transfer]:
-    """Every transfer of a solution between different devices, in order: input, cuts, loop, output."""
+def wants_quality(problem: Problem) -> str | None:
+    """Return the field by which a problem asks for quality, ``None`` where it does not."""
+    if problem.constraints.quality is not None:
+        return "constraints.quality"
+    wants = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
+    return "objective" if wants.get("quality") else None
+
+
+def with_cut_reasons(message: str, refusals: Mapping[int, str]) -> str:
+    """Add to a message about ``cut_legal`` why the cuts that it names are not."""
+    if "cut_legal" not in message:
+        return message
+    named = [int(number) for number in re.findall(r"\bstage begin(?:s|ning) at (?:element )?([\d, ]+)", message)
+             for number in re.findall(r"\d+", number)]  # fmt: skip
+    reasons = dict.fromkeys(f"{cut}: {refusals[cut]}" for cut in named if cut in refusals)
+    return f"{message}; a stage may not begin at {'; nor at '.join(reasons)}" if reasons else message
+
+
+def transfers_of(
+    problem: Problem, chain: Chain, solution: Solution, wake_s: np.ndarray | None = None
+) -> list[Transfer]:
+    """Every transfer of a solution between different devices, in order: input, cuts, loop, output.
+
+    ``wake_s``, (D,), is the part of the chain's latency into each device that its computing takes, not the link.
+    """
     bytes_, messages = np.asarray(chain.cut_bytes), np.asarray(chain.cut_messages)
     hops: list[tuple[str, int, int, int, float, float]] = []
     if chain.source is not None:
@@ -118,11 +145,20 @@ def transfers_of(problem: Problem, chain: Chain, solution: Solution) -> list[Tra
         hops.append(("output", last, solution.devices[-1], chain.source, bytes_[last], messages[last]))
     moves = [hop for hop in hops if hop[2] != hop[3] and (hop[4] or hop[5])]
     shares = solution.shares or (1.0,) * len(moves)
-    return [_transfer(problem, chain, hop, share) for hop, share in zip(moves, shares, strict=True)]
+    return [_transfer(problem, chain, hop, share, wake_s) for hop, share in zip(moves, shares, strict=True)]
 
 
-def _transfer(problem: Problem, chain: Chain, hop: tuple[str, int, int, int, float, float], share: float) -> Transfer:
+def _transfer(
+    problem: Problem,
+    chain: Chain,
+    hop: tuple[str, int, int, int, float, float],
+    share: float,
+    wake_s: np.ndarray | None,
+) -> Transfer:
     purpose, cut, i, j, num_bytes, messages = hop
+    latency_s = chain.latency_s[i, j]
+    if wake_s is not None and purpose != "output":  # nothing is computed on the result
+        latency_s = latency_s - wake_s[j]
     medium = int(chain.medium[i, j])
     if chain.is_radio[i, j]:
         rate = shannon_bytes_per_s(float(chain.band_hz[medium]), float(chain.snr[i, j]), share)
@@ -135,7 +171,7 @@ def _transfer(problem: Problem, chain: Chain, hop: tuple[str, int, int, int, flo
         destination=problem.devices[j].name,
         bytes=float(num_bytes),
         messages=float(messages),
-        seconds=float(messages * chain.latency_s[i, j] + (num_bytes / rate if num_bytes else 0.0)),
+        seconds=float(messages * latency_s + (num_bytes / rate if num_bytes else 0.0)),
         medium=list(problem.network.media)[medium] if medium >= 0 else None,
         share=share,
         rate_bytes_per_s=rate,
@@ -153,17 +189,21 @@ def chain_plan(
     metrics: dict[str, float] | None = None,
     bars: Sequence[Bar] | None = None,
     notes: Sequence[str] = (),
+    wake_s: np.ndarray | None = None,
 ) -> Plan:
     """Write a chain solution down as a plan.
 
     ``latency_s``, ``energy_j`` and ``quality`` come from the solver's checker; the split by stage and transfer is
     recomputed here from the chain's arrays. ``quality_base`` is what the metric reads before any loss is added
     (``None``: the model carries no quality). ``bars`` is the timeline; by default one pass over stages and transfers.
+    ``wake_s`` as for :func:`transfers_of`; it counts as computing of the stage that a message arrives at.
     """
     solution: Solution = result.solution
-    transfers = transfers_of(problem, chain, solution)
+    transfers = transfers_of(problem, chain, solution, wake_s)
     arriving = {t.cut: t for t in transfers if t.purpose in ("input", "cut")}
     stages = [_stage(problem, chain, solution, k, elements, variants, arriving) for k in range(len(solution.cuts))]
+    if wake_s is not None:
+        stages = [_woken(stage, transfers, wake_s[solution.devices[stage.index]]) for stage in stages]
     offset = (quality_base or 0.0) * chain.weights.get("quality", 0.0)
     return Plan(
         edgeopt_version=edgeopt.__version__,
@@ -189,6 +229,17 @@ def chain_plan(
         timeline=lay_out(bars if bars is not None else single_pass(stages, transfers)),
         notes=[*notes, *_usage_notes(problem, chain, solution, result.status.reason == "optimal")],
     )
+
+
+def _woken(stage: Stage, transfers: Sequence[Transfer], wake_s: float) -> Stage:
+    """Add what the stage takes longer in the rounds that it waits for."""
+    waits = sum(
+        moved.messages
+        for moved in transfers
+        if (moved.purpose in ("input", "cut") and moved.cut == stage.start)
+        or (moved.purpose == "loop" and stage.index == 0)
+    )
+    return stage.model_copy(update={"compute_s": stage.compute_s + float(waits * wake_s)})
 
 
 def _usage_notes(problem: Problem, chain: Chain, solution: Solution, proven: bool) -> list[str]:

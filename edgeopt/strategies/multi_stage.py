@@ -7,18 +7,26 @@ Mao, Wu, "Toward Resource-Efficient Collaboration of Large AI Models in Mobile E
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
 
 from edgeopt.costs.diffusion import DiffusionCosts
-from edgeopt.costs.quality import quality_terms
+from edgeopt.costs.quality import QualityTerms, quality_terms
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, shared_arguments
+from edgeopt.strategies.chain import (
+    able_devices,
+    chain_plan,
+    compute_table,
+    shared_arguments,
+    wants_quality,
+    with_cut_reasons,
+)
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt_solvers import Result
 from edgeopt_solvers.chain import Chain
@@ -48,12 +56,11 @@ class MultiStage(Strategy):
         costs = _costs(problem)
         quality = quality_terms(costs)
         floor = problem.constraints.quality
-        wants = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
-        if quality is None and (floor is not None or wants.get("quality")):
+        if quality is None and (field := wants_quality(problem)):
             raise InputError(
                 [
                     Finding(
-                        field="constraints.quality" if floor is not None else "objective",
+                        field=field,
                         message=f"the problem asks for quality and model {problem.model.name!r} has no quality profile",
                         mend="add a measured `quality:` block with its source to the model, or drop the request",
                     )
@@ -65,12 +72,13 @@ class MultiStage(Strategy):
         return Chain(
             compute_s=compute_s,
             cut_bytes=costs.cut_bytes,
+            cut_legal=costs.cut_legal,
             resident_bytes=costs.resident_bytes,
             shared_bytes=costs.shared_bytes,
             transient_bytes=costs.transient_bytes,
             quality_loss=quality and quality.loss,
             handoff_loss=quality and quality.handoff,
-            max_quality_loss=None if floor is None or quality is None else floor - quality.base,
+            max_quality_loss=None if floor is None or quality is None else quality.target(floor) - quality.base,
             reuse="many",
             **shared_arguments(problem, costs.names),
         )
@@ -90,8 +98,33 @@ class MultiStage(Strategy):
             [None, *costs.variants[1:]],
             quality_base=quality.base if quality else None,
             metrics={"images_per_s": costs.workload.images / result.metrics["latency_s"]},
-            notes=basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
+            notes=[
+                *basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
+                *_margin_notes(problem, quality),
+            ],
         )
+
+    def describe(self, problem: Problem) -> Callable[[str], str]:
+        """Say why the solver may not be cut where a message wants a cut, and how a quality asked for was tightened."""
+        named, costs = super().describe(problem), _costs(problem)
+        refusals, notes = costs.cut_refusals, _margin_notes(problem, quality_terms(costs))
+
+        def words(message: str) -> str:
+            told = with_cut_reasons(named(message), refusals)
+            return "; ".join([told, *(notes if "max_quality_loss" in message else [])])
+
+        return words
+
+
+def _margin_notes(problem: Problem, quality: QualityTerms | None) -> list[str]:
+    """Say to which prediction the quality asked for has been tightened, if it has."""
+    asked = problem.constraints.quality
+    if asked is None or quality is None or quality.target(asked) == asked:
+        return []
+    return [
+        f"quality {asked:g} is planned as {quality.target(asked):.4g}: samples may exceed their prediction by "
+        f"{quality.margin:.1%} (margin of the model's quality profile)"
+    ]
 
 
 def _costs(problem: Problem) -> DiffusionCosts:

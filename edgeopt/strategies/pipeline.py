@@ -41,6 +41,9 @@ class Pipeline(Strategy):
     def build(self, problem: Problem) -> Chain:
         """Build the chain of layers; ``reuse`` is ``once``, since a layer's cache lives where the layer lives."""
         costs = _costs(problem)
+        arguments = shared_arguments(problem, costs.names)
+        # A device that waits for a message computes slower at first: the solver sees it as part of the way there.
+        arguments["latency_s"] = arguments["latency_s"] + _wake_s(problem)
         return Chain(
             compute_s=compute_table(problem, lambda device: _request_s(costs, device)),
             cut_bytes=costs.cut_bytes,
@@ -50,7 +53,7 @@ class Pipeline(Strategy):
             loop_bytes=costs.loop_bytes,
             loop_messages=float(costs.num_decode_rounds),
             reuse="once",
-            **shared_arguments(problem, costs.names),
+            **arguments,
         )
 
     def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
@@ -60,7 +63,7 @@ class Pipeline(Strategy):
         measured = {device.name: costs.prefill_s(device)[1] and costs.decode_s(device)[1] for device in able}
         rounds = _rounds(problem, costs, chain, result.solution)
         ttft_s = float(sum(bar.seconds for bar in rounds[0]))
-        transfers = transfers_of(problem, chain, result.solution)
+        transfers = transfers_of(problem, chain, result.solution, _wake_s(problem))
         output_s = sum(t.seconds for t in transfers if t.purpose == "output")
         return chain_plan(
             problem,
@@ -72,6 +75,7 @@ class Pipeline(Strategy):
             metrics=_token_metrics(costs, result.metrics["latency_s"], ttft_s, output_s),
             bars=[bar for bars in rounds for bar in bars],
             notes=basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
+            wake_s=_wake_s(problem),
         )
 
 
@@ -79,6 +83,14 @@ def _costs(problem: Problem) -> LanguageCosts:
     assert isinstance(problem.model, CausalLM)
     assert isinstance(problem.workload, TextWorkload)
     return LanguageCosts(problem.model, problem.workload)
+
+
+def _wake_s(problem: Problem) -> np.ndarray:
+    """Seconds that a device takes longer in a round that it waits for, (D,); nobody waits in a full pipeline."""
+    if problem.objective == "throughput":
+        return np.zeros(len(problem.devices))
+    costs = _costs(problem)
+    return np.array([costs.wake_s(device) for device in problem.devices])
 
 
 def _request_s(costs: LanguageCosts, device: Device) -> np.ndarray:
@@ -90,33 +102,39 @@ def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solu
     """Bars of the prefill and of the first decode round (if any), each with the transfers inside it."""
     rate = {(t.purpose, t.cut): t.rate_bytes_per_s for t in transfers_of(problem, chain, solution)}
     names = [device.name for device in problem.devices]
+    wake_s = _wake_s(problem)
     segments = list(zip(solution.devices, solution.starts, solution.cuts, strict=True))
 
     def hop(label: str, cut: int, i: int, j: int, payload: float) -> list[Bar]:
         if i == j:
             return []
-        seconds = float(chain.latency_s[i, j]) + (payload / rate[label, cut] if payload else 0.0)
+        seconds = float(chain.latency_s[i, j] - wake_s[j]) + (payload / rate[label, cut] if payload else 0.0)
         return [Bar(link_lane(names[i], names[j]), label, seconds)]
 
-    def compute(table: dict[int, np.ndarray], label: str, payload: Callable[[int], float]) -> list[Bar]:
+    def compute(
+        table: dict[int, np.ndarray], label: str, payload: Callable[[int], float], before: int | None
+    ) -> list[Bar]:
         bars = []
         for k, (d, start, stop) in enumerate(segments):
             if k:
                 bars += hop("cut", start, segments[k - 1][0], d, payload(start))
-            bars.append(
-                Bar(names[d], f"{label} {costs.names[start]} … {costs.names[stop - 1]}", table[d][start:stop].sum())
-            )
+            waited = d != (segments[k - 1][0] if k else before)
+            seconds = table[d][start:stop].sum() + waited * wake_s[d]
+            bars.append(Bar(names[d], f"{label} {costs.names[start]} … {costs.names[stop - 1]}", seconds))
         return bars
 
     first, last = solution.devices[0], solution.devices[-1]
     prompt = [] if chain.source is None else hop("input", 0, chain.source, first, costs.prefill_cut_bytes(0))
     prefill = {d: costs.prefill_s(problem.devices[d])[0] for d in solution.devices}
-    rounds = [prompt + compute(prefill, "prefill", costs.prefill_cut_bytes)]
+    rounds = [
+        prompt + compute(prefill, "prefill", costs.prefill_cut_bytes, first if chain.source is None else chain.source)
+    ]
     if costs.num_decode_rounds:
         decode = {d: costs.decode_s(problem.devices[d])[0][0] for d in solution.devices}
         loop = hop("loop", solution.cuts[-1], last, first, costs.loop_bytes / costs.num_decode_rounds)
         rounds.append(
-            loop + compute(decode, "decode", lambda cut: costs.prefill_cut_bytes(cut) / costs.workload.prompt_tokens)
+            loop
+            + compute(decode, "decode", lambda cut: costs.prefill_cut_bytes(cut) / costs.workload.prompt_tokens, last)
         )
     return rounds
 

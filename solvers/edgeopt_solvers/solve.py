@@ -31,13 +31,18 @@ class WarmStart:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a caller may ask of any backend (see :func:`solve`)."""
+    """What a caller may ask of any backend (see :func:`solve`).
+
+    ``cutoff`` is for a family's own method, which may ignore it: plans that cost as much need not be found, and an
+    instance that has only such plans counts as infeasible, with the cutoff as its bound.
+    """
 
     time_limit_s: float | None = None
     gap: float = 0.0
     warm_start: Any | None = None
     seed: int = 0
     certificate: Any | None = None
+    cutoff: float = math.inf
 
     def __post_init__(self) -> None:
         if self.time_limit_s is not None and not self.time_limit_s > 0:
@@ -63,6 +68,7 @@ def solve(
     gap: float = 0.0,
     warm_start: Any | None = None,
     seed: int = 0,
+    diagnose: bool = True,
 ) -> Result:
     """Solve an instance of any family.
 
@@ -81,6 +87,9 @@ def solve(
         incumbent where it is feasible; the certificate is where the bound starts (any is valid, a good one saves time).
     seed
         Seed of everything random; the same seed gives the same answer.
+    diagnose
+        Say in the message of an infeasible instance which limit is missed. That takes up to two seconds, far longer
+        than most instances take to be refuted.
 
     Raises
     ------
@@ -98,7 +107,7 @@ def solve(
     started = time.perf_counter()
     result: Result = importlib.import_module(f"{family.__name__}.{BACKENDS[backend]}").solve(instance, options)
     left_s = None if time_limit_s is None else time_limit_s - (time.perf_counter() - started)
-    result = _recheck(instance, result, family, left_s)
+    result = _recheck(instance, result, family, left_s, diagnose)
     return replace(result, backend=backend, runtime_s=time.perf_counter() - started)
 
 
@@ -115,10 +124,10 @@ def _refuse_unsupported(instance: Instance, backend: str, capabilities: dict[str
     raise UnsupportedError(f"backend {backend!r} {what} in family {instance.family!r}; {way_out}")
 
 
-def _recheck(instance: Instance, result: Result, family: Any, left_s: float | None) -> Result:
+def _recheck(instance: Instance, result: Result, family: Any, left_s: float | None, diagnose: bool) -> Result:
     """Recompute objective and feasibility from the decisions alone, and hold the backend to them."""
     if result.solution is None:
-        if result.status.reason == "infeasible" and not result.message:
+        if result.status.reason == "infeasible" and not result.message and diagnose:
             return replace(result, message=_diagnosis(instance, family, left_s))
         return result
     evaluation = family.evaluate(instance, result.solution)

@@ -65,7 +65,7 @@ def test_figures_of_predictions(tmp_path):
             {
                 "cluster": key[:2], "family": "pipeline", "chosen": chosen, "predicted_s": predicted, "stages": 2,
                 "measured_s": measured, "error": predicted / measured - 1, "shortest_stage_s": 0.03, "devices": 2,
-                "overhead_ratio": 1.01, **terms,
+                "overhead_ratio": 1.01, "turns": 2, "samples_s": [measured - 0.06, measured, measured + 0.06], **terms,
             },
         )  # fmt: skip
     facts = predict.summary(ledger)
@@ -73,6 +73,8 @@ def test_figures_of_predictions(tmp_path):
     assert facts["chosen_above_best_worst"] == pytest.approx(0.1), "1.1 s where 1.0 s was possible"
     assert facts["kendall_within"] == 0.0, "one cluster in the right order, one not"
     assert facts["kendall_all"] == pytest.approx(2 / 3), "five of six pairs"
+    assert (facts["pairs_apart"], facts["pairs"]) == (5, 6), "1.0 and 1.1 s overlap"
+    assert facts["kendall_apart"] == 1.0
     assert facts["error_worst"] == pytest.approx(1.0)
     found = dict.fromkeys(PARTS) | {"predict": facts}
     assert "| **c0.0** |" in page(ledger, found, {"predict": 1.0}, quick=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import CausalLM, Diffusion
+from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Diffusion
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import Problem
 
@@ -110,6 +110,62 @@ def image_problem(**fields: Any) -> Problem:
             "strategy": "multi_stage",
             "workload": {"kind": "image", "steps": 10},
             "devices": [device("phone", gflops=10, memory=2e9), device("server", gflops=100, memory=8e9)],
+            "network": network(),
+            **fields,
+        }
+    )
+
+
+#: Both levels in two denoisers and two numbers of steps: (below, above), (steps below, steps above), quality.
+CASCADE_RUNS = [
+    (("large", "sharp"), (3, 2), 1.0),
+    (("large", "sharp"), (2, 1), 2.0),
+    (("large", "quick"), (3, 1), 2.5),
+    (("small", "sharp"), (3, 2), 4.0),
+    (("small", "quick"), (2, 1), 8.0),
+]
+
+
+def cascade_model(runs: Any = CASCADE_RUNS, **fields: Any) -> CascadedDiffusion:
+    """Return two levels of two denoisers each; without ``runs`` nothing is known of their quality."""
+    quality = None
+    if runs:
+        entries = [{"variants": list(names), "steps": list(steps), "quality": q} for names, steps, q in runs]
+        quality = {"form": "runs", "metric": "FID", "runs": entries, "source": SOURCE}
+    cost = {"weights": 1e9, "activations": 1e6}
+    below = {"large": {"flop": 4 * GIGA, **cost}, "small": {"flop": 1 * GIGA, **cost}}
+    above = {"sharp": {"flop": 8 * GIGA, **cost}, "quick": {"flop": 2 * GIGA, **cost}}
+    sampler = {"class": "DDIMScheduler"}
+    return CascadedDiffusion.model_validate(
+        {
+            "name": "toy-cascade",
+            "source": SOURCE,
+            "family": "cascaded_diffusion",
+            "dtype": "float32",
+            "prompt": 100.0,
+            "conditioning": 5_000.0,
+            "levels": [
+                {"name": "low", "sampler": sampler, "latent": 10_000.0, "latent_shape": [3, 8, 8], "variants": below},
+                {
+                    "name": "high", "sampler": sampler, "latent": 40_000.0, "latent_shape": [3, 16, 16],
+                    "augmentation": 0.1, "variants": above,
+                },
+            ],
+            "quality": quality,
+            **fields,
+        }
+    )  # fmt: skip
+
+
+def cascade_problem(**fields: Any) -> Problem:
+    """Return a problem of two devices and a toy cascade; ``fields`` override."""
+    return Problem.model_validate(
+        {
+            "name": "toy",
+            "model": cascade_model(),
+            "strategy": "hierarchical",
+            "workload": {"kind": "cascade"},
+            "devices": [device("phone", gflops=10, memory=8e9), device("server", gflops=100, memory=8e9)],
             "network": network(),
             **fields,
         }

@@ -37,7 +37,8 @@ class TestCompare:
         assert shown["best"] == shown["strategies"][0]["strategy"] == "pipeline"
         assert shown["strategies"][0]["outcome"] == "optimal"
         assert shown["baseline"]["outcome"] == "infeasible"
-        assert [one["strategy"] for one in shown["unfit"]] == ["multi_stage"]
+        others = {"hierarchical", "multi_stage", "patch", "split_diffusion"}
+        assert others <= {one["strategy"] for one in shown["unfit"]}
         assert shown["frontier"] is None
         assert main(["solve", str(problem), "--json"]) == 0
         assert document(capsys)["objective"] == shown["strategies"][0]["objective"]

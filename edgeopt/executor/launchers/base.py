@@ -35,6 +35,8 @@ class Settings:
         Seconds within which all workers must have called.
     announce, progress
         Called with what the caller must be told, and with what is going on.
+    one_at_a_time
+        Whether only one device computes at a moment: a chain with one request under way.
     """
 
     port: int | None
@@ -44,6 +46,7 @@ class Settings:
     timeout_s: float
     announce: Callable[[str], None]
     progress: Callable[[str], None]
+    one_at_a_time: bool = False
 
 
 class Launcher(contextlib.AbstractContextManager["Launcher"], ABC):

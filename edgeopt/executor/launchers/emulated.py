@@ -8,12 +8,14 @@ for c seconds it rests for c/quota - c. Control groups do that only for computat
 from __future__ import annotations
 
 import contextlib
+import os
 from itertools import combinations
 from types import TracebackType
 from typing import ClassVar
 
 from edgeopt.costs.links import link_matrices
 from edgeopt.errors import ExecutionError, InputError
+from edgeopt.executor.cores import awake, split_cores
 from edgeopt.executor.endpoint import Endpoint, ProcessEndpoint
 from edgeopt.executor.launch import loopback_interface, start_process
 from edgeopt.executor.launchers.base import Launcher, Settings
@@ -48,10 +50,13 @@ class Emulated(Launcher):
                 "device is a process and links are the loopback interface"
             )
         self._stack = contextlib.ExitStack()
-        self.lab = Lab([host.device for host in layout.hosts], wires_of(plan, layout))
+        threads = [host.threads for host in layout.hosts]
+        self._computing, self._carrying = split_cores(threads, settings.one_at_a_time) or (None, None)
+        self.lab = Lab([host.device for host in layout.hosts], wires_of(plan, layout), self._carrying)
 
     def __enter__(self) -> Emulated:
         with contextlib.ExitStack() as stack:
+            stack.enter_context(awake())
             stack.enter_context(self.lab)
             first = self.layout.hosts[0]
             try:
@@ -80,9 +85,13 @@ class Emulated(Launcher):
             [fd for fd in (listen_fd, job.result_fd) if fd is not None],
             interface=Lab.interface,
         )
+        if self._carrying is not None:
+            with contextlib.suppress(ProcessLookupError):  # it ended at once, which its watchers will say
+                os.sched_setaffinity(process.pid, self._carrying)
         if host.rank == len(self.layout.hosts) - 1:
             self._listener.close()
         meeting = {"address": address, "port": port, "listen_fd": listen_fd, "pace": host.cpu_quota}
+        meeting["compute_cores"] = self._computing
         return ProcessEndpoint(process), job.model_copy(update=meeting)
 
     def start_reference(self, job: Job) -> Endpoint:

@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 from edgeopt.errors import ExecutionError, MissingDependencyError
@@ -26,7 +26,7 @@ from edgeopt.executor.layout import Host, Layout, usable_cores
 from edgeopt.executor.meeting import parse_address
 from edgeopt.plan import Plan
 
-__all__ = ["OnRay", "start_cluster"]
+__all__ = ["OnRay", "cluster", "start_cluster"]
 
 #: Least that Ray accepts; no tensor goes through its object store.
 _STORE_BYTES = 80 << 20
@@ -76,22 +76,10 @@ class OnRay(Remote):
         return {host.device: self._start(host, join) for host in self.layout.hosts}
 
     def _connect(self, stack: contextlib.ExitStack) -> None:
-        if "ray" in sys.modules and sys.modules["ray"].is_initialized():
-            return
         self.settings.progress("connecting to Ray")
-        address = os.environ.get("RAY_ADDRESS")
-        if address:
-            import ray
-
-            try:
-                ray.init(log_to_driver=False, logging_level=logging.ERROR)
-            except ConnectionError as error:
-                raise ExecutionError(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
-        else:
-            threads = sum(host.threads for host in self.layout.hosts)
-            gpus = sum(host.accelerator == "cuda" for host in self.layout.hosts)
-            ray = start_cluster(max(threads, usable_cores()), gpus)
-        stack.callback(ray.shutdown)
+        threads = sum(host.threads for host in self.layout.hosts)
+        gpus = sum(host.accelerator == "cuda" for host in self.layout.hosts)
+        stack.enter_context(cluster(max(threads, usable_cores()), gpus))
 
     def _start(self, host: Host, join: str) -> Command:
         import ray
@@ -115,6 +103,39 @@ class OnRay(Remote):
         options = self.worker_options(host, join, entry.address if entry is not None else None)
         variables = {**worker_settings(host.threads), TOKEN: self.token}
         return _Started(actor, actor.run.remote(python, [*self.settings.command[1:], *options], variables))
+
+
+@contextlib.contextmanager
+def cluster(num_cpus: int, num_gpus: int = 0) -> Iterator[Any]:
+    """Connect to the cluster that ``RAY_ADDRESS`` names, or start one here; one that is there already stays.
+
+    Parameters
+    ----------
+    num_cpus, num_gpus
+        Of a cluster that is started.
+
+    Raises
+    ------
+    ExecutionError
+        There is none at ``RAY_ADDRESS``.
+    """
+    if "ray" in sys.modules and sys.modules["ray"].is_initialized():
+        yield sys.modules["ray"]
+        return
+    address = os.environ.get("RAY_ADDRESS")
+    if address:
+        import ray
+
+        try:
+            ray.init(log_to_driver=False, logging_level=logging.ERROR)
+        except ConnectionError as error:
+            raise ExecutionError(f"no Ray cluster at RAY_ADDRESS={address}: {error}") from error
+    else:
+        ray = start_cluster(num_cpus, num_gpus)
+    try:
+        yield ray
+    finally:
+        ray.shutdown()
 
 
 def start_cluster(num_cpus: int, num_gpus: int = 0) -> Any:

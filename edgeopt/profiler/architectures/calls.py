@@ -7,7 +7,6 @@ stage), and what every device makes by itself (timesteps, positions, image sizes
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -120,28 +119,33 @@ def _flux(config: Any, latent: list[int], tokens: int, dtype: torch.dtype) -> Ca
     )
 
 
+def _wan(config: Any, latent: list[int], tokens: int, dtype: torch.dtype) -> Call:
+    return Call(
+        {"hidden_states": _floats(dtype, 1, *latent)},
+        {"encoder_hidden_states": _floats(dtype, 1, tokens, config.text_dim)},
+        {"timestep": _integers(1)},
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Denoiser:
-    """How a class is called, which of its modules follow each other as a chain, and how long its prompts are."""
+    """How a class is called, and how long its prompts are."""
 
     call: Callable[[Any, list[int], int, torch.dtype], Call]
-    chain: re.Pattern[str]
     #: Tokens of the conditioning that its pipeline uses by default; 0: class labels.
     tokens: int
     #: Latent channels from a configuration.
     channels: Callable[[Any], int] = lambda config: config.in_channels
 
 
-_UNET = re.compile(r"((down|up)_blocks\.\d+|mid_block)\.(resnets|attentions|downsamplers|upsamplers)\.\d+")
-_TRANSFORMER = re.compile(r"(single_)?transformer_blocks\.\d+")
-
 DENOISERS = {
-    "UNet2DConditionModel": Denoiser(_unet_text, _UNET, 77),
-    "UNet2DModel": Denoiser(_unet_label, _UNET, 0),
-    "DiTTransformer2DModel": Denoiser(_dit, _TRANSFORMER, 0),
-    "PixArtTransformer2DModel": Denoiser(_pixart, _TRANSFORMER, 120),
-    "SD3Transformer2DModel": Denoiser(_sd3, _TRANSFORMER, 77 + 256),
-    "FluxTransformer2DModel": Denoiser(_flux, _TRANSFORMER, 512, lambda config: config.in_channels // 4),
+    "UNet2DConditionModel": Denoiser(_unet_text, 77),
+    "UNet2DModel": Denoiser(_unet_label, 0),
+    "DiTTransformer2DModel": Denoiser(_dit, 0),
+    "PixArtTransformer2DModel": Denoiser(_pixart, 120),
+    "SD3Transformer2DModel": Denoiser(_sd3, 77 + 256),
+    "FluxTransformer2DModel": Denoiser(_flux, 512, lambda config: config.in_channels // 4),
+    "WanTransformer3DModel": Denoiser(_wan, 512),
 }
 
 

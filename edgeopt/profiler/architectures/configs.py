@@ -62,7 +62,7 @@ def family_of(architecture: Architecture, dtype: str, *, decoder: Architecture |
 
 
 def pipeline_family(folder: Path, dtype: str) -> Family:
-    """Return the family of a pipeline folder.
+    """Return the family of a pipeline folder; parts whose weights lie in it are loaded from there.
 
     Raises
     ------
@@ -71,7 +71,7 @@ def pipeline_family(folder: Path, dtype: str) -> Family:
     """
     index = read_document(folder / "model_index.json").data
     parts = {
-        name: architecture_of({**read_config(folder / name), **_named(entry)})
+        name: _with_weights(architecture_of({**read_config(folder / name), **_named(entry)}), folder / name)
         for name, entry in index.items()
         if isinstance(entry, list)
         and entry[0] in ("transformers", "diffusers")
@@ -92,6 +92,13 @@ def pipeline_family(folder: Path, dtype: str) -> Family:
         more["sampler"] = Sampler(class_name=config["_class_name"], config=plain)
     decoder = parts.get("vae")
     return family_of(found[0], dtype, decoder=decoder, **more)
+
+
+def _with_weights(architecture: Architecture, folder: Path) -> Architecture:
+    """Name the folder as checkpoint where it holds safetensors."""
+    if not any(folder.glob("*.safetensors")):
+        return architecture
+    return architecture.model_copy(update={"checkpoint": str(folder.absolute())})
 
 
 def _named(entry: list[str]) -> dict[str, Any]:

@@ -11,9 +11,11 @@ import torch
 from torch import nn
 
 from edgeopt.profiler.architectures.building import build_module
-from edgeopt.profiler.architectures.calls import Denoiser, denoiser_call, encoder_outputs
+from edgeopt.profiler.architectures.calls import denoiser_call, encoder_outputs
+from edgeopt.profiler.architectures.patches import patch_exchange
 from edgeopt.profiler.architectures.trace import Trace
 from edgeopt.profiles.model import Architecture, Block, Component, Variant
+from edgeopt.programs.blocks import OUTPUT, mark_blocks
 from edgeopt.programs.weights import torch_dtype
 
 __all__ = ["Denoised", "decoder", "denoiser", "text_encoder", "text_encoders"]
@@ -46,10 +48,10 @@ def denoiser(architecture: Architecture, latent_shape: list[int], tokens: int, d
     module = build_module(architecture, torch_dtype(dtype))
     call = kind.call(module.config, latent_shape, tokens, torch_dtype(dtype))
     trace = Trace(module, call.latent.values())
-    inside = _follow(module, trace, kind)
+    inside = _follow(module, trace)
     with trace.running():
         module(**call.arguments())
-    trace.parts[-1].name = "output"
+    trace.parts[-1].name = OUTPUT
     variant = Variant(
         architecture=architecture,
         weights=float(trace.weight_bytes(trace.weights)),
@@ -58,32 +60,23 @@ def denoiser(architecture: Architecture, latent_shape: list[int], tokens: int, d
         traffic=float(trace.traffic_bytes),
         kernels=trace.num_kernels,
         parameters=_parameters(trace),
+        patch=patch_exchange(architecture, latent_shape, tokens, dtype),
+        common_weights=float(trace.weight_bytes(trace.common_weights)),
         blocks=_blocks(trace, inside, math.prod(latent_shape) * torch_dtype(dtype).itemsize),
     )
     return Denoised(variant, call.conditioning_bytes)
 
 
-def _follow(module: nn.Module, trace: Trace, kind: Denoiser) -> dict[str, str]:
+def _follow(module: nn.Module, trace: Trace) -> dict[str, str]:
     """Mark each block of the chain as it runs; return, per block, the undividable module around it (or '')."""
     undividable = set(getattr(module, "_no_split_modules", None) or ())
     types = {name: type(child).__name__ for name, child in module.named_modules()}
-    inside = {}
-    for name, child in module.named_modules():
-        if not kind.chain.fullmatch(name):
-            continue
-        around = (".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1))
-        inside[name] = next((outer for outer in around if types.get(outer) in undividable), "")
 
-        def entered(*_: Any) -> None:
-            if len(trace.parts) == 1:
-                trace.mark("input", "")
+    def around(name: str) -> str:
+        outer = (".".join(name.split(".")[:depth]) for depth in range(1, name.count(".") + 1))
+        return next((each for each in outer if types.get(each) in undividable), "")
 
-        def left(*_: Any, name: str = name) -> None:
-            trace.mark(name, "output")
-
-        child.register_forward_pre_hook(entered)
-        child.register_forward_hook(left)
-    return inside
+    return {name: around(name) for name in mark_blocks(module, lambda ended: trace.mark(ended, OUTPUT))}
 
 
 def _blocks(trace: Trace, inside: Mapping[str, str], result_bytes: int) -> list[Block]:
@@ -95,6 +88,8 @@ def _blocks(trace: Trace, inside: Mapping[str, str], result_bytes: int) -> list[
             weights=float(trace.weight_bytes(part.weights)),
             flop=float(part.flop),
             output=float(output),
+            traffic=float(part.traffic_bytes),
+            kernels=part.num_kernels,
             legal=not (inside.get(part.name) and inside[part.name] == after),
         )
         for part, output, after in zip(trace.parts, crossing, following, strict=True)

@@ -38,15 +38,22 @@ class _Storage:
     last_part: int
     follows_latent: bool
     counted: bool  # temporaries inside fused attention never exist
+    weights: frozenset[str]  # that went into it, where it does not follow the latent
+    views: dict[tuple[int, ...], tuple[int, int]]  # offset and shape of each view that is read: bytes, last part
+
+    def read_after(self, cut: int) -> int:
+        """Bytes that parts after ``cut`` read, of views no more than the whole."""
+        return min(self.num_bytes, sum(num_bytes for num_bytes, last in self.views.values() if last > cut))
 
 
 @dataclass(slots=True)
 class Part:
-    """What happened between two marks."""
+    """What happened between two marks; ``borrowed``: weights behind what earlier parts made without the latent."""
 
     name: str
     flop: int = 0
     weights: set[str] = field(default_factory=set)
+    borrowed: set[str] = field(default_factory=set)
     cut_bytes: int = 0
     traffic_bytes: int = 0
     num_kernels: int = 0
@@ -109,11 +116,13 @@ class Trace(TorchDispatchMode):
         total = self._flops.get_total_flops()
         part.flop, self._flops_before = total - self._flops_before, total
 
-    def _remember(self, tensor: torch.Tensor, *, follows_latent: bool, counted: bool) -> _Storage:
+    def _remember(
+        self, tensor: torch.Tensor, *, follows_latent: bool, counted: bool, weights: frozenset[str] = frozenset()
+    ) -> _Storage:
         storage = tensor.untyped_storage()
         self._keep.append(storage)
         here = len(self.parts) - 1
-        entry = _Storage(storage.nbytes(), here, self._step, self._step, here, follows_latent, counted)
+        entry = _Storage(storage.nbytes(), here, self._step, self._step, here, follows_latent, counted, weights, {})
         self._alive[storage._cdata] = entry
         return entry
 
@@ -124,14 +133,20 @@ class Trace(TorchDispatchMode):
         self._step += 1
         here = len(self.parts) - 1
         follows = False
+        behind: set[str] = set()  # the weights of what does not follow the latent
         for tensor in inputs:
             address = _address(tensor)
             if address in self._weights:
                 self.parts[-1].weights.add(self._weights[address])
+                behind.add(self._weights[address])
             elif address in self._alive:
                 entry = self._alive[address]
                 entry.read, entry.last_part = self._step, here
+                entry.views[tensor.storage_offset(), *tensor.shape] = tensor.nbytes, here
                 follows |= entry.follows_latent
+                behind |= entry.weights
+        if follows:
+            self.parts[-1].borrowed |= behind - self.parts[-1].weights
         outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, torch.Tensor)]
         made = False
         for tensor in outputs:
@@ -139,7 +154,8 @@ class Trace(TorchDispatchMode):
             if address in self._alive:
                 self._alive[address].follows_latent |= follows and func._schema.is_mutable
             elif address not in self._weights:
-                self._remember(tensor, follows_latent=follows, counted=not self._fused)
+                kept = frozenset() if follows else frozenset(behind)
+                self._remember(tensor, follows_latent=follows, counted=not self._fused, weights=kept)
                 made = True
         if (made or func._schema.is_mutable) and not self._fused:
             self.count_kernel(inputs, outputs)
@@ -158,7 +174,7 @@ class Trace(TorchDispatchMode):
         for entry in self._alive.values():
             if entry.follows_latent:
                 for cut in range(entry.part, entry.last_part):
-                    crossing[cut] += entry.num_bytes
+                    crossing[cut] += entry.read_after(cut)
         return crossing
 
     def peak_bytes(self) -> int:
@@ -183,6 +199,11 @@ class Trace(TorchDispatchMode):
     def weights(self) -> set[str]:
         """Names of all weights that were read."""
         return set().union(*(part.weights for part in self.parts))
+
+    @property
+    def common_weights(self) -> set[str]:
+        """Names of the weights that some part needs and does not read itself: what they make crosses no cut."""
+        return set().union(*(part.borrowed - part.weights for part in self.parts))
 
     @property
     def traffic_bytes(self) -> int:

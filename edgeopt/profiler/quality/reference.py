@@ -7,9 +7,9 @@ from functools import cached_property
 import torch
 
 from edgeopt.errors import Finding, InputError
-from edgeopt.profiles.model import Diffusion
+from edgeopt.profiles.model import CascadedDiffusion, Diffusion
 from edgeopt.quality import FeatureSpace, SampleQuality, evaluate
-from edgeopt.training.digits import load_classifier, load_digits
+from edgeopt.training.digits import METRICS, SIDE, enlarged_digits, load_classifier, load_digits
 
 __all__ = ["Reference"]
 
@@ -19,6 +19,9 @@ class Reference:
 
     Parameters
     ----------
+    side
+        Pixels along an edge, 8 or 16; each has a classifier and a metric of its own, and figures of one say nothing
+        about the other.
     num_samples
         Real and sampled images on each side of every comparison; default: all that are held out. The same for all
         figures that are to be compared, since the Fréchet distance is biased by it.
@@ -29,8 +32,11 @@ class Reference:
         More than are held out, or too few for neighbours.
     """
 
-    def __init__(self, num_samples: int | None = None) -> None:
+    def __init__(self, num_samples: int | None = None, side: int = SIDE) -> None:
+        self.metric = METRICS[side]
         self._train, held_out = load_digits()
+        if side > SIDE:
+            self._train, held_out = enlarged_digits(self._train), enlarged_digits(held_out)
         available = len(held_out.images)
         count = available if num_samples is None else num_samples
         if not 8 <= count <= available:
@@ -38,22 +44,28 @@ class Reference:
                 Finding("samples", f"{count} of {available} held-out digits", f"compare 8 to {available} of them")
             )
         self.images, self.labels = held_out.images[:count], held_out.labels[:count]
-        self._classifier = load_classifier()
+        self._classifier = load_classifier(side=side)
         self._space = FeatureSpace.fit(self._features(self._train.images))
         self._real = self._space(self._features(self.images))
 
-    def check(self, model: Diffusion) -> None:
-        """Refuse a model that makes something else than these images.
+    @classmethod
+    def of(cls, model: Diffusion | CascadedDiffusion, num_samples: int | None = None) -> Reference:
+        """Return what a model's images are compared with.
 
         Raises
         ------
         InputError
-            Another shape, a text encoder, or a decoder.
+            It makes other images than digits, or has a text encoder or a decoder.
         """
-        shape = list(self.images.shape[1:])
-        if model.latent_shape != shape or model.text_encoder is not None or model.decoder is not None:
-            message = f"'{model.name}' makes latents {model.latent_shape}; quality is measured on digits {shape}"
+        is_cascade = isinstance(model, CascadedDiffusion)
+        shape = model.levels[-1].latent_shape if is_cascade else model.latent_shape
+        known = {(1, side, side): side for side in METRICS}
+        side = known.get(tuple(shape))
+        if side is None or model.text_encoder is not None or (not is_cascade and model.decoder is not None):
+            sizes = " or ".join(str(list(size)) for size in known)
+            message = f"'{model.name}' makes latents {shape}; quality is measured on digits {sizes}"
             raise InputError(Finding("model", message, "give a family trained on them, such as 'digits'"))
+        return cls(num_samples, side)
 
     def _features(self, images: torch.Tensor) -> torch.Tensor:
         with torch.inference_mode():

@@ -15,7 +15,7 @@ from edgeopt.programs.diffusion import configured
 from edgeopt.programs.schedules import make_scheduler
 from edgeopt.programs.weights import torch_dtype
 
-__all__ = ["PlanSampler", "noise_errors"]
+__all__ = ["PlanSampler", "load_trained", "noise_errors", "num_labels", "trained"]
 
 
 class PlanSampler:
@@ -42,9 +42,9 @@ class PlanSampler:
         self.names = list(model.variants)
         self.steps, self.labels, self.guidance = steps, labels, guidance
         self._sampler, self._dtype = model.sampler, torch_dtype(model.dtype)
-        self._modules = [_load(model, name) for name in self.names]
-        self._predict = [predictor(_trained(model, name))[0] for name in self.names]
-        self._null = [_num_labels(model, name) for name in self.names]
+        self._modules = [load_trained(model, name) for name in self.names]
+        self._predict = [predictor(trained(model, name))[0] for name in self.names]
+        self._null = [num_labels(model, name) for name in self.names]
         wanted = int(labels.max()) + 1
         for name, count in zip(self.names, self._null, strict=True):
             if count < wanted:
@@ -90,7 +90,7 @@ class PlanSampler:
         return free + self.guidance * (guided - free)
 
 
-def _trained(model: Diffusion, name: str) -> Architecture:
+def trained(model: Diffusion, name: str) -> Architecture:
     """Return what a variant is built from; random weights are refused, as they have no quality."""
     architecture = model.variants[name].architecture
     if architecture is None or architecture.checkpoint is None:
@@ -100,20 +100,20 @@ def _trained(model: Diffusion, name: str) -> Architecture:
     return architecture
 
 
-def _num_labels(model: Diffusion, name: str) -> int:
+def num_labels(model: Diffusion, name: str) -> int:
     """Return a denoiser's number of classes, which is also its null label."""
-    count = predictor(_trained(model, name))[1]
+    count = predictor(trained(model, name))[1]
     if count is None:
         raise InputError(
             Finding(f"model.variants.{name}", "is conditioned on text", "give a family conditioned on class labels")
         )
-    return count(configured(_trained(model, name)))
+    return count(configured(trained(model, name)))
 
 
-def _load(model: Diffusion, name: str) -> nn.Module:
+def load_trained(model: Diffusion, name: str) -> nn.Module:
     """Load a variant from its checkpoint."""
     return build_component(
-        _trained(model, name), tuple(DENOISERS), f"model.variants.{name}",
+        trained(model, name), tuple(DENOISERS), f"model.variants.{name}",
         dtype=torch_dtype(model.dtype), device=torch.device("cpu"),
     )  # fmt: skip
 
@@ -143,8 +143,8 @@ def noise_errors(
     if model.sampler.class_name != "DDIMScheduler" or kind != "epsilon":
         message = f"{model.sampler.class_name} with prediction_type {kind}: noise errors are those of noise prediction"
         raise InputError(Finding("model.sampler", message, "use DDIMScheduler and a family that predicts noise"))
-    modules = [_load(model, name) for name in model.variants]
-    calls = [predictor(_trained(model, name))[0] for name in model.variants]
+    modules = [load_trained(model, name) for name in model.variants]
+    calls = [predictor(trained(model, name))[0] for name in model.variants]
     dtype, generator = torch_dtype(model.dtype), torch.Generator().manual_seed(seed)
     x, asked = images.repeat(draws, 1, 1, 1).to(dtype), labels.repeat(draws)
     errors = torch.zeros(len(modules), steps, dtype=torch.float64)

@@ -15,15 +15,17 @@ from safetensors.torch import save_file
 
 from edgeopt.errors import Finding, InputError
 from edgeopt.files import write_whole
-from edgeopt.training.digits.classifier import load_classifier, train_classifier
-from edgeopt.training.digits.data import data_folder, load_digits
-from edgeopt.training.digits.denoisers import DENOISERS, train_denoiser
+from edgeopt.training.digits.classifier import CLASSIFIERS, load_classifier, train_classifier
+from edgeopt.training.digits.data import SIDE, Digits, data_folder, load_digits
+from edgeopt.training.digits.denoisers import RECIPES, train_denoiser
+from edgeopt.training.digits.enlarging import enlarged_digits
 
-__all__ = ["MANIFEST", "read_manifest", "sha256", "train_all"]
+__all__ = ["MANIFEST", "NAMES", "read_manifest", "sha256", "train_all"]
 
 MANIFEST = "manifest.json"
 
-_CLASSIFIER = "classifier"
+#: Everything that is trained, in order.
+NAMES = (*CLASSIFIERS.values(), *RECIPES)
 
 
 def train_all(out: Path, only: list[str] | None = None, say: Any = print) -> dict[str, Any]:
@@ -41,9 +43,8 @@ def train_all(out: Path, only: list[str] | None = None, say: Any = print) -> dic
     InputError
         A name of none.
     """
-    names = [_CLASSIFIER, *DENOISERS]
-    if unknown := sorted(set(only or ()) - set(names)):
-        raise InputError(Finding("--only", f"there is no '{unknown[0]}'", f"use {', '.join(names)}"))
+    if unknown := sorted(set(only or ()) - set(NAMES)):
+        raise InputError(Finding("--only", f"there is no '{unknown[0]}'", f"use {', '.join(NAMES)}"))
     source = out if (out / "digits.safetensors").is_file() else data_folder()
     train, test = load_digits(source)
     manifest = read_manifest(out) if (out / MANIFEST).is_file() else {"models": {}}
@@ -59,7 +60,7 @@ def train_all(out: Path, only: list[str] | None = None, say: Any = print) -> dic
     torch.use_deterministic_algorithms(True)
     torch.set_num_threads(1)  # the order of floating point sums, and so the last bits, depend on it
     try:
-        for name in only or names:
+        for name in only or NAMES:
             started = time.process_time()
             entry = _train(name, out, train, test)
             entry["processor_s"] = round(time.process_time() - started, 1)
@@ -74,18 +75,21 @@ def train_all(out: Path, only: list[str] | None = None, say: Any = print) -> dic
     return manifest
 
 
-def _train(name: str, out: Path, train: Any, test: Any) -> dict[str, Any]:
+def _train(name: str, out: Path, train: Digits, test: Digits) -> dict[str, Any]:
     file = out / f"{name}.safetensors"
-    if name == _CLASSIFIER:
+    side = next((side for side, classifier in CLASSIFIERS.items() if classifier == name), None)
+    if side is not None and side > SIDE:
+        train, test = enlarged_digits(train), enlarged_digits(test)
+    if side is not None:
         module: torch.nn.Module = train_classifier(train)
         entry: dict[str, Any] = {"seed": 0, "iterations": 1500}
     else:
-        recipe = DENOISERS[name]
+        recipe = RECIPES[name]
         module, loss = train_denoiser(recipe, train)
         entry = {"seed": recipe.seed, "iterations": recipe.iterations, "batch": recipe.batch, "loss": round(loss, 6)}
     save_file({key: value.detach().half().contiguous() for key, value in module.named_parameters()}, file)
-    if name == _CLASSIFIER:
-        guessed = load_classifier(out)(test.images).argmax(1)
+    if side is not None:
+        guessed = load_classifier(out, side)(test.images).argmax(1)
         entry["accuracy"] = round(float((guessed == test.labels).float().mean()), 4)
     return {
         "file": file.name,

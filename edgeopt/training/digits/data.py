@@ -18,10 +18,12 @@ from safetensors.torch import load_file, save_file
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.library import roots
 
-__all__ = ["DATA_FOLDER", "NUM_CLASSES", "NUM_TRAIN", "Digits", "data_folder", "load_digits", "pack_csv"]
+__all__ = ["DATA_FOLDER", "NUM_CLASSES", "NUM_TRAIN", "SIDE", "Digits", "data_folder", "load_digits", "pack_csv"]
 
 NUM_CLASSES = 10
 NUM_TRAIN = 1200
+#: Pixels along an edge of the data's images.
+SIDE = 8
 #: Below the library's folder: data, checkpoints and their manifest.
 DATA_FOLDER = "data/digits"
 
@@ -30,7 +32,7 @@ _LEVELS = 16
 
 
 class Digits(NamedTuple):
-    """Images (N, 1, 8, 8), float32 from -1 (paper) to 1 (ink), and labels (N,), int64."""
+    """Images (N, 1, side, side), float32 from -1 (paper) to 1 (ink), and labels (N,), int64."""
 
     images: torch.Tensor
     labels: torch.Tensor

@@ -1,4 +1,9 @@
-"""A family of class-conditional denoisers of one latent space: three transformers and a U-Net with skips.
+"""Class-conditional denoisers: a family of one latent space, and what makes larger images of what it drew.
+
+``DENOISERS`` share 8 x 8 pixels: three transformers and a U-Net with skips. ``ENLARGERS`` are the second level of a
+cascade (Ho et al., arXiv 2106.15282): they denoise 16 x 16 pixels and see, as a second channel, the 8 x 8 image
+enlarged, with noise added in training and sampling so that they forgive what a first level draws wrongly.
+``SINGLES`` draw 16 x 16 pixels at once, which is what the cascade has to beat.
 
 Noise prediction under a linear schedule of 1000 steps (Ho et al., arXiv 2006.11239), an average of the weights over
 the last iterations, and the null label in a tenth of the examples so that the models can be guided.
@@ -15,10 +20,15 @@ from torch import nn
 from torch.nn import functional
 
 from edgeopt.profiles.model import Architecture, Sampler
+from edgeopt.programs.cascade import augmented
 from edgeopt.programs.denoisers import predictor
-from edgeopt.training.digits.data import NUM_CLASSES, Digits
+from edgeopt.training.digits.data import NUM_CLASSES, SIDE, Digits
+from edgeopt.training.digits.enlarging import enlarged_digits
 
-__all__ = ["DENOISERS", "SAMPLER", "Recipe", "train_denoiser"]
+__all__ = ["AUGMENTATION", "DENOISERS", "ENLARGERS", "RECIPES", "SAMPLER", "SINGLES", "Recipe", "train_denoiser"]
+
+#: Standard deviation of the noise on the image that an enlarger is shown.
+AUGMENTATION = 0.2
 
 #: Drives every run. Pixels are clipped, as they are known to lie in [-1, 1]; the last step starts near noise level 40.
 SAMPLER = Sampler.model_validate(
@@ -38,7 +48,7 @@ SAMPLER = Sampler.model_validate(
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """How one denoiser is built and trained."""
+    """How one denoiser is built and trained; one with two channels sees the smaller image in the second."""
 
     class_name: str
     config: dict[str, Any]
@@ -47,6 +57,11 @@ class Recipe:
     batch: int = 128
     seed: int = 0
     ema: float = 0.995
+
+    @property
+    def enlarges(self) -> bool:
+        """Whether it is shown a smaller image."""
+        return self.config["in_channels"] > self.config["out_channels"]
 
     def architecture(self, checkpoint: str | None = None) -> Architecture:
         """Return what a model profile says of it."""
@@ -59,11 +74,11 @@ class Recipe:
         return getattr(diffusers, self.class_name)(**self.config)
 
 
-def _transformer(width: int, layers: int, heads: int) -> dict[str, Any]:
+def _transformer(width: int, layers: int, heads: int, *, side: int = SIDE, channels: int = 1) -> dict[str, Any]:
     return {
-        "sample_size": 8,
+        "sample_size": side,
         "patch_size": 2,
-        "in_channels": 1,
+        "in_channels": channels,
         "out_channels": 1,
         "num_layers": layers,
         "num_attention_heads": heads,
@@ -93,9 +108,25 @@ DENOISERS: dict[str, Recipe] = {
     "unet": Recipe("UNet2DModel", _UNET, 800, 3e-3),
 }
 
+ENLARGERS: dict[str, Recipe] = {
+    "enlarge-large": Recipe("DiTTransformer2DModel", _transformer(48, 2, 3, side=16, channels=2), 1500, 3e-3, batch=64),
+    "enlarge-small": Recipe("DiTTransformer2DModel", _transformer(24, 1, 1, side=16, channels=2), 1500, 6e-3, batch=64),
+}
+
+SINGLES: dict[str, Recipe] = {
+    "single": Recipe("DiTTransformer2DModel", _transformer(48, 3, 3, side=16), 1500, 3e-3, batch=64),
+}
+
+RECIPES = DENOISERS | ENLARGERS | SINGLES
+
 
 def train_denoiser(recipe: Recipe, train: Digits) -> tuple[nn.Module, float]:
     """Train one denoiser.
+
+    Parameters
+    ----------
+    train
+        Digits of 8 x 8 pixels, from which those of larger denoisers are made.
 
     Returns
     -------
@@ -104,6 +135,7 @@ def train_denoiser(recipe: Recipe, train: Digits) -> tuple[nn.Module, float]:
     loss
         Mean squared error of the noise over the last tenth of the iterations.
     """
+    targets = train if recipe.config["sample_size"] == SIDE else enlarged_digits(train)
     model = recipe.build().eval()  # the library's own dropping of labels would differ from block to block
     predict, _ = predictor(recipe.architecture())
     generator = torch.Generator().manual_seed(recipe.seed)
@@ -118,12 +150,16 @@ def train_denoiser(recipe: Recipe, train: Digits) -> tuple[nn.Module, float]:
     average = [parameter.detach().clone() for parameter in model.parameters()]
     losses = []
     for iteration in range(recipe.iterations):
-        chosen = torch.randint(len(train.images), (recipe.batch,), generator=generator)
-        images, labels = train.images[chosen], train.labels[chosen].clone()
+        chosen = torch.randint(len(targets.images), (recipe.batch,), generator=generator)
+        images, labels = targets.images[chosen], targets.labels[chosen].clone()
         labels[torch.rand(recipe.batch, generator=generator) < 0.1] = NUM_CLASSES
         timesteps = torch.randint(1000, (recipe.batch,), generator=generator)
         noise = torch.randn(images.shape, generator=generator)
-        prediction = predict(model, scheduler.add_noise(images, noise, timesteps), timesteps, labels)
+        noisy = scheduler.add_noise(images, noise, timesteps)
+        if recipe.enlarges:
+            spoiled = torch.randn(images.shape, generator=generator)
+            noisy = torch.cat([noisy, augmented(train.images[chosen], spoiled, AUGMENTATION)], dim=1)
+        prediction = predict(model, noisy, timesteps, labels)
         loss = functional.mse_loss(prediction, noise)
         optimizer.zero_grad()
         loss.backward()

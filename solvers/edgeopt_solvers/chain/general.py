@@ -154,6 +154,8 @@ class _Run:
         elif self.chain.num_devices * self.chain.num_variants * self.chain.num_elements >= SIGHT:
             for plan in plans_at_sight(self.chain, self.deadline):
                 self.incumbent.offer(self.chain, plan)
+        if self.incumbent.objective >= self.options.cutoff:
+            self.incumbent = Incumbent(self.options.cutoff)
 
     @property
     def satisfied(self) -> bool:
@@ -235,7 +237,7 @@ class _Run:
         bound = min(bound, objective)
         if solution is None:
             status = Status("time_limit" if self.timed_out else "infeasible", False)
-            bound = bound if self.timed_out else math.inf
+            bound = bound if self.timed_out else self.options.cutoff
         elif bound == objective:
             status = Status("optimal", True)
         else:

@@ -13,7 +13,8 @@ from datetime import date
 from typing import Any
 
 from edgeopt.plan import Plan
-from edgeopt.profiler.calibrate import Run, calibrate
+from edgeopt.profiler.calibrate import calibrate
+from edgeopt.profiler.runs import Run
 from edgeopt.profiles.device import Device
 from edgeopt.report.data import Comparison, Report
 from edgeopt_solvers.chain import Solution

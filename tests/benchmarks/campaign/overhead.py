@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.executor import execute
+from edgeopt.executor.cores import awake, split_cores
 from edgeopt.executor.launch import start_process
 from edgeopt.executor.launchers.emulated import wires_of
 from edgeopt.executor.layout import Layout
@@ -83,11 +84,12 @@ def _plan(full, prompt: int, new: int, stages: int) -> Plan:
 
 
 def _peer(plan: Plan, how: str, repeat: int) -> dict[str, Any]:
-    """Run the peer's ranks in the same laboratory network that a plan gets."""
+    """Run the peer's ranks in the same laboratory network that a plan gets, on cores divided and awake alike."""
     layout = Layout.of(plan)
     names = [host.device for host in layout.hosts]
     processes: list[subprocess.Popen[bytes]] = []
-    with Lab(names, wires_of(plan, layout)) as lab:
+    computing, other = split_cores([host.threads for host in layout.hosts], one_at_a_time=True) or (None, None)
+    with awake(), Lab(names, wires_of(plan, layout), other) as lab:
         try:
             for rank, name in enumerate(names):
                 command = lab.command(name, [sys.executable, str(_PEER)])
@@ -95,6 +97,7 @@ def _peer(plan: Plan, how: str, repeat: int) -> dict[str, Any]:
                 job = {
                     "how": how, "plan": json.loads(plan.model_dump_json(by_alias=True)), "rank": rank,
                     "world": len(names), "address": lab.address(names[0]), "warmup": 2, "repeat": repeat,
+                    "compute_cores": computing, "other_cores": other,
                 }  # fmt: skip
                 assert process.stdin is not None
                 process.stdin.write(json.dumps(job).encode() + b"\n")

@@ -46,7 +46,9 @@ def _predict(ledger: Ledger, found: dict[str, Any]) -> list[str]:
     lines += [
         f"{facts['plans']} plans for {facts['clusters']} drawn clusters: 2 to 5 devices whose speeds differ up to 4 "
         "times, links of 10 to 1000 Mbit/s and",
-        "1 to 50 ms. Of every cluster the plan that the planner chose (bold) and others drawn at random.",
+        "1 to 50 ms. Of every cluster the plan that the planner chose (bold) and others drawn at random. Every plan "
+        "was run in",
+        f"{facts['turns']} turns with new processes; measured is the median of {facts['requests']} requests.",
         "",
         "| end-to-end latency | goal | found |",
         "|---|---|---|",
@@ -55,6 +57,8 @@ def _predict(ledger: Ledger, found: dict[str, Any]) -> list[str]:
         f"| worst | – | {_percent(facts['error_worst'])} |",
         f"| Kendall's tau, predicted and measured order of all plans | 0.95 | {_number(rank)} |",
         f"| the same within clusters | – | {_number(within)} |",
+        f"| the same of the {facts['pairs_apart']} of {facts['pairs']} pairs whose requests do not overlap in time | – "
+        f"| {_number(facts['kendall_apart'])} |",
         f"| chosen plan above the best measured, worst cluster | 3 % | {_percent(regret)} |",
         "",
         f"Signed median {facts['signed_median']:+.1%}; by family "

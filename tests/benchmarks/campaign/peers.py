@@ -1,7 +1,7 @@
 """One rank of the same split as others run it: torch.distributed.pipelining, or transformers' own pipeline mode.
 
-One JSON job on standard input (``how``, ``plan``, ``rank``, ``address``, ``warmup``, ``repeat``); rank 0 prints the
-seconds of each counted request as JSON. Model, weights, prompt, layers of a rank and threads are those of the plan.
+One JSON job on standard input (``how``, ``plan``, ``rank``, ``address``, ``warmup``, ``repeat``, cores); rank 0 prints
+the seconds of each counted request as JSON. Model, weights, prompt, layers of a rank and threads are those of the plan.
 
 * ``pipelining``: a prefill, one microbatch; the token that the last rank samples goes back to rank 0.
 * ``transformers``: ``generate`` on every rank; after each token the last rank broadcasts the logits, as it does.
@@ -23,6 +23,7 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
+from edgeopt.executor.cores import bind_computing, on_cores
 from edgeopt.plan import Plan
 from edgeopt.programs import build
 from edgeopt.programs.language import build_model, model_config
@@ -109,8 +110,10 @@ def main() -> None:
     plan, rank = Plan.model_validate(job["plan"]), job["rank"]
     torch.set_num_threads(1)
     os.environ.update(MASTER_ADDR=job["address"], MASTER_PORT=str(PORT), RANK=str(rank), WORLD_SIZE=str(job["world"]))
-    dist.init_process_group("gloo")
-    request = {"pipelining": pipelining, "transformers": native}[job["how"]](plan, rank)
+    bind_computing(job["compute_cores"])
+    with on_cores(job["other_cores"]):  # as this executor's workers: threads of groups apart from computing
+        dist.init_process_group("gloo")
+        request = {"pipelining": pipelining, "transformers": native}[job["how"]](plan, rank)
     seconds, tokens = [], None
     with torch.inference_mode():
         for _ in range(job["warmup"] + job["repeat"]):

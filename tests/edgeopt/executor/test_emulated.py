@@ -159,9 +159,10 @@ def test_a_quota_paces_a_device() -> None:
     plan = with_network(
         toy_plan(("phone", 3), ("server", 6), rounds=3, spin_s=0.004, devices=slow), rate=1e8, latency=0.0005
     )
-    report = run(plan, check=False)
-    fast, paced = (stage.compute_s.median for stage in report.stages)
-    assert paced / fast == pytest.approx(4.0, rel=0.25)
+    report = run(plan, check=False, repeat=6)
+    fast, paced = (min(stage.compute_s.samples) for stage in report.stages)  # other work on this machine only adds
+    assert fast >= 3 * 0.004
+    assert 4 * 3 * 0.004 <= paced <= 1.5 * 4 * 3 * 0.004
     assert any("paced" in note for note in report.notes)
 
 

@@ -193,15 +193,3 @@ def test_a_party_that_falls_silent_is_named():
         execute(plan, check=False, stall_s=2.0, timeout_s=60, _command=toy_parties.COMMAND)
     assert caught.value.device == "laptop"
     assert "nothing has come from 'laptop'" in caught.value.reason
-
-
-@pytest.mark.processes
-def test_a_request_starts_over_with_all_devices(tmp_path):
-    plan = parties_plan(*NAMES, fault="exit", rank=1, once=str(tmp_path / "fallen"))
-    report = execute(plan, repeat=1, warmup=0, on_fault="retry", timeout_s=120, _command=toy_parties.COMMAND)
-    (recovery,) = report.recoveries
-    assert (recovery.device, recovery.resumed_from) == ("laptop", "from its start")
-    assert "exit code 7" in recovery.reason
-    assert recovery.equal
-    assert report.output is not None
-    assert report.output.equal

@@ -10,8 +10,9 @@ pytest.importorskip("diffusers")
 from edgeopt import planner
 from edgeopt.errors import InputError
 from edgeopt.executor import execute
-from edgeopt.profiles.problem import Constraints
-from tests.edgeopt.programs.conftest import diffusion_plan, language_plan  # noqa: F401 (fixtures)
+from edgeopt.profiles import load_model
+from edgeopt.profiles.problem import Constraints, ImageWorkload
+from tests.edgeopt.programs.conftest import diffusion_plan, language_plan, plan_of  # noqa: F401 (fixtures)
 
 pytestmark = [pytest.mark.torch, pytest.mark.processes]
 
@@ -48,6 +49,24 @@ def test_a_diffusion_run_that_returns_to_a_device(diffusion_plan) -> None:  # no
     assert report.output.max_abs_diff == 0
     assert [device.stages for device in report.devices] == [[], [0, 2], [1, 3]]
     assert [t.purpose for t in report.transfers] == ["input", "cut", "cut", "cut", "output"]
+
+
+def test_a_denoiser_in_blocks_that_loops() -> None:
+    model = load_model("digits")
+    model = model.model_copy(update={"variants": {"unet": model.variants["unet"]}, "quality": None})
+    pins = Constraints(source="d0", pin={"input": "d0", "mid_block.resnets.0": "d1", "output": "d0"})
+    load = ImageWorkload(steps=3, images=2, guidance=2.0)
+    problem = plan_of("split_diffusion", model, load, [8, 16]).problem
+    plan = planner.solve(problem.model_copy(update={"constraints": pins}), strategy="split_diffusion")
+    report = execute(plan, repeat=2, timeout_s=100)
+    assert report.output is not None
+    assert report.output.equal
+    assert report.output.kind == "bitwise"
+    assert [t.purpose for t in report.transfers] == ["cut", "cut"]
+    for transfer in report.transfers:  # skips and features in every step, the label with the first
+        assert (transfer.predicted_messages, transfer.predicted_bytes) == (transfer.messages, transfer.bytes)
+        assert transfer.messages == 3
+    assert set(report.metrics) == set(plan.metrics)
 
 
 def test_an_accelerator_that_is_not_there_is_an_input_error(language_plan) -> None:  # noqa: F811

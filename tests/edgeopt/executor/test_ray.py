@@ -98,3 +98,36 @@ def test_a_killed_worker_on_ray_is_named_and_none_is_left(cluster) -> None:
     psutil.wait_procs(workers(), timeout=10)
     assert workers() == []
     assert cluster.is_initialized(), "a cluster that was there stays"
+
+
+@pytest.mark.ray
+def test_a_sweep_on_ray_has_the_rows_of_a_local_one(cluster, tmp_path) -> None:
+    from edgeopt.executor.points import on_ray
+    from edgeopt.questions.grid import parse_grid
+    from edgeopt.questions.journal import Journal
+    from edgeopt.questions.sweep import Options, head_of, rows, sweep
+    from tests.edgeopt.factories import text_problem
+
+    grid = parse_grid(text_problem(), ["network.default.rate=1..64 MB/s log 5", "devices[server].memory=1, 3, 5 GB"])
+    local = rows(grid, sweep(grid, Options()))
+    assert {row["status"] for row in local} == {"optimal", "infeasible"}
+    path = tmp_path / "rows.csv.journal"
+    with Journal(path, head_of(grid, Options())) as journal:
+        assert rows(grid, sweep(grid, Options(), journal, on_ray)) == local
+    with Journal(path, head_of(grid, Options())) as journal:
+        order = list(journal.records)
+        assert all(sorted(line, key=order.index) == line for line in grid.lines()), "lines are kept from their start"
+    content = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(content[:8]))
+    with Journal(path, head_of(grid, Options())) as journal:
+        assert len(journal.records) == 7
+        assert rows(grid, sweep(grid, Options(), journal, on_ray)) == local
+    assert cluster.is_initialized(), "a cluster that was there stays"
+
+
+def test_a_sweep_without_ray_names_the_extra(monkeypatch) -> None:
+    from edgeopt.executor import points
+
+    monkeypatch.setattr(points.importlib.util, "find_spec", lambda name: None if name == "ray" else name)
+    with pytest.raises(MissingDependencyError, match=r"pip install 'edgeopt\[ray\]'"), points.on_ray(None, (), None):
+        pass

@@ -2,16 +2,13 @@
 
 Every round each party sends every other a tensor whose size depends on round and rank, all at once, and mixes what it
 gets into a number. Rank 1 also sends a hint that rank 0 polls for, and a message that nobody takes. What it should do
-wrong stands in the problem's description, as JSON: ``fault`` (``oversize``, ``hang``, ``silent``, ``exit``) at
-``rank``; the last happens once, and a file at ``once`` says that it has.
+wrong stands in the problem's description, as JSON: ``fault`` (``oversize`` or ``silent``) at ``rank``.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -96,13 +93,8 @@ class ToyParties(PartyProgram):
         fault = self.options.get("fault") if links.rank == self.options.get("rank") else None
         if fault == "oversize":
             links.send(0, [torch.zeros(self.max_message_bytes + 1, dtype=torch.uint8)], "mix")
-        elif fault == "hang":
-            time.sleep(1000)
         elif fault == "silent":
             links.receive(links.rank)
-        elif fault == "exit" and not Path(self.options["once"]).exists():
-            Path(self.options["once"]).touch()
-            os._exit(7)
 
 
 def mixture(seed: torch.Tensor, rank: int, round_index: int) -> list[torch.Tensor]:

@@ -10,7 +10,8 @@ import pytest
 
 from edgeopt import planner
 from edgeopt.cli import main
-from edgeopt.profiler.calibrate import Run, calibrate
+from edgeopt.profiler.calibrate import calibrate
+from edgeopt.profiler.runs import Run
 from edgeopt.profiles import load_device, load_network, load_problem, save_plan
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.report.data import Comparison, ErrorSplit, Hardware, OutputCheck, Report, Samples, StageReport
@@ -152,6 +153,31 @@ def test_measured_tables_are_scaled():
     (phone,) = calibrate([Run(slower, plan, "0" * 64)], date(2026, 1, 2)).devices
     assert [row.elements[0] for row in phone.timings] == pytest.approx([1.3, 2.6, 0.65, 1.3], rel=0.01)
     assert phone.efficiency.compute == 1.0
+
+
+def test_waking_up_does_not_scale_the_tables():
+    base = {"model": "toy-lm", "dtype": "float32", "batch": 1, "unit": "ms", "repeats": 3, "source": "a test"}
+    rows = [{**base, "phase": "prefill", "tokens": 10, "elements": [5.0] * 6}]
+    rows += [{**base, "phase": "decode", "context": at, "elements": [1.0] * 6, "wake": 2.0} for at in (10, 14)]
+    asked = text_problem(
+        devices=[device("phone", memory=3e9), device("server", memory=3e9, timings=rows)],
+        constraints={"first": "phone", "last": "server"},
+    )
+    plan = planner.solve(asked)
+    report = truth(plan, {}, 1e-9, (0.01, 1e6))
+    stages = [
+        one.model_copy(
+            update={
+                "compute_s": Comparison.between(None, [1.3 * one.compute_s.median + 5 * 2e-3]),
+                "first_round_s": Samples.of([1.3 * one.first_round_s.median + 2e-3]),
+            }
+        )
+        for one in report.stages
+    ]
+    found = calibrate([Run(report.model_copy(update={"stages": stages}), plan, "0" * 64)], date(2026, 1, 2))
+    server = next(one for one in found.devices if one.name == "server-calibrated")
+    assert [row.elements[0] for row in server.timings] == pytest.approx([6.5, 1.3, 1.3], rel=0.01)
+    assert [row.wake for row in server.timings] == [None, 2.0, 2.0]
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from edgeopt.profiler import profile_device
 from edgeopt.profiler.device import available_memory_bytes
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.profiler.processes import run_jobs
-from edgeopt.profiler.timings import _undisturbed, decode_knots, whole_plan
+from edgeopt.profiler.timings import _undisturbed, _wake_s, decode_knots, whole_plan
 from edgeopt.profiles.device import Runtime
 from edgeopt.profiles.problem import ImageWorkload, TextWorkload
 
@@ -56,6 +56,8 @@ def test_profile_with_models(language_model, diffusion_model):
     assert measured
     assert all_measured, "the table must cover every round of the request"
     assert decode_s.shape == (8, 5)
+    assert language.wake_s(device) >= 0
+    assert {timing.phase for timing in device.timings if timing.wake is not None} == {"decode"}
     assert (prefill_s > 0).all()
     assert (decode_s > 0).all()
     diffusion = DiffusionCosts(diffusion_model, IMAGE)
@@ -77,6 +79,10 @@ def test_elements_add_up_to_the_request(language_model):
     np.testing.assert_allclose(elements_s.sum(axis=(1, 2)), samples.requests_s)
     assert (elements_s > 0).all()
     assert sum(samples.requests_s) < elapsed
+    rests = 3  # five elements in two stages: before 0, 2 and 4, in five rounds of three requests
+    assert len(samples.wakes_s) == 3 * 5
+    assert elapsed > 3 * 5 * rests * 0.1
+    assert max(np.abs(samples.wakes_s)) < 0.1, "the rests themselves do not count"
 
 
 def test_disturbed_requests_do_not_count():
@@ -91,6 +97,15 @@ def test_disturbed_requests_do_not_count():
     samples, waited = _undisturbed([busy])
     assert samples.ravel().tolist() == [2.0, 1.6], "with nothing calm, the calmest two"
     assert waited == pytest.approx(0.45)
+
+
+def test_wake_is_the_middle_process():
+    def process(*wakes_s):
+        return ElementSamples(elements_s=[[[1.0]]], requests_s=[1.0], waited_s=[0.0], wakes_s=list(wakes_s))
+
+    assert _wake_s([process(0.1, 0.2, 9.0), process(0.4), process(0.1)]) == pytest.approx(0.2)
+    assert _wake_s([process(-0.1)]) == 0.0, "noise"
+    assert _wake_s([process()]) is None, "one round waits for nobody"
 
 
 def test_waiting_for_a_core_is_seen():

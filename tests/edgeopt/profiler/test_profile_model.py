@@ -130,3 +130,27 @@ def test_the_launch_of_a_block_is_counted_as_model_profiles_do(language_model):
     )  # fmt: skip
     assert kernels.number == pytest.approx(trace.num_kernels, abs=3)
     assert kernels.number == pytest.approx(real.layers[1].kernels, rel=0.35)
+
+
+def test_tables_of_a_cascade_hold_every_denoiser_of_every_level_once():
+    from edgeopt.profiler.jobs import ElementAnswer, ElementSamples
+    from edgeopt.profiles import load_model
+    from edgeopt.profiles.problem import CascadeWorkload
+
+    model = load_model("digits-levels")
+    each = Measuring(model, [CascadeWorkload(steps=[9, 2], images=3)], Runtime(threads=1))
+    plans = each.job(1).plans
+    # Three plans, as the first level has three denoisers; a level's steps are measured six times at most.
+    assert [[stage.variant for stage in plan.stages] for plan in plans] == [
+        ["large@6", "enlarge-large@2"], ["medium@6", "enlarge-small@2"], ["small@6", "enlarge-large@2"],
+    ]  # fmt: skip
+    samples = [
+        ElementSamples(elements_s=[[[k + 1.0] * 6 + [10.0 + k] * 2]] * 2, requests_s=[30.0] * 2, waited_s=[0.0] * 2)
+        for k in range(3)
+    ]
+    each.add(ElementAnswer(plans=samples))
+    rows = {row.variant: (row.phase, row.batch, row.elements) for row in each.timings("made for a test")}
+    assert rows == {
+        "large": ("step", 3, [1e3]), "medium": ("step", 3, [2e3]), "small": ("step", 3, [3e3]),
+        "enlarge-large": ("step", 3, [10e3]), "enlarge-small": ("step", 3, [11e3]),
+    }  # fmt: skip

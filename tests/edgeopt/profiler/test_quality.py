@@ -182,6 +182,8 @@ class TestProfile:
         assert quality.loss["medium"] == [0.0] * 5  # the better one costs nothing
         assert sum(quality.loss["small"]) > 0
         assert quality.fit_error > 0
+        assert quality.margin >= 0
+        assert "fit_error and margin" in quality.source
         assert profile_quality(two, samples=64, steps=5, cuts=2, checks=3) == measured
 
     @pytest.mark.parametrize(
@@ -229,6 +231,8 @@ class TestPlan:
         assert found["predicted"] == plan.quality
         assert found["error"] == pytest.approx(found["predicted"] - found["sampled"]["frechet"])
         assert abs(found["error"]) < 3 * found["fit_error"]
+        assert found["sampled"]["frechet"] <= plan.problem.constraints.quality
+        assert plan.quality * (1 + plan.problem.model.quality.margin) <= plan.problem.constraints.quality + 1e-9
         assert found["floor"]["frechet"] < found["sampled"]["frechet"]
         assert found["sampled"]["agreement"] > 0.8
 

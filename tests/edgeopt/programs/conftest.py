@@ -173,11 +173,15 @@ def run_plan():
     from edgeopt import programs
     from edgeopt.programs.placing import threads_restored
 
-    def run(plan, seed=11, repeat=1):
-        parts = [programs.build(plan, [k]) for k in range(len(plan.stages))]
+    def run(plan, seed=11, repeat=1, together=False):
+        """``together``: one program hosts all stages (quicker to build); stages still share nothing but messages."""
+        if together:
+            parts = [programs.build(plan, range(len(plan.stages)))] * len(plan.stages)
+        else:
+            parts = [programs.build(plan, [k]) for k in range(len(plan.stages))]
         last = len(parts) - 1
         for _ in range(repeat):
-            for part in parts:
+            for part in dict.fromkeys(parts):
                 part.begin()
             message = parts[0].request(seed)
             for round_index in range(parts[0].rounds):

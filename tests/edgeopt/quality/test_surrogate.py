@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgeopt.quality import fit_additive, rank_correlation
+from edgeopt.quality import fit_additive, rank_correlation, safety_margin
 
 GAPS = np.array([[0.0, 0, 0, 0], [0.1, 0.2, 0.4, 0.8], [0.05, 0.05, 0.1, 0.3]])
 PLANS = [[v] * 4 for v in range(3)] + [
@@ -67,3 +67,25 @@ def test_rank_correlation():
     assert rank_correlation([1, 2, 3], [3, 2, 1]) == pytest.approx(-1)
     assert rank_correlation([1, 2, 2, 3], [1, 3, 2, 4]) == pytest.approx(0.9486833)  # ties share 2.5
     assert np.isnan(rank_correlation([1, 1], [1, 2]))
+
+
+class TestMargin:
+    def test_the_smallest_that_covers_nine_of_ten(self):
+        sampled = [2.0 * (1 + 0.01 * k) for k in range(19)]  # excesses of 0 to 18 %
+        assert safety_margin([2.0] * 19, sampled) == pytest.approx(0.17)  # the 18th of 19: ceil(0.9 x 20)
+        assert safety_margin([2.0] * 19, sampled[::-1], coverage=0.5) == pytest.approx(0.09)
+
+    def test_few_plans_give_the_largest_excess_and_good_ones_none(self):
+        assert safety_margin([1.0, 2.0, 4.0], [1.1, 2.4, 3.0]) == pytest.approx(0.2)
+        assert safety_margin([1.0, 2.0], [0.9, 1.9]) == 0.0
+
+    def test_a_further_plan_stays_within_it_as_often_as_promised(self):
+        rng = np.random.default_rng(0)
+        excess = rng.lognormal(0.0, 0.2, (4000, 21)) - 1  # skewed, and nothing that a normal quantile would fit
+        covered = [row[20] <= safety_margin(np.ones(20), 1 + row[:20]) for row in excess]
+        assert 0.9 <= np.mean(covered) < 0.93  # rank 19 of 20: 19/21 = 0.905
+
+    def test_refusals(self):
+        for predicted, sampled in (([1.0], [1.0, 2.0]), ([], []), ([0.0], [1.0])):
+            with pytest.raises(ValueError, match="positive numbers"):
+                safety_margin(predicted, sampled)

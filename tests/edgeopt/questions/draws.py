@@ -61,3 +61,15 @@ def listed(problem: Problem, chain=None):
     kept = {name: values[ok] for name, values in metrics.items()}
     kept["quality"] = kept["quality"] + base
     return chain, dev[ok], var[ok], kept, kept[str(problem.objective)]
+
+
+def fifty(first: int) -> list[Problem]:
+    """Draw fifty problems that have a plan: of the first seeds any, then those of two devices, listed fast."""
+    found: list[Problem] = []
+    seed = -1
+    while len(found) < 50:
+        seed += 1
+        problem = drawn(seed)
+        if (seed < first or len(problem.devices) == 2) and listed(problem)[-1].size:
+            found.append(problem)
+    return found

@@ -16,7 +16,7 @@ from edgeopt.strategies.multi_stage import MultiStage
 from edgeopt.strategies.pipeline import Pipeline
 from edgeopt_solvers import UnsupportedError
 from edgeopt_solvers.errors import CheckError
-from tests.edgeopt.factories import device, image_problem, language_model, network, text_problem
+from tests.edgeopt.factories import device, diffusion_model, image_problem, language_model, network, text_problem
 from tests.edgeopt.questions.draws import drawn
 
 
@@ -230,10 +230,22 @@ class TestCompare:
     def test_five_devices_take_less_than_five_seconds(self):
         names = ["phone", "tablet", "laptop", "desktop", "server"]
         devices = [device(name, gflops=10.0 * (k + 1), memory=8e9 + 3e9 * k) for k, name in enumerate(names)]
-        problem = text_problem(
-            devices=devices, model=language_model(num_blocks=32, weights=1e9), network=network(rate=5e6, latency=0.004)
-        )
-        started = time.process_time()
-        compared = compare(problem)
-        assert time.process_time() - started < 5.0
-        assert {one.outcome for one in compared.strategies} == {"optimal"}
+        blocks = language_model(num_blocks=32, weights=1e9)
+        quality = {
+            "form": "additive", "metric": "loss", "steps": 20, "base": 1.0, "handoff": 0.125,
+            "source": "made for a test", "loss": {"large": [0.0] * 20, "small": [0.05 * k for k in range(20)]},
+        }  # fmt: skip
+        links = network(rate=5e6, latency=0.004)
+        for problem in (
+            text_problem(devices=devices, model=blocks, network=links),
+            image_problem(
+                devices=devices, model=diffusion_model(quality), network=links, workload={"kind": "image", "steps": 20},
+                constraints={"quality": 2.0},
+            ),
+        ):  # fmt: skip
+            started = time.process_time()
+            compared = compare(problem)
+            assert time.process_time() - started < 5.0
+            assert {one.outcome for one in compared.strategies} <= {"optimal", "closed", "infeasible", "refused"}
+            assert compared.strategies[0].outcome == "optimal"
+            assert {one.strategy for one in compared.strategies} == set(planner.fitting_strategies(problem))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
+import time
 
 import numpy as np
 import pytest
 
 from edgeopt import planner
 from edgeopt.errors import InputError
+from edgeopt.profiles import load_problem
 from edgeopt.questions.terms import element_names, variant_names
 from edgeopt.questions.why_not import parse, why_not
 from tests.edgeopt.factories import device, diffusion_model, image_problem, text_problem
-from tests.edgeopt.questions.draws import drawn, listed
+from tests.edgeopt.questions.draws import drawn, fifty, listed
 
 SEEDS = range(4)
 
@@ -61,6 +63,30 @@ def asked():
             allowed = granting(problem, wish, plan, dev, var)
             cases.append((f"{seed}: {wish}", values, values[allowed], why_not(plan, wish)))
     return cases
+
+
+@pytest.fixture(scope="module")
+def granted():
+    """Up to two wishes of each of fifty draws that can be granted: finding out why one cannot be takes far longer."""
+    cases = []
+    for number, problem in enumerate(fifty(first=4)):
+        _, dev, var, _, values = listed(problem)
+        plan = planner.solve(problem)
+        able = [(wish, values[granting(problem, wish, plan, dev, var)]) for wish in wishes(problem, plan)]
+        able = sorted((entry for entry in able if entry[1].size), key=lambda entry: -entry[1].min())
+        for wish, allowed in [able[0], able[number % len(able)]]:  # the dearest, and another
+            cases.append((f"{number}: {wish}", plan, allowed, why_not(plan, wish)))
+    return cases
+
+
+def test_prices_are_those_of_the_constrained_solve_over_fifty_draws(granted):
+    assert len(granted) == 100
+    assert sum(answer.price > 0 for *_, answer in granted) > 50
+    for case, plan, values, answer in granted:
+        assert answer.proven, case
+        assert answer.price == pytest.approx(values.min() - plan.objective, rel=1e-6, abs=1e-9), case
+        assert answer.bound == pytest.approx(values.min(), rel=1e-6), case
+        assert answer.plan.objective == pytest.approx(values.min(), rel=1e-9), case
 
 
 def test_prices_are_those_of_the_best_plan_that_does_so(asked):
@@ -179,3 +205,17 @@ def test_quality_of_variants_that_was_not_measured_rules_them_out():
     plan = planner.solve(image_problem(model=diffusion_model(quality), devices=[device("server", memory=9e9)]))
     assert "its quality is not in the profile" in why_not(plan, "step.0 with small").broken
     assert np.isinf(why_not(plan, "step.0 with small").price)
+
+
+def test_eighty_layers_take_less_than_two_seconds():
+    """Asking for a device to get anything used to solve once per layer, 15 s in all."""
+    plan = planner.solve(load_problem("llama-70b-at-home"))
+    assert "phone" not in {stage.device for stage in plan.stages}
+    started = time.process_time()
+    answer = why_not(plan, "phone")
+    assert time.process_time() - started < 2.0
+    assert answer.proven
+    assert "phone" in {stage.device for stage in answer.plan.stages}
+    # No single one of the pinned solves is better, and one is as good.
+    ends = [why_not(plan, f"{element} on phone").plan for element in (0, 53, 81)]
+    assert min(end.objective for end in ends if end) >= answer.plan.objective * (1 - 1e-9)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from edgeopt import planner
 from edgeopt.costs.quality import resample
 from edgeopt.errors import InputError, NoPlanError
+from edgeopt.profiles import load_problem
+from edgeopt.questions.frontier import frontier
 from tests.edgeopt.factories import SOURCE, device, diffusion_model, image_problem, network
 
 # T-Stitch LDM, ImageNet-256, 100 steps (NVlabs/T-Stitch ldm/README.md): FID-5K by leading fraction run small.
 FRACTIONS = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]
+SECONDS = [7.1, 6.7, 6.2, 5.8, 5.3, 4.9, 4.5, 4.1, 3.6, 3.1, 2.9]
 FID = [20.11, 19.54, 18.74, 18.64, 18.60, 19.33, 21.81, 26.03, 30.41, 35.24, 40.92]
 TABLE = {
     "form": "table", "metric": "FID-5K", "first": "small", "second": "large",
@@ -61,6 +65,46 @@ def test_quality_floor_picks_the_cheapest_mix():
     assert plan.quality == pytest.approx(floor)
 
 
+class TestMargin:
+    """A quality that was fitted leaves a margin: losses of 0.1 i per small step i, and 0.05 per hand-off."""
+
+    def _plan(self, margin, asked, **fields):
+        model = diffusion_model({**ADDITIVE, "margin": margin})
+        return planner.solve(image_problem(model=model, constraints={"quality": asked}, **fields))
+
+    def _small(self, plan):
+        return sum(stage.stop - stage.start for stage in plan.stages if stage.variant == "small")
+
+    def test_the_plan_keeps_what_is_asked_for_even_if_samples_exceed_it(self):
+        # Small steps cost 0, 0.1, 0.3, 0.6, 1.0, … in all, after a hand-off of 0.05 over a base of 2.
+        assert self._small(self._plan(None, 3.06)) == self._small(self._plan(0.0, 3.06)) == 5
+        plan = self._plan(0.15, 3.06)  # 3.06 / 1.15 = 2.661
+        assert (self._small(plan), plan.quality) == (4, pytest.approx(2.65))
+        assert plan.quality * 1.15 <= 3.06
+        assert any("3.06 is planned as 2.661" in note and "15.0%" in note for note in plan.notes)
+        assert not planner.verify(plan)
+
+    def test_the_best_run_was_sampled_itself_and_needs_none(self):
+        plan = self._plan(0.5, 2.0 + 1e-9)
+        assert (plan.quality, self._small(plan)) == (pytest.approx(2.0), 0)
+
+    def test_what_cannot_be_kept_names_the_margin(self):
+        with pytest.raises(NoPlanError) as error:
+            self._plan(0.15, 2.2, devices=[device("phone", memory=1.8e9)])
+        assert "margin of the model's quality profile" in str(error.value)
+
+    def test_a_frontier_is_drawn_in_predicted_quality(self):
+        lines = []
+        for margin in (0.0, 0.3):
+            model = diffusion_model({**ADDITIVE, "margin": margin}, components=False)
+            problem = image_problem(model=model, workload={"kind": "image", "steps": 5})
+            found = frontier(problem, ("quality", "latency"))
+            lines.append([(point.first, point.second) for point in found.points])
+            assert found.complete
+        assert len(lines[0]) > 3
+        assert np.array(lines[0]) == pytest.approx(np.array(lines[1]))
+
+
 def test_unreachable_quality_floor_says_what_is_reachable():
     with pytest.raises(NoPlanError, match="quality"):
         planner.solve(image_problem(model=diffusion_model(ADDITIVE), constraints={"quality": 1.9}))
@@ -73,6 +117,47 @@ def test_published_table_gives_its_best_fraction(components):
     plan = planner.solve(image_problem(model=model, objective="quality", workload=workload))
     small = sum(s.stop - s.start for s in plan.stages if s.variant == "small")
     assert (small, plan.quality) == (40, pytest.approx(18.60))
+
+
+@pytest.fixture(scope="module")
+def problem():
+    """Return T-Stitch's table as a problem; its seconds are a straight line to within 0.13 s."""
+    return load_problem("tstitch-ldm")
+
+
+class TestPublishedBudgets:
+    def _within(self, problem, **limits):
+        kept = problem.constraints.model_copy(update=limits)
+        objective = "latency" if "quality" in limits else "quality"
+        plan = planner.solve(problem.model_copy(update={"constraints": kept, "objective": objective}))
+        assert [stage.variant for stage in plan.stages] in (["small", "large"], ["small"], ["large"])
+        return plan, sum(stage.stop - stage.start for stage in plan.stages if stage.variant == "small")
+
+    def test_without_a_budget_the_best_fraction(self, problem):
+        plan, small = self._within(problem)
+        assert (small, plan.quality, plan.status) == (40, pytest.approx(18.60), "optimal")
+
+    @pytest.mark.parametrize("budget", SECONDS)
+    def test_the_right_fraction_for_each_time_budget(self, problem, budget):
+        plan, small = self._within(problem, deadline=budget)
+        within = [(fid, r) for r, fid, seconds in zip(FRACTIONS, FID, SECONDS, strict=True) if seconds <= budget]
+        assert round(small / 100, 1) == min(within)[1]
+        # Every hand-off there is, priced without the planner: no other within the budget is better.
+        cuts = np.arange(101)
+        table = np.interp(cuts / 100, FRACTIONS, FID)
+        seconds = 1e-3 * (27.73 * cuts + 70.82 * (100 - cuts))
+        assert plan.latency_s == pytest.approx(seconds[small])
+        assert plan.quality == pytest.approx(table[seconds <= budget].min())
+
+    @pytest.mark.parametrize(("fraction", "fid"), list(zip(FRACTIONS, FID, strict=True))[4:])
+    def test_the_fastest_within_each_published_quality(self, problem, fraction, fid):
+        plan, small = self._within(problem, quality=fid)
+        assert small == round(100 * fraction)
+        assert plan.quality == pytest.approx(fid)
+
+    def test_a_budget_below_the_table(self, problem):
+        with pytest.raises(NoPlanError, match="latency"):
+            self._within(problem, deadline=2.7)
 
 
 @pytest.mark.parametrize(("variant", "fid"), [("small", 40.92), ("large", 20.11)])

@@ -21,13 +21,12 @@ pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 class TestStored:
     def test_files_are_those_of_the_manifest_and_small(self):
-        from edgeopt.training.digits import DENOISERS
-        from edgeopt.training.digits.checkpoints import read_manifest, sha256
+        from edgeopt.training.digits.checkpoints import NAMES, read_manifest, sha256
         from edgeopt.training.digits.data import data_folder
 
         folder = data_folder()
         manifest = read_manifest(folder)
-        assert set(manifest["models"]) == {"classifier", *DENOISERS}
+        assert set(manifest["models"]) == set(NAMES)
         files = [manifest["data"], *manifest["models"].values()]
         for entry in files:
             assert sha256(folder / entry["file"]) == entry["sha256"], entry["file"]
@@ -35,17 +34,17 @@ class TestStored:
         assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
 
     def test_recipes_are_those_of_the_manifest(self):
-        from edgeopt.training.digits import DENOISERS
         from edgeopt.training.digits.checkpoints import read_manifest
         from edgeopt.training.digits.data import data_folder
+        from edgeopt.training.digits.denoisers import RECIPES
 
         models = read_manifest(data_folder())["models"]
-        for name, recipe in DENOISERS.items():
+        for name, recipe in RECIPES.items():
             entry = models[name]
             assert (entry["seed"], entry["iterations"], entry["batch"]) == (
                 recipe.seed, recipe.iterations, recipe.batch,
             )  # fmt: skip
-        assert models["classifier"]["accuracy"] > 0.97
+        assert min(models[name]["accuracy"] for name in ("classifier", "classifier-16")) > 0.97
 
     def test_the_profile_is_what_the_recipes_give(self):
         from edgeopt.training.digits.data import data_folder
@@ -60,6 +59,26 @@ class TestStored:
         assert stored.sampler == derived.sampler
         sizes = [variant.parameters for variant in stored.variants.values()]
         assert len({round(np.log2(size)) for size in sizes}) >= 3
+
+    def test_the_profiles_of_larger_digits_are_what_the_recipes_give(self):
+        from edgeopt.training.digits.data import data_folder
+        from edgeopt.training.digits.profile import LEVEL_STEPS, digits_16_model, digits_levels_model
+
+        folder = Path("/elsewhere/models")
+        stored, derived = load_model("digits-16"), digits_16_model(data_folder())
+        left, right = (with_relative_checkpoints(model, folder) for model in (stored, derived))
+        assert left.variants == right.variants
+        assert stored.quality.form == "whole"
+        stored, derived = load_model("digits-levels"), digits_levels_model(data_folder())
+        left, right = (with_relative_checkpoints(model, folder) for model in (stored, derived))
+        assert left.levels == right.levels
+        assert [level.latent_shape for level in stored.levels] == [[1, 8, 8], [1, 16, 16]]
+        assert min(len(level.variants) for level in stored.levels) >= 2
+        # What a step makes is the level's image, though its denoiser is shown two.
+        assert {variant.blocks[-1].output for variant in stored.levels[1].variants.values()} == {4 * 256.0}
+        counts = [{run.steps[k] for run in stored.quality.runs} for k in range(2)]
+        assert counts == [set(steps) for steps in LEVEL_STEPS]
+        assert stored.quality.floor == load_model("digits-16").quality.floor
 
 
 class TestData:
@@ -103,7 +122,45 @@ class TestData:
             pack_csv(tmp_path / "d.csv.gz", tmp_path)
 
 
+class TestEnlarging:
+    def test_blocks_keep_their_means_and_edges_are_sharp(self):
+        from torch.nn import functional
+
+        from edgeopt.training.digits import enlarged, load_digits
+
+        images = load_digits()[0].images
+        large = enlarged(images)
+        assert large.shape == (1200, 1, 16, 16)
+        assert large.abs().max() <= 1
+        off = (functional.avg_pool2d(large, 2) - images).abs()
+        assert off.max() < 0.05  # of a range of 2
+        assert off.mean() < 0.005
+        smooth = functional.interpolate(images, scale_factor=2, mode="bicubic", align_corners=False)
+        assert large.diff(dim=-1).square().mean() > 1.1 * smooth.diff(dim=-1).square().mean()
+        assert torch.equal(large, enlarged(images))
+
+    def test_flat_stays_flat(self):
+        from edgeopt.training.digits import enlarged
+
+        for value in (-1.0, 0.25, 1.0):
+            flat = torch.full((1, 1, 8, 8), value)
+            assert enlarged(flat) == pytest.approx(torch.full((1, 1, 16, 16), value), abs=1e-6)
+
+
 class TestTraining:
+    def test_an_enlarger_learns_from_the_smaller_image(self):
+        from edgeopt.training.digits import ENLARGERS, load_digits
+        from edgeopt.training.digits.denoisers import train_denoiser
+
+        train, _ = load_digits()
+        recipe = replace(ENLARGERS["enlarge-small"], iterations=40, batch=16)
+        (first, loss), (again, _) = (train_denoiser(recipe, train) for _ in range(2))
+        assert all(map(torch.equal, first.parameters(), again.parameters()))
+        # The second channel is read: the embedding of patches has learned from it.
+        before = recipe.build().pos_embed.proj.weight[:, 1]
+        assert not torch.allclose(first.pos_embed.proj.weight[:, 1], before, atol=1e-3)
+        assert loss < 0.9
+
     def test_repeats_bit_for_bit_and_learns(self):
         from edgeopt.training.digits import DENOISERS, load_digits
         from edgeopt.training.digits.denoisers import train_denoiser
@@ -119,10 +176,10 @@ class TestTraining:
         assert loss < 0.8  # of noise with variance one
 
     def test_one_model_into_a_folder(self, tmp_path, monkeypatch):
-        from edgeopt.training.digits import DENOISERS
         from edgeopt.training.digits.checkpoints import read_manifest, train_all
+        from edgeopt.training.digits.denoisers import RECIPES
 
-        monkeypatch.setitem(DENOISERS, "small", replace(DENOISERS["small"], iterations=10, batch=16))
+        monkeypatch.setitem(RECIPES, "small", replace(RECIPES["small"], iterations=10, batch=16))
         said = []
         train_all(tmp_path, ["small"], said.append)
         train_all(tmp_path, ["small"], said.append)
@@ -143,11 +200,19 @@ class TestTraining:
         import edgeopt.training.digits.__main__ as program
         from edgeopt.training.digits.data import data_folder
 
-        asked, target = [], tmp_path / "digits.yaml"
+        asked = []
         monkeypatch.setattr(program, "train_all", lambda out, only: asked.append((out, only)))
-        monkeypatch.setattr(program, "profile_quality", lambda model, progress: model)
-        monkeypatch.setattr("sys.argv", ["digits", "--only", "small", "--only", "unet", "--profile", str(target)])
+        monkeypatch.setattr(program, "profile_quality", lambda model, **_: model)
+        monkeypatch.setattr(program, "profile_cascade", lambda model, *_, **__: model)
+        words = ["--only", "small", "--only", "unet", "--profiles", str(tmp_path)]
+        monkeypatch.setattr("sys.argv", ["digits", *words])
         program.main()
         assert asked == [(data_folder(), ["small", "unet"])]
-        written = load_model(target)
+        assert {path.name for path in tmp_path.iterdir()} == {"digits.yaml", "digits-16.yaml", "digits-levels.yaml"}
+        written = load_model(tmp_path / "digits.yaml")
         assert os.path.samefile(written.variants["unet"].architecture.checkpoint, data_folder() / "unet.safetensors")
+        upper = load_model(tmp_path / "digits-levels.yaml").levels[1].variants["enlarge-small"]
+        assert os.path.samefile(upper.architecture.checkpoint, data_folder() / "enlarge-small.safetensors")
+        monkeypatch.setattr("sys.argv", ["digits", "--no-train", "--measure", "digits", "--profiles", str(tmp_path)])
+        program.main()
+        assert len(asked) == 1

@@ -125,3 +125,12 @@ def test_the_diagnosis_keeps_the_time_limit_of_the_solve():
     assert time.perf_counter() - started < 0.3 + 0.3  # 0.2 s promised; the rest is for a busy machine
     assert result.status.reason == "infeasible"
     assert result.message
+
+
+def test_nothing_is_looked_for_where_nobody_asks():
+    chain = Chain(
+        [[1.0, 1.0]], [0.0] * 3, [[0.0]], [[0.0]], memory_bytes=[1.0], resident_bytes=[1.0, 1.0],
+    )  # fmt: skip
+    assert "memory" in solve(chain).message
+    assert solve(chain, diagnose=False).message == ""
+    assert solve(chain, diagnose=False).status.reason == "infeasible"

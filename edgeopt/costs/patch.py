@@ -1,0 +1,131 @@
+"""Costs of a denoising run by patches: rows of the latent on several devices at once, in the words of a divisible load.
+
+A device with h units of ``multiple`` rows computes ``c = alpha + beta h`` seconds a step: the roofline is convex in the
+rows, and its chord from none to all of them lies above it. It gives ``halo + sums + per_row multiple h`` bytes a step
+to every other one, over a link to each: the slowest of them counts. A synchronous step ends with the slowest device,
+
+    c + e,    e = messages latency + bytes / rate;
+
+in an asynchronous one what is sent has a step to travel, ``max(c, latency + bytes / rate)``. After w synchronous steps
+of T the whole run takes ``max(T c + w e, w (c + e) + (T - w) (latency + bytes / rate))``: the same maximum of two
+lines in h that overlapped exchange is, with other slopes. Conditioning and rows cross once, to the source and from it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.costs.diffusion import DiffusionCosts
+from edgeopt.costs.roofline import Work, roofline
+from edgeopt.profiles.device import Device
+from edgeopt.profiles.model import PatchExchange
+from edgeopt.profiles.problem import PatchOptions
+
+__all__ = ["PatchCosts"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PatchCosts:
+    """Seconds and bytes of one denoiser by patches; ``costs`` is of a family with that one alone."""
+
+    costs: DiffusionCosts
+    options: PatchOptions
+
+    @property
+    def variant(self) -> str:
+        """The denoiser."""
+        return next(iter(self.costs.model.variants))
+
+    @property
+    def exchange(self) -> PatchExchange:
+        """What is exchanged per step and image."""
+        known = self.costs.model.variants[self.variant].patch
+        assert known is not None, "checked by the strategy"
+        return known
+
+    @property
+    def num_units(self) -> int:
+        """How many times ``multiple`` rows there are to share out."""
+        return self.costs.model.latent_shape[1] // self.exchange.multiple
+
+    @property
+    def calls(self) -> int:
+        """Calls of the denoiser: steps."""
+        return self.costs.solver.calls
+
+    @property
+    def fresh_calls(self) -> int:
+        """Steps in which all wait for all."""
+        return self.calls if self.options.mode == "synchronous" else min(self.options.warmup_steps, self.calls)
+
+    @property
+    def unit_bytes(self) -> float:
+        """Bytes that a step gives to each other device, per unit."""
+        return self.costs.step_batch * self.exchange.per_row * self.exchange.multiple
+
+    @property
+    def fixed_bytes(self) -> float:
+        """Bytes that a step gives to a neighbour, whatever the rows."""
+        return self.costs.step_batch * (self.exchange.halo + self.exchange.sums)
+
+    @property
+    def conditioning_bytes(self) -> float:
+        """What the source gives to every device."""
+        return self.costs.workload.images * self.costs.model.conditioning
+
+    @cached_property
+    def unit_latent_bytes(self) -> float:
+        """Bytes of the finished latent, per unit."""
+        return self.costs.workload.images * self.costs.model.latent / self.num_units
+
+    def step_s(self, device: Device) -> tuple[float, float, bool]:
+        """Seconds of a step without rows and per unit, and whether they are measured.
+
+        What a measured step takes whatever its rows is not in a table: launches, as far as they explain it.
+        """
+        variant, batch = self.costs.model.variants[self.variant], self.costs.step_batch
+        traffic = batch * (variant.activations if variant.traffic is None else variant.traffic)
+        work = [
+            Work(
+                batch * share * variant.flop, variant.weights, activations=share * traffic, kernels=variant.kernels or 1
+            )
+            for share in (0.0, 1.0)
+        ]
+        terms, measured = self.costs.step_terms(device, self.variant)
+        whole = float(terms.total)
+        if measured:
+            start = min((variant.kernels or 1) * device.launch_overhead, whole)
+        else:
+            start = float(roofline(device, self.costs.model.dtype, work[0]).total)
+        return start, max(whole - start, 0.0) / self.num_units, measured
+
+    @property
+    def fixed_memory_bytes(self) -> float:
+        """Weights, and the context of all rows in one exchange, or in all where it is kept from step to step."""
+        exchange, batch = self.exchange, self.costs.step_batch
+        context = batch * (exchange.per_row * self.costs.model.latent_shape[1] + exchange.halo + exchange.sums)
+        if self.fresh_calls == self.calls:
+            context /= max(exchange.messages, 1)
+        return self.costs.model.variants[self.variant].weights + context
+
+    @property
+    def unit_memory_bytes(self) -> float:
+        """Activations per unit."""
+        return self.costs.step_batch * self.costs.model.variants[self.variant].activations / self.num_units
+
+    def component_s(self, device: Device) -> dict[str, float]:
+        """Seconds of text encoder and decoder on a device, where the model has them."""
+        terms, _ = self.costs.terms(device)
+        return {name: float(terms[name].total) for name in ("text_encoder", "decoder") if name in terms}
+
+    def component_bytes(self) -> dict[str, float]:
+        """Memory of text encoder and decoder."""
+        images, model = self.costs.workload.images, self.costs.model
+        parts = {"text_encoder": model.text_encoder, "decoder": model.decoder}
+        return {name: part.weights + images * part.activations for name, part in parts.items() if part is not None}

@@ -1,0 +1,54 @@
+"""A device at a fraction of this machine's speed: after computing it rests for as long as the fraction says.
+
+What counts as computing is processor time where one thread computes: while the system runs something else, a real
+device of that speed would have gone on. That wait is taken off the rest. With several threads, or on an accelerator, it
+is the time that passed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import sys
+import time
+from dataclasses import dataclass
+
+from edgeopt.executor.layout import Host
+
+__all__ = ["Started", "computing_begins", "exact_sleeps", "rest"]
+
+#: The last bit of a rest is spent looking at the clock: a sleep ends some tens of microseconds late.
+_WATCH_S = 1e-4
+_PR_SET_TIMERSLACK = 29
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """When a computation began: seconds of the monotonic clock, and of this thread's processor time if that counts."""
+
+    clock_s: float
+    processor_s: float | None
+
+
+def computing_begins(host: Host) -> Started:
+    """Note the moment, in the thread that is about to compute."""
+    alone = host.accelerator == "cpu" and host.threads == 1
+    return Started(time.monotonic(), time.thread_time() if alone else None)
+
+
+def rest(since: Started, pace: float | None) -> None:
+    """Return once a computation that just ended would have ended at ``pace`` of the speed; ``None``: at once."""
+    if pace is None:
+        return
+    now = time.monotonic()
+    took = now - since.clock_s if since.processor_s is None else time.thread_time() - since.processor_s
+    until = since.clock_s + took / pace
+    if until - now > _WATCH_S:
+        time.sleep(until - now - _WATCH_S)
+    while time.monotonic() < until:
+        pass
+
+
+def exact_sleeps() -> None:
+    """Let this thread's sleeps end when they should; by default Linux adds up to 50 microseconds."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_TIMERSLACK, 1)

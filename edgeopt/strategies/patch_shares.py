@@ -1,0 +1,232 @@
+"""The rows of one patch problem: seconds and bytes of every device, as a divisible load and as parts of a plan."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.costs.diffusion import DiffusionCosts
+from edgeopt.costs.links import link_arrays
+from edgeopt.costs.memory import usable_bytes
+from edgeopt.costs.patch import PatchCosts
+from edgeopt.errors import Finding, InputError
+from edgeopt.plan import Interval, Stage, Transfer
+from edgeopt.profiles.model import Diffusion
+from edgeopt.profiles.problem import ImageWorkload, Problem
+from edgeopt.strategies.chain import able_devices, source_index
+from edgeopt.strategies.pipeline import basis_notes
+from edgeopt.strategies.timeline import link_lane
+from edgeopt_solvers.divisible import Divisible
+
+__all__ = ["PatchShares", "missing_link"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class PatchShares:
+    """The rows of one problem: seconds and bytes by device."""
+
+    problem: Problem
+    costs: PatchCosts
+    able: NDArray[np.bool_]
+    source: int
+    rate: Array
+    latency: Array
+
+    @classmethod
+    def of(cls, problem: Problem) -> PatchShares:
+        """Read them off a case."""
+        assert isinstance(problem.model, Diffusion)
+        assert isinstance(problem.workload, ImageWorkload)
+        links = link_arrays(problem.network, [device.name for device in problem.devices])
+        costs = PatchCosts(DiffusionCosts(problem.model, problem.workload), problem.constraints.patch)
+        sharing = problem.constraints.patch.devices
+        able = np.array(able_devices(problem)) & np.array([device.name in sharing for device in problem.devices])
+        shares = cls(problem, costs, able, source_index(problem), links.rate_bytes_per_s, links.latency_s)
+        shares._check()
+        return shares
+
+    def _check(self) -> None:
+        names = [device.name for device in self.problem.devices]
+        if missing := missing_link(self.problem, [names[d] for d in np.flatnonzero(self.able)]):
+            message = f"patch sends from every device to every other, and {missing[0]} has no link to {missing[1]}"
+            raise InputError([Finding("network.links", message, f"add it, or forbid {missing[1]}")])
+        if self.costs.component_bytes() and not able_devices(self.problem)[self.source]:
+            message = f"patch encodes and decodes on the source, and {names[self.source]} cannot compute"
+            raise InputError([Finding("constraints.source", message, "name another source")])
+
+    @property
+    def around_s(self) -> float:
+        """Seconds of text encoder and decoder, before and after all patches."""
+        if not self.costs.component_bytes():
+            return 0.0
+        return sum(self.costs.component_s(self.problem.devices[self.source]).values())
+
+    def _steps(self) -> list[tuple[float, float]]:
+        """Seconds of a step without rows and per unit, by device."""
+        able = zip(self.problem.devices, self.able, strict=True)
+        return [self.costs.step_s(device)[:2] if can else (0.0, math.inf) for device, can in able]
+
+    def _slowest(self, d: int) -> tuple[float, float]:
+        """Rate and latency of the slowest link of a device to another that may take part."""
+        others = [e for e in np.flatnonzero(self.able) if e != d]
+        if not others or not self.able[d]:
+            return math.inf, 0.0
+        return float(self.rate[d, others].min()), float(self.latency[d, others].max())
+
+    def instance(self) -> Divisible:
+        """Return the load; see :mod:`edgeopt.costs.patch` for its seconds."""
+        costs, steps = self.costs, self._steps()
+        calls, fresh = costs.calls, costs.fresh_calls
+        share, alone = fresh / calls, int(self.able.sum()) == 1
+        rows: dict[str, list[float]] = {
+            name: [] for name in ("fixed_s", "unit_s", "latency_s", "fixed_bytes", "unit_bytes", "rate_bytes_per_s")
+        }
+        for d, (start, each) in enumerate(steps):
+            rate, latency = self._slowest(d)
+            own_bytes = 0.0 if alone else costs.unit_bytes
+            fixed_bytes = 0.0 if alone else costs.fixed_bytes
+            waits = costs.exchange.messages * latency
+            once, once_unit = self._once(d)
+            once, once_unit = once / calls, once_unit / calls
+            unit_s = own_bytes / rate + once_unit
+            if fresh == calls:
+                values = (start, each, waits + once, fixed_bytes, unit_s)
+            else:
+                fixed_e, unit_e = waits + fixed_bytes / rate, own_bytes / rate
+                values = (
+                    start + share * fixed_e + once, each + share * unit_e + once_unit,
+                    share * (start + waits) + (1 - share) * latency + once, fixed_bytes,
+                    unit_s + share * (each if math.isfinite(each) else 0.0),
+                )  # fmt: skip
+            known = rate if math.isfinite(rate) else 1.0  # without bytes any will do
+            for name, value in zip(rows, (*values[:4], values[4] * known, known), strict=True):
+                rows[name].append(value)
+        limit = self.problem.constraints.deadline
+        period = self.problem.constraints.period
+        limits = [value for value in (limit, period) if value is not None]
+        fixed_memory = np.full(len(steps), costs.fixed_memory_bytes)
+        fixed_memory[self.source] += sum(costs.component_bytes().values())
+        return Divisible(
+            num_units=costs.num_units,
+            exchange="synchronous" if fresh == calls else "overlapped",
+            num_steps=np.full(len(steps), float(calls)),
+            memory_bytes=np.array([usable_bytes(device) for device in self.problem.devices]),
+            fixed_memory_bytes=fixed_memory,
+            unit_memory_bytes=np.full(len(steps), costs.unit_memory_bytes),
+            max_makespan_s=min(limits) - self.around_s if limits else None,
+            **{name: np.array(values) for name, values in rows.items()},
+        )
+
+    def _once(self, d: int) -> tuple[float, float]:
+        """Seconds to get the conditioning to a device and its rows back: fixed, and per unit."""
+        s = self.source
+        if d == s or not self.able[d]:
+            return 0.0, 0.0
+        there = self.latency[s, d] + self.costs.conditioning_bytes / self.rate[s, d]
+        return float(there + self.latency[d, s]), float(self.costs.unit_latent_bytes / self.rate[d, s])
+
+    def stages(self, units: list[int]) -> list[Stage]:
+        """Return what every device computes; ``transfer_s`` is what it gives and gets around that."""
+        costs, steps, devices = self.costs, self._steps(), self.problem.devices
+        moved = self.transfers(units)
+        stages, start = [], 0
+        for d, count in enumerate(units):
+            if not count:
+                continue
+            rows = count * costs.exchange.multiple
+            arriving = [t for t in moved if t.destination == devices[d].name and t.purpose != "output"]
+            stages.append(
+                Stage(
+                    index=len(stages), device=devices[d].name, variant=costs.variant, start=start, stop=start + rows,
+                    elements=f"rows {start} to {start + rows - 1}",
+                    compute_s=costs.calls * (steps[d][0] + steps[d][1] * count),
+                    transfer_s=max((t.seconds for t in arriving), default=0.0),
+                    transfer_bytes=sum(t.bytes for t in arriving),
+                    memory_bytes=costs.fixed_memory_bytes + costs.unit_memory_bytes * count,
+                )
+            )  # fmt: skip
+            start += rows
+        source = devices[self.source]
+        held = costs.component_bytes()
+        for name, seconds in (costs.component_s(source) if held else {}).items():
+            stages.append(
+                Stage(
+                    index=len(stages), device=source.name, variant=None, start=0, stop=0, elements=name,
+                    compute_s=seconds, transfer_s=0.0, transfer_bytes=0.0, memory_bytes=held[name],
+                )
+            )  # fmt: skip
+        return stages
+
+    def transfers(self, units: list[int]) -> list[Transfer]:
+        """Return what every device gives to every other: conditioning, context of all steps, finished rows."""
+        costs, used = self.costs, [d for d, count in enumerate(units) if count]
+        exchange, batch = costs.exchange, costs.costs.step_batch
+        # What is sent in an asynchronous last step would be used in the next.
+        rounds = costs.calls if costs.fresh_calls == costs.calls else costs.calls - 1
+        moves = [(self.source, d, "input", costs.conditioning_bytes, 1.0) for d in used if d != self.source]
+        for place, i in enumerate(used):
+            for other, j in enumerate(used):
+                if i == j:
+                    continue
+                near = abs(place - other) == 1
+                messages = exchange.messages - (0 if near else exchange.halo_messages)
+                num_bytes = costs.unit_bytes * units[i] + batch * (exchange.sums + (exchange.halo if near else 0.0))
+                if messages:
+                    moves.append((i, j, "context", rounds * num_bytes, float(rounds * messages)))
+        moves += [(d, self.source, "output", costs.unit_latent_bytes * units[d], 1.0) for d in used if d != self.source]
+        names = [device.name for device in self.problem.devices]
+        return [
+            Transfer(
+                purpose=purpose, source=names[i], destination=names[j], bytes=num_bytes, messages=messages,
+                seconds=float(messages * self.latency[i, j] + num_bytes / self.rate[i, j]),
+                rate_bytes_per_s=float(self.rate[i, j]),
+            )
+            for i, j, purpose, num_bytes, messages in moves
+        ]  # fmt: skip
+
+    def timeline(self, stages: list[Stage], transfers: list[Transfer], latency_s: float) -> list[Interval]:
+        """Return a bar for each device and way: all patches begin together."""
+        encode_s = next((stage.compute_s for stage in stages if stage.elements == "text_encoder"), 0.0)
+        decode_s = self.around_s - encode_s
+        input_s = {t.destination: t.seconds for t in transfers if t.purpose == "input"}
+        bars = []
+        for stage in stages:
+            begin = encode_s + input_s.get(stage.device, 0.0)
+            if stage.variant is None:
+                begin = 0.0 if stage.elements == "text_encoder" else latency_s - decode_s
+            bars.append((stage.device, stage.elements, begin, begin + stage.compute_s))
+        for move in transfers:
+            begin = encode_s + (input_s.get(move.source, 0.0) if move.purpose == "context" else 0.0)
+            if move.purpose == "output":
+                begin = latency_s - decode_s - move.seconds
+            bars.append((link_lane(move.source, move.destination), move.purpose, begin, begin + move.seconds))
+        return [
+            Interval(lane=lane, label=label, start_s=start, stop_s=stop)
+            for lane, label, start, stop in sorted(bars, key=lambda bar: bar[2])
+        ]
+
+    def notes(self, unknown_quality: bool) -> list[str]:
+        """Say what the figures rest on and who has no rows."""
+        devices, able = self.problem.devices, able_devices(self.problem)
+        notes = basis_notes(
+            {d.name: self.costs.step_s(d)[2] for d, shares in zip(devices, self.able, strict=True) if shares}, []
+        )
+        trio = zip(devices, able, self.able, strict=True)
+        if left_out := [device.name for device, can, shares in trio if can and not shares]:
+            notes.append(f"has no rows, since no set of devices with it is better: {', '.join(left_out)}")
+        if unknown_quality:
+            notes.append("quality is not known: the model has no measured loss for context that is one step old")
+        return notes
+
+
+def missing_link(problem: Problem, sharing: list[str]) -> tuple[str, str] | None:
+    """Return two devices of which one has no link to the other, among those that share and the source."""
+    names = [device.name for device in problem.devices]
+    rate = link_arrays(problem.network, names).rate_bytes_per_s
+    ends = sorted({source_index(problem), *(names.index(name) for name in sharing)})
+    return next(((names[i], names[j]) for i in ends for j in ends if i != j and rate[i, j] <= 0), None)

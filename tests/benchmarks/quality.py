@@ -1,0 +1,87 @@
+"""Quality of the digits family on trial: the surrogate, three stages, curves against budgets, devices that change.
+
+    python tests/benchmarks/quality.py [--quick] [--only PART] [--write docs/measurements/diffusion.md]
+
+About six minutes on one core (``--quick``: a shake-down whose figures mean nothing). What is sampled is kept in
+``--folder``, so that a run that was cut off goes on; give another folder after training the family anew. ``--write``
+replaces the sections of the parts that were run and leaves the rest of the page alone. The last line is one JSON
+document; a part that was not run is missing in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+import time
+from collections.abc import Sequence
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+import torch
+
+from edgeopt.executor.hardware import describe_hardware
+from tests.benchmarks.diffusion import changes, curve, stages, surrogate
+from tests.benchmarks.diffusion.bench import Bench
+
+__all__ = ["main", "with_section"]
+
+#: Part → the title of its section.
+PARTS = {
+    surrogate: "Surrogate", stages: "Three stages", curve: "Quality against budgets", changes: "Devices that change",
+}  # fmt: skip
+HEAD = "# Diffusion: quality and latency\n\nFormulations and profiles: [Quality](../quality.md).\n"
+
+
+def with_section(page: str, title: str, lines: Sequence[str]) -> str:
+    """Return a page with the section of this title replaced, or added at the end."""
+    body = f"## {title}\n\n" + "\n".join(lines).rstrip() + "\n"
+    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
+    if found is None:
+        return f"{page.rstrip()}\n\n{body}"
+    rest = page[found.end() :]
+    return page[: found.start()] + body + ("\n" + rest if rest else "")
+
+
+def main() -> None:
+    """Run the parts asked for, write their sections, print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = [part.PART for part in PARTS]
+    parser.add_argument("--quick", action="store_true", help="few images and plans, to see that all of it works")
+    parser.add_argument("--only", choices=names, action="append", metavar="PART", help=f"one of {', '.join(names)}")
+    parser.add_argument("--folder", type=Path, default=Path("build/quality"), help="keeps what was sampled")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose sections are replaced")
+    asked = parser.parse_args()
+    torch.set_num_threads(1)
+    asked.folder.mkdir(parents=True, exist_ok=True)
+    bench = Bench(asked.quick, asked.folder / "samples.jsonl")
+    document: dict[str, Any] = {"benchmark": "quality", "quick": asked.quick}
+    for part, title in PARTS.items():
+        if asked.only and part.PART not in asked.only:
+            continue
+        wall, cpu = time.perf_counter(), time.process_time()
+
+        def say(text: str, name: str = part.PART, wall: float = wall) -> None:
+            print(f"[{time.perf_counter() - wall:6.1f} s] {name}: {text}", file=sys.stderr, flush=True)
+
+        found = part.run(bench, say)
+        seconds = {"processor_s": round(time.process_time() - cpu, 1), "sampled": bench.sampled_now}
+        document[part.PART] = found | seconds
+        bench.sampled_now = 0
+        if asked.write:
+            made = (
+                f"`python tests/benchmarks/quality.py --only {part.PART}`, {date.today().isoformat()}, one thread of "
+                f"{describe_hardware().cpu}{', A SHAKE-DOWN: figures mean nothing' if asked.quick else ''}."
+            )
+            page = asked.write.read_text(encoding="utf-8") if asked.write.exists() else HEAD
+            page = with_section(page, title, [made, "", *part.section(found)])
+            asked.write.write_text(page, encoding="utf-8")
+    print(json.dumps(document, allow_nan=False))
+
+
+if __name__ == "__main__":
+    main()
