@@ -14,7 +14,7 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, init, library, link, measure, plans, quality, questions, report, sweep
+from edgeopt.cli import calibrate, export, init, library, link, measure, plans, quality, questions, report, sweep
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -34,6 +34,7 @@ app.command()(questions.elastic)
 app.command()(sweep.sweep)
 app.command()(plans.verify)
 app.command()(plans.execute)
+app.command()(export.export)
 app.command()(report.report)
 app.command()(quality.quality)
 app.command()(calibrate.calibrate)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 
 __all__ = [
     "backends", "devices", "faults", "fields", "kinds", "launchers", "models", "names", "networks", "objectives",
-    "places", "problems", "strategies", "strategies_or_auto",
+    "places", "problems", "strategies", "strategies_or_auto", "targets",
 ]  # fmt: skip
 
 Entries = Iterable[str | tuple[str, str]]
@@ -110,6 +110,14 @@ def places() -> Entries:
 def faults() -> Entries:
     """What to do when a worker is lost."""
     return ("fail", "retry", "replan")
+
+
+@_completing
+def targets() -> Entries:
+    """Tools that a plan can be written for."""
+    from edgeopt.export import TARGETS
+
+    return TARGETS
 
 
 @_completing

@@ -88,7 +88,7 @@ def _next_for_input(error: InputError, verb: str, quoted: str, subject: str) -> 
         return f"edgeopt {verb} --help".replace("  ", " ")
     if verb == "profiles show" and any(finding.mend.startswith("say which") for finding in error.findings):
         return f"edgeopt profiles show {quoted} --kind problem"
-    if verb in ("verify", "execute", "diff", "report"):
+    if verb in ("verify", "execute", "diff", "report", "export"):
         return f"edgeopt solve PROBLEM -o {quoted}"
     if verb in ("solve", "compare", "explain", "sweep") and Path(subject).is_file():
         return f"edgeopt profiles validate {quoted}"

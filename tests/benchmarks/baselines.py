@@ -91,8 +91,13 @@ def pipedream(chain: Chain) -> Solution | None:
 def halda(chain: Chain) -> Solution | None:
     """One layer for every device, the rest to the fastest that still has memory, by one figure per device."""
     layer_s = np.median(np.asarray(chain.compute_s)[:, 0], axis=1)
-    layer_bytes = float(np.median(np.asarray(chain.resident_bytes)[0]))
-    room = np.asarray(chain.memory_bytes) / layer_bytes if layer_bytes else np.full(chain.num_devices, np.inf)
+    resident = np.asarray(chain.resident_bytes)[0]
+    layer_bytes = float(np.median(resident))
+    memory = np.array(chain.memory_bytes, float) - np.max(np.asarray(chain.transient_bytes)[0])
+    # Beside layers the first device holds the embedding and the last one the head, which are larger.
+    memory[0] -= max(0.0, resident[0] - layer_bytes)
+    memory[-1] -= max(0.0, resident[-1] - layer_bytes)
+    room = np.maximum(memory, 0.0) / layer_bytes if layer_bytes else np.full(chain.num_devices, np.inf)
     most = np.minimum(np.floor(room), chain.num_elements).astype(int)
     counts = np.minimum(1, most)
     left = chain.num_elements - counts.sum()

@@ -42,6 +42,7 @@ def completed(monkeypatch, capsys):
         ("edgeopt solve home-cluster --backend ", ["exact", "pulp", "ortools", "cvxpy"]),
         ("edgeopt compare home-cluster --backend p", ["pulp"]),
         ("edgeopt execute plan.yaml --on t", ["torchrun"]),
+        ("edgeopt export plan.yaml --to t", ["torch-pipelining", "transformers"]),
         ("edgeopt execute plan.yaml --on-fault r", ["retry", "replan"]),
         ("edgeopt sweep home-cluster --on r", ["ray"]),
         ("edgeopt sweep home-cluster --over workload.s", ["workload.steps="]),
