@@ -40,7 +40,7 @@ from edgeopt_solvers.policy import SpeculativeSolution
 
 __all__ = ["Setting", "main", "measure_passes", "settings"]
 
-PROMPT, NEW, LONGEST = 64, 64, 12
+PROMPT, NEW, LONGEST = 64, 64, 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +135,11 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
     )  # fmt: skip
 
 
-def plan_of(problem: Problem, length: int) -> Plan:
-    """Write down the plan of a given length: the phone drafts, or nobody does."""
+def plan_of(problem: Problem, length: int, drafts: int) -> Plan:
+    """Write down the plan of a given length with device ``drafts`` as the one that drafts (length 0: nobody does)."""
     technique = Speculative()
     instance = technique.build(problem)
-    solution = SpeculativeSolution(0, 0, 0, 1, length) if length else SpeculativeSolution(-1, -1, 0, 1, 0)
+    solution = SpeculativeSolution(0, drafts, 0, 1, length) if length else SpeculativeSolution(-1, -1, 0, 1, 0)
     value = technique.evaluate(instance, solution).objective
     return technique.plan(problem, instance, Result(Status("optimal", True), value, value, solution, "exact", 0.0))
 
@@ -163,14 +163,12 @@ def measure(
     length = int(chosen.decisions["draft_length"])  # type: ignore[arg-type]
     tried = sorted({0, length} if arguments.quick else {0, max(1, length // 2), length, length + 3})
     lengths = [each for each in tried if each <= LONGEST]
-    plans = {each: plan_of(problem, each) for each in lengths}
+    drafts = 1 if chosen.decisions["draft_device"] == "server" else 0
+    plans = {each: plan_of(problem, each, drafts) for each in lengths}
     seconds, equal = {}, True
     for each, plan in plans.items():
         seconds[each], same = run(plan, arguments.on, arguments.seeds)
         equal = equal and same
-    if chosen.decisions["draft_device"] == "server":  # both on one device: this plan is none of the above
-        seconds[length], same = run(chosen, arguments.on, arguments.seeds)
-        equal, plans[length] = equal and same, chosen
     best = min(seconds, key=lambda each: seconds[each])
     predicted, found = plans[0].latency_s / plans[length].latency_s, seconds[0] / seconds[length]
     return {
