@@ -57,7 +57,7 @@ def settings(quick: bool) -> list[Setting]:
     """Twelve settings: two pairs of speeds, three latencies, two drafts."""
     everything = [
         Setting(a, b, latency, draft)
-        for (a, b), latency, draft in product(((0.5, 0.05), (0.1, 0.1)), (0.0005, 0.005, 0.02), ("small", "medium"))
+        for (a, b), latency, draft in product(((0.12, 0.05), (0.1, 0.1)), (0.0005, 0.005, 0.02), ("small", "medium"))
     ]
     return everything[:1] + everything[-1:] if quick else everything
 
