@@ -1,10 +1,11 @@
-"""Quality of the digits family on trial: the surrogate, three stages, curves against budgets, devices that change.
+"""Quality of the digits family on trial: six ways to share a run, the surrogate, curves, what links and devices do.
 
-    python tests/benchmarks/quality.py [--quick] [--only PART] [--write docs/measurements/diffusion.md]
+    python tests/benchmarks/quality.py [--quick] [--only PART] [--predict-only] [--write docs/measurements/diffusion.md]
 
-About six minutes on one core (``--quick``: a shake-down whose figures mean nothing). What is sampled is kept in
+About ten minutes on one core (``--quick``: a shake-down whose figures mean nothing). What is sampled is kept in
 ``--folder``, so that a run that was cut off goes on; give another folder after training the family anew. ``--write``
-replaces the sections of the parts that were run and leaves the rest of the page alone. The last line is one JSON
+replaces the sections of the parts that were run, saves their figures in ``figures/`` beside the page, and leaves the
+rest of the page alone. The last line is one JSON
 document; a part that was not run is missing in it.
 """
 
@@ -25,14 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from edgeopt.executor.hardware import describe_hardware
-from tests.benchmarks.diffusion import changes, curve, stages, surrogate
+from tests.benchmarks.diffusion import changes, curve, ratio, stages, story, surrogate
 from tests.benchmarks.diffusion.bench import Bench
 
 __all__ = ["main", "with_section"]
 
 #: Part → the title of its section.
 PARTS = {
-    surrogate: "Surrogate", stages: "Three stages", curve: "Quality against budgets", changes: "Devices that change",
+    story: "Six ways to share a run", surrogate: "Surrogate", stages: "Three stages", curve: "Quality against budgets",
+    ratio: "Split over multi-stage, measured", changes: "Devices that change",
 }  # fmt: skip
 HEAD = "# Diffusion: quality and latency\n\nFormulations and profiles: [Quality](../quality.md).\n"
 
@@ -53,12 +55,14 @@ def main() -> None:
     names = [part.PART for part in PARTS]
     parser.add_argument("--quick", action="store_true", help="few images and plans, to see that all of it works")
     parser.add_argument("--only", choices=names, action="append", metavar="PART", help=f"one of {', '.join(names)}")
+    parser.add_argument("--predict-only", action="store_true", help="story and ratio run no plans: for a busy machine")
     parser.add_argument("--folder", type=Path, default=Path("build/quality"), help="keeps what was sampled")
     parser.add_argument("--write", type=Path, metavar="FILE", help="page whose sections are replaced")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
-    bench = Bench(asked.quick, asked.folder / "samples.jsonl")
+    figures = asked.write.parent / "figures" if asked.write else None
+    bench = Bench(asked.quick, asked.folder / "samples.jsonl", figures, predict_only=asked.predict_only)
     document: dict[str, Any] = {"benchmark": "quality", "quick": asked.quick}
     for part, title in PARTS.items():
         if asked.only and part.PART not in asked.only:
@@ -74,7 +78,8 @@ def main() -> None:
         bench.sampled_now = 0
         if asked.write:
             made = (
-                f"`python tests/benchmarks/quality.py --only {part.PART}`, {date.today().isoformat()}, one thread of "
+                f"`python tests/benchmarks/quality.py --only {part.PART}{' --predict-only' * asked.predict_only}`, "
+                f"{date.today().isoformat()}, one thread of "
                 f"{describe_hardware().cpu}{', A SHAKE-DOWN: figures mean nothing' if asked.quick else ''}."
             )
             page = asked.write.read_text(encoding="utf-8") if asked.write.exists() else HEAD

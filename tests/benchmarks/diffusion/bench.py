@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from edgeopt.executor.netlab import missing
 from edgeopt.plan import Plan
 from edgeopt.profiler.quality import PlanSampler, Reference
 from edgeopt.profiler.quality.family import noise_of
@@ -33,9 +35,13 @@ class Bench:
         Few images: everything runs, no figure means anything.
     store
         File that keeps what was sampled, so that a run that was cut off does not sample it again.
+    figures
+        Folder of the pictures of parts that draw; default: beside the store.
+    predict_only
+        No plan is run to measure its latency.
     """
 
-    def __init__(self, quick: bool, store: Path) -> None:
+    def __init__(self, quick: bool, store: Path, figures: Path | None = None, predict_only: bool = False) -> None:
         model = load_model("digits")
         assert isinstance(model, Diffusion)
         assert isinstance(model.quality, AdditiveQuality)
@@ -47,21 +53,35 @@ class Bench:
         self.fit = AdditiveFit(self.profile.base, loss, float("nan"))
         self._samplers: dict[int, PlanSampler] = {}
         self._store = store
+        self.predict_only = predict_only or quick
+        self.figures = figures or store.parent / "figures"
         self._known: dict[str, dict[str, Any]] = {}
         self.sampled_now = 0
         if store.exists():
             lines = [json.loads(line) for line in store.read_text(encoding="utf-8").splitlines()]
             self._known = {line["run"]: line["quality"] for line in lines}
 
+    def not_run(self) -> str:
+        """Say why latencies are predicted only; empty where plans are run on emulated hosts."""
+        why = "a shake-down" if self.quick else "asked for without running" if self.predict_only else ""
+        return why or missing() or ""
+
     def quality(self, run: Sequence[int], seed: int) -> SampleQuality:
-        """Sample a run, given as its variant at each step, from the noise of a seed."""
+        """Sample a run, given as its variant at each step, from the noise of a seed, and compare its images."""
         key = f"{seed} {self.images} {''.join(map(str, run))}"
+        return self.kept(key, lambda: self.reference.measure(self.drawn(run, seed)))
+
+    def drawn(self, run: Sequence[int], seed: int = 0) -> torch.Tensor:
+        """Return the images of a run, one for each held-out digit's label."""
+        if seed not in self._samplers:
+            noise = noise_of(self.model, self.images, seed)
+            self._samplers[seed] = PlanSampler(self.model, self.steps, self.reference.labels, noise)
+        return self._samplers[seed](list(run))
+
+    def kept(self, key: str, make: Callable[[], SampleQuality]) -> SampleQuality:
+        """Return what was measured under a name, or measure it now."""
         if key not in self._known:
-            if seed not in self._samplers:
-                noise = noise_of(self.model, self.images, seed)
-                self._samplers[seed] = PlanSampler(self.model, self.steps, self.reference.labels, noise)
-            found = self.reference.measure(self._samplers[seed](list(run)))
-            self._known[key] = found.document()
+            self._known[key] = make().document()
             self.sampled_now += 1
             with self._store.open("a", encoding="utf-8") as stream:
                 stream.write(json.dumps({"run": key, "quality": self._known[key]}) + "\n")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from edgeopt import planner
@@ -22,14 +22,16 @@ PROBLEM = "digits-three-stages"
 LIMITS = (1, 2, 3, None)
 
 
-def here(problem: Problem, say: Callable[[str], None]) -> Problem:
+def here(problem: Problem, say: Callable[[str], None], beside: Sequence[Problem] = ()) -> Problem:
     """Return the problem with its devices replaced by this machine, measured once and slowed down by their speeds.
 
-    Memory, network and request stay; the fastest device is this machine with one thread.
+    Memory, network and request stay; the fastest device is this machine with one thread. Requests ``beside`` are timed
+    too, so that the devices serve for these as well.
     """
     fastest = max(device.compute["float32"] for device in problem.devices)
+    timed = (problem, *beside)
     whole = profile_device(
-        "here", threads=1, models=[problem.model], workloads=[problem.workload],
+        "here", threads=1, models=[each.model for each in timed], workloads=[each.workload for each in timed],
         repeats=3, processes=2, progress=say, command="tests/benchmarks/quality.py",
     )  # fmt: skip
     devices = []
