@@ -1,4 +1,4 @@
-# make demo · make test · make bench · make lint · make docs · make train-digits · make clean
+# make demo · make test · make bench · make lint · make docs · make train-digits · make train-text · make clean
 #
 # Everything runs in .venv, made from PYTHON (3.11 or newer). The stamp appears only after a complete
 # installation, so a second `make` installs nothing and a broken one starts over.
@@ -15,7 +15,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check
 export PYTHONUTF8 := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test bench lint docs format clean train-digits
+.PHONY: help install demo test bench lint docs format clean train-digits train-text
 
 help:  ## list the targets
 	@sed -n 's/^\([a-z-]*\):.*##  *\(.*\)/make \1 \t\2/p' $(MAKEFILE_LIST)
@@ -45,6 +45,9 @@ bench: $(STAMP)  ## timings; writes docs/measurements/solvers.md
 
 train-digits: $(STAMP)  ## train and measure the small denoisers anew (20 minutes on one core)
 	OMP_NUM_THREADS=1 $(BIN)/python -m edgeopt.training.digits --profiles profiles/models
+
+train-text: $(STAMP)  ## train the small language models anew and measure what they take of drafts (minutes on one core)
+	OMP_NUM_THREADS=1 $(BIN)/python -m edgeopt.training.text --profile profiles/models/text.yaml
 
 lint: $(STAMP)  ## style, types of the solvers, and which package may import which
 	$(BIN)/ruff check .

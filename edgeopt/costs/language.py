@@ -100,6 +100,14 @@ class LanguageCosts:
             return Terms.from_table(measured), True
         return self._roofline(device, np.ones(len(self.layers)), contexts[:, None].astype(float)), False
 
+    def pass_s(self, device: Device, tokens: int, cached: float) -> float:
+        """Seconds of one pass of the whole model over ``tokens`` new ones on ``cached`` ones, by the roofline.
+
+        Unlike in a prefill, the head is applied to every one of them.
+        """
+        through = np.full(len(self.layers), float(tokens))
+        return float(self._roofline(device, through, np.full(len(self.layers), float(cached))).total.sum())
+
     def wake_s(self, device: Device) -> float:
         """Seconds that a stage takes longer in a round that it waited for, at the nearest measured batch; else 0."""
         timings = matching(device, self.model.name, "decode", self.model.dtype)

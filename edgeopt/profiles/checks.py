@@ -14,6 +14,7 @@ from edgeopt.profiles.model import (
     CascadedDiffusion,
     CausalLM,
     Diffusion,
+    Draft,
     Model,
     TableQuality,
     WholeQuality,
@@ -28,7 +29,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PHASES = {
-    "causal_lm": ("prefill", "decode"),
+    "causal_lm": ("prefill", "decode", "verify"),
     "diffusion": ("text_encoder", "step", "decoder"),
     "cascaded_diffusion": ("text_encoder", "step"),
 }
@@ -42,7 +43,7 @@ def check_device(device: Device) -> Iterator[Flaw]:
         yield Flaw(("efficiency", "rows"), message, "list both from 1 row up, for example [1, 16, 256]")
     for i, timing in enumerate(device.timings):
         at = ("timings", i)
-        needed = {"prefill": "tokens", "decode": "context"}.get(timing.phase)
+        needed = {"prefill": "tokens", "decode": "context", "verify": "tokens"}.get(timing.phase)
         if needed and getattr(timing, needed) is None:
             yield Flaw(
                 (*at, needed), f"is missing for phase '{timing.phase}'", f"add `{needed}:`, the number of tokens"
@@ -62,6 +63,8 @@ def check_model(model: Model) -> Iterator[Flaw]:
             if layer.name in seen:
                 yield Flaw(("layers", i, "name"), f"a second layer is called '{layer.name}'", "give it another name")
             seen.add(layer.name)
+        for name, draft in model.drafts.items():
+            yield from _check_draft(model, name, draft)
     elif isinstance(model.quality, AdditiveQuality):
         yield from _check_additive(model.quality, list(model.variants))
     elif isinstance(model.quality, TableQuality):
@@ -75,6 +78,25 @@ def check_model(model: Model) -> Iterator[Flaw]:
         yield Flaw(
             ("variants", "common"), "'common' is what text encoder and decoder run as", "call the variant otherwise"
         )
+
+
+def _check_draft(model: CausalLM, name: str, draft: Draft) -> Iterator[Flaw]:
+    """A draft's tokens mean the same to its target, and each temperature is measured once."""
+    at = ("drafts", name)
+    if draft.tokenizer != model.tokenizer:
+        message = f"is '{draft.tokenizer or ''}', that of '{model.name}' is '{model.tokenizer or ''}'"
+        yield Flaw((*at, "tokenizer"), message, "draft with a model of the same tokenizer")
+    whole = (model.architecture, draft.architecture)
+    sizes = [each.config.get("vocab_size") if each else None for each in whole]
+    if None not in sizes and sizes[0] != sizes[1]:
+        message = f"is {sizes[1]} tokens, '{model.name}' has {sizes[0]}"
+        mend = "draft with a model of the same vocabulary"
+        yield Flaw((*at, "architecture", "config", "vocab_size"), message, mend)
+    temperatures = [entry.temperature for entry in draft.acceptance]
+    for i, temperature in enumerate(temperatures):
+        if temperature in temperatures[:i]:
+            message = f"{temperature:g} is there twice"
+            yield Flaw((*at, "acceptance", i, "temperature"), message, "keep one measurement of each temperature")
 
 
 def _check_additive(quality: AdditiveQuality, variants: list[str]) -> Iterator[Flaw]:
@@ -206,6 +228,10 @@ def check_constraints(constraints: Constraints, names: Sequence[str]) -> Iterato
             yield Flaw(
                 ("constraints", *path), f"'{name}' is forbidden", "take it off `forbid:`, or choose another device"
             )
+    limits = constraints.drafting
+    if limits.min_length > limits.max_length:
+        message = f"is {limits.min_length} tokens, max_length is {limits.max_length}"
+        yield Flaw(("constraints", "drafting", "min_length"), message, "let it not exceed max_length")
     if names and set(names) <= set(constraints.forbid):
         yield Flaw(("constraints", "forbid"), "no device is left", "allow at least one device")
 
@@ -271,10 +297,12 @@ def check_timings(device: Device, model: Model) -> Iterator[Flaw]:
             message = f"'{timing.phase}' is no phase of '{model.name}', {_FAMILY[model.family][0]}"
             yield Flaw((*at, "phase"), message, f"use {' or '.join(phases)}")
             continue
-        expected = sum(layer.count for layer in model.layers) if isinstance(model, CausalLM) else 1
+        whole = not isinstance(model, CausalLM) or timing.phase == "verify"
+        expected = 1 if whole else sum(layer.count for layer in model.layers)
         if len(timing.elements) != expected:
             message = f"has {len(timing.elements)} values, '{model.name}' has {expected} in phase '{timing.phase}'"
-            yield Flaw((*at, "elements"), message, f"give {expected}, one per chain element")
+            mend = "give 1, that of the whole pass" if whole else f"give {expected}, one per chain element"
+            yield Flaw((*at, "elements"), message, mend)
         if timing.phase == "step" and timing.variant not in variants:
             message = f"there is no variant '{timing.variant}'" if timing.variant else "is missing for phase 'step'"
             yield Flaw((*at, "variant"), message, known_or_near(timing.variant or "", variants))

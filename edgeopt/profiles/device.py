@@ -60,14 +60,15 @@ class Timing(Strict):
     """Measured seconds per chain element of one model in one setting; overrides the roofline where it applies.
 
     ``phase`` is ``prefill`` or ``decode`` for language models (``tokens`` processed at once, ``context`` tokens
-    already cached) and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value in ``elements``).
+    already cached), ``verify`` for their passes over ``tokens`` drafted ones on a filled cache (one value in
+    ``elements``: the whole pass), and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value).
     ``elements`` are those of a device that computes without a break. ``wake``, in the same unit, is what a stage takes
     longer in a decode round that it had to wait for: caches are cold then, and the core may have slept.
     """
 
     model: str
     variant: str | None = None
-    phase: Literal["prefill", "decode", "text_encoder", "step", "decoder"]
+    phase: Literal["prefill", "decode", "verify", "text_encoder", "step", "decoder"]
     dtype: DType
     batch: int = Field(ge=1)
     tokens: int | None = Field(default=None, ge=1)

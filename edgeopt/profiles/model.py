@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
@@ -11,9 +11,9 @@ from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
-    "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion", "Experts",
-    "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality", "Sampler", "StaleQuality", "TableQuality",
-    "Variant", "WholeQuality",
+    "Acceptance", "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion",
+    "Draft", "Experts", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality", "Sampler",
+    "StaleQuality", "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -64,11 +64,39 @@ class Layer(Strict):
     experts: Experts | None = None
 
 
+class Acceptance(Strict):
+    """How often a target takes what a draft guesses, at one temperature (0: greedy).
+
+    ``by_position[i]`` is the probability that token i + 1 of a draft is taken, given that all before it were.
+    """
+
+    temperature: float = Field(ge=0)
+    by_position: list[Annotated[float, Field(ge=0, le=1)]] = Field(min_length=1)
+    source: Provenance
+
+
+class Draft(Strict):
+    """A smaller model that guesses tokens for a larger one of the same tokenizer; figures as of :class:`CausalLM`.
+
+    Devices' timings of it are those of model ``MODEL.DRAFT``, by the names of the two.
+    """
+
+    architecture: Architecture | None = None
+    tokenizer: str | None = None
+    layers: list[Layer] = Field(min_length=1)
+    parameters: int | None = Field(default=None, ge=1)
+    acceptance: list[Acceptance] = Field(min_length=1)
+
+
 class CausalLM(Profile):
     """A decoder-only language model: embedding, blocks, head.
 
     ``parameters`` counts each parameter once. With ``tied_embeddings`` embedding and head are one matrix, which is
     part of the weights of both: a device that holds either holds it.
+
+    ``tokenizer`` names what turns text into token ids: models that exchange tokens must have the same. ``prompts`` is
+    a local safetensors file with ``prompts`` (rows, tokens) that requests begin with; without it they are random.
+    ``drafts`` are models that guess for this one, by name.
     """
 
     kind: Literal["model"] = "model"
@@ -79,6 +107,9 @@ class CausalLM(Profile):
     token: Bytes
     parameters: int | None = Field(default=None, ge=1)
     tied_embeddings: bool = False
+    tokenizer: str | None = None
+    prompts: str | None = None
+    drafts: dict[str, Draft] = {}
 
 
 class Component(Strict):

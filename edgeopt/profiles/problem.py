@@ -15,8 +15,8 @@ from edgeopt.profiles.network import Network
 from edgeopt.units import Joules, Seconds
 
 __all__ = [
-    "CascadeWorkload", "Constraints", "ImageWorkload", "Objective", "PatchOptions", "Problem", "TextWorkload",
-    "Workload",
+    "CascadeWorkload", "Constraints", "Drafting", "ImageWorkload", "Objective", "PatchOptions", "Problem",
+    "TextWorkload", "Workload",
 ]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
@@ -54,12 +54,16 @@ Objective = Annotated[Metric | dict[Metric, float], BeforeValidator(_objective)]
 
 
 class TextWorkload(Strict):
-    """Generate ``new_tokens`` after a prompt: one prefill that yields the first token, then decode rounds."""
+    """Generate ``new_tokens`` after a prompt: one prefill that yields the first token, then decode rounds.
+
+    ``temperature`` 0 takes the likeliest token each time; above, tokens are sampled.
+    """
 
     kind: Literal["text"] = "text"
     prompt_tokens: int = Field(ge=1)
     new_tokens: int = Field(ge=1)
     batch: int = Field(default=1, ge=1)
+    temperature: float = Field(default=0.0, ge=0)
 
 
 class ImageWorkload(Strict):
@@ -70,6 +74,18 @@ class ImageWorkload(Strict):
     images: int = Field(default=1, ge=1)
     guidance: float = Field(default=1.0, ge=0)
     seed: int = 0
+
+
+class Drafting(Strict):
+    """How the strategy ``speculative`` may draft: from ``min_length`` (0: not at all) to ``max_length`` tokens a round.
+
+    ``adaptive`` lets a run change the length within these limits: one more after a draft that was taken whole, one
+    less after another. The plan still counts with the length that it starts from.
+    """
+
+    min_length: int = Field(default=0, ge=0)
+    max_length: int = Field(default=12, ge=1, le=64)
+    adaptive: bool = False
 
 
 class PatchOptions(Strict):
@@ -136,6 +152,7 @@ class Constraints(Strict):
     last: str | None = None
     pin: dict[str, str] = {}
     forbid: list[str] = []
+    drafting: Drafting = Drafting()
     patch: PatchOptions = PatchOptions()
 
 

@@ -31,8 +31,10 @@ class Pipeline(Strategy):
     name: ClassVar[str] = "pipeline"
 
     def unfit(self, problem: Problem) -> str | None:
-        """Refuse everything that is not a language model with a text workload."""
+        """Refuse everything that is not a language model with a text workload, or is to be sampled."""
         if isinstance(problem.model, CausalLM) and isinstance(problem.workload, TextWorkload):
+            if problem.workload.temperature > 0:
+                return f"pipeline takes the likeliest token; workload.temperature is {problem.workload.temperature:g}"
             return None
         return f"pipeline splits language models; {problem.model.name!r} is a {problem.model.family} model"
 

@@ -87,8 +87,9 @@ def _speculative(instance: Speculative, s: SpeculativeSolution) -> Evaluation:
 
     energy = of_seconds(instance.power_w) + float(instance.byte_j[e]) * down_bytes
     energy += float(instance.byte_j[d]) * up_bytes if length > 0 else 0.0
+    start_s = float(instance.start_s[s.draft, d, s.target, e] if length > 0 else instance.alone_start_s[s.target, e])
     metrics = {
-        "time_per_token_s": round_s / tokens,
+        "time_per_token_s": round_s / tokens + start_s,
         "energy_per_token_j": energy / tokens,
         "cost_per_token": of_seconds(instance.price_per_s) / tokens,
         "tokens_per_round": tokens,
@@ -117,7 +118,7 @@ def _speculative_violations(instance: Speculative, s: SpeculativeSolution, metri
         for device, need in held.items()
         if need > instance.memory_bytes[device] * slack
     ]
-    if math.isinf(metrics["round_s"]):
+    if math.isinf(metrics["time_per_token_s"]):
         broken.append(f"a round never ends: a model cannot run on its device, or {s.draft_device} and "
                       f"{s.target_device} have no link")  # fmt: skip
     for name, limit in (

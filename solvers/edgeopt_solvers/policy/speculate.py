@@ -3,7 +3,7 @@
 For each pair of draft a and target b, over devices d, e and lengths γ >= 1:
 
     round = γ draft_s[a, d] + up[d, e, γ] + verify_s[b, e, γ + 1] + down[e, d]
-    tokens = 1 + Σ_{i<=γ} Π_{j<=i} α_j        objective = round / tokens, or joules or price over tokens
+    tokens = 1 + Σ_{i<=γ} Π_{j<=i} α_j        objective = round / tokens + start_s, or joules or price / tokens
 
 and, once per target, the lone decoding of γ = 0. Nothing is approximated, so the least value is the optimum.
 """
@@ -44,7 +44,12 @@ def solve_speculative(instance: Speculative, options: Options) -> Result:
         verify_s = np.where(fits[:, None], instance.verify_s[b], math.inf)  # (D, G + 1)
         if instance.min_length == 0:
             alone = verify_s[:, 0]
-            value = _value(instance, alone, instance.power_w * _finite(alone), instance.price_per_s * _finite(alone))
+            value = _value(
+                instance,
+                alone + instance.alone_start_s[b],
+                instance.power_w * _finite(alone),
+                instance.price_per_s * _finite(alone),
+            )
             e = int(np.argmin(value))
             if value[e] < best:
                 best, choice = float(value[e]), SpeculativeSolution(-1, -1, b, e, 0)
@@ -104,6 +109,7 @@ def _drafted(instance: Speculative, links: _Links, a: int, b: int, verify_s: Arr
     both = np.flatnonzero(draft_bytes + target_bytes > instance.memory_bytes * KEEP)
     seconds[both, both] = math.inf
     seconds /= tokens
+    seconds += instance.start_s[a, :, b, :, None]
     asked = set(instance.weights) - {"time"}
     if not asked and instance.max_energy_per_token_j is None and instance.max_cost_per_token is None:
         return _value(instance, seconds, seconds, seconds)

@@ -24,7 +24,7 @@ _ABSENT: Any = None
 SPECULATIVE_FEATURES = frozenset(
     {
         "speculative", "per_position", "verify_curve", "drafting_required", "memory", "energy", "cost", "weighted",
-        "max_time_per_token", "max_energy_per_token", "max_cost_per_token",
+        "max_time_per_token", "max_energy_per_token", "max_cost_per_token", "start",
     }
 )  # fmt: skip
 
@@ -79,6 +79,11 @@ class Speculative(WeightedInstance):
         Power while computing, joules per byte sent, and price of a second of computing.
     objective : {"time", "energy", "cost"} or mapping
         Per token; or weights over the three.
+    start_s : (A, D, B, D), optional
+        Seconds per token of what comes before the rounds (a prompt's prefill, over the tokens of a request), by draft,
+        its device, target and its device; they cost time only. Default: none.
+    alone_start_s : (B, D), optional
+        The same where the target decodes alone.
     min_length : int
         Smallest length allowed; 1 forbids that the target decodes alone. Default 0.
     max_time_per_token_s, max_energy_per_token_j, max_cost_per_token : float, optional
@@ -108,6 +113,8 @@ class Speculative(WeightedInstance):
     power_w: Array = _ABSENT
     byte_j: Array = _ABSENT
     price_per_s: Array = _ABSENT
+    start_s: Array = _ABSENT
+    alone_start_s: Array = _ABSENT
     objective: str | Mapping[str, float] = "time"
     min_length: int = 0
     max_time_per_token_s: float | None = None
@@ -140,6 +147,7 @@ class Speculative(WeightedInstance):
             "speculative": True,
             "per_position": bool((np.diff(self.acceptance, axis=2) != 0).any()),
             "verify_curve": bool((self.verify_s != self.verify_s[:, :, :1]).any()),
+            "start": bool(self.start_s.any() or self.alone_start_s.any()),
             "drafting_required": self.min_length > 0,
             "memory": bool(np.isfinite(self.memory_bytes).any()),
             "energy": "energy" in weights,
@@ -184,6 +192,14 @@ def _normalised(given: Speculative) -> dict[str, Any]:
             "give bytes/s per pair of devices, 0: no link", inf=True,
         ),
         "latency_s": amounts("latency_s", or_else("latency_s", square), [(D, D)], "give seconds per pair of devices"),
+        "start_s": amounts(
+            "start_s", or_else("start_s", np.zeros((A, D, B, D))), [(A, D, B, D)],
+            "give seconds per token by draft, its device, target and its device, inf: cannot", inf=True,
+        ),
+        "alone_start_s": amounts(
+            "alone_start_s", or_else("alone_start_s", np.zeros((B, D))), [(B, D)],
+            "give seconds per token by target and device, inf: cannot", inf=True,
+        ),
         "objective": objective_of(given.objective, OBJECTIVES),
         "min_length": whole_number("min_length", given.min_length, 0, G, "give the shortest draft to consider"),
     }  # fmt: skip

@@ -82,6 +82,17 @@ def test_positions_cut_the_length():
     assert result.solution.length == 1
 
 
+def test_what_comes_before_the_rounds_counts_once_per_token():
+    fields = {"draft_s": [[0.1, 0.1]], "verify_s": [[1.0, 0.9]], "acceptance": [[0.9]], "max_length": 1}
+    start = np.zeros((1, 2, 1, 2))
+    start[:, :, :, 1] = 0.3  # the faster target takes long to begin
+    result = solve(Speculative(**fields, start_s=start, alone_start_s=[[0.0, 0.3]]))
+    assert result.solution == SpeculativeSolution(0, 0, 0, 0, 1)
+    assert result.objective == pytest.approx(1.1 / 1.9)
+    slow = evaluate(Speculative(**fields, start_s=start), SpeculativeSolution(0, 0, 0, 1, 1))
+    assert slow.objective == pytest.approx(1.0 / 1.9 + 0.3)
+
+
 def test_one_device_needs_memory_for_both():
     fields = {"draft_s": [[0.1, 0.1]], "verify_s": [[1.0, 9.0]], "acceptance": [[0.9]], "max_length": 4}
     memory = {"memory_bytes": [3.0, 1.0], "draft_bytes": [1.0], "target_bytes": [2.5]}
