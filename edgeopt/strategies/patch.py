@@ -93,8 +93,8 @@ class Patch(Strategy):
                     if (name, max(vector, default=1)) in good:
                         cases.append(_shared_by(narrow, devices, vector))
         if not cases:
-            message = f"strides {problem.constraints.patch.strides} do not reach constraints.quality"
-            raise NoPlanError(f"{message} {problem.constraints.quality}")
+            message = f"strides {problem.constraints.patch.strides} do not reach the quality that is asked for"
+            raise NoPlanError(f"{message}, or their loss was not measured")
         return cases
 
     def build(self, problem: Problem) -> Divisible:
