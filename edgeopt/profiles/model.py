@@ -13,7 +13,7 @@ from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 __all__ = [
     "Acceptance", "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion",
     "Draft", "Experts", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality", "Sampler",
-    "StaleQuality", "TableQuality", "Variant", "WholeQuality",
+    "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
 

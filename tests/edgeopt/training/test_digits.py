@@ -204,6 +204,7 @@ class TestTraining:
         monkeypatch.setattr(program, "train_all", lambda out, only: asked.append((out, only)))
         monkeypatch.setattr(program, "profile_quality", lambda model, **_: model)
         monkeypatch.setattr(program, "profile_cascade", lambda model, *_, **__: model)
+        monkeypatch.setattr(program, "stale_quality", lambda model, **_: model.stale)
         words = ["--only", "small", "--only", "unet", "--profiles", str(tmp_path)]
         monkeypatch.setattr("sys.argv", ["digits", *words])
         program.main()
