@@ -1,4 +1,4 @@
-"""Rounds of speculative decoding: what passes, messages and memory of one problem come to, and one choice among them."""
+"""Rounds of speculative decoding: what passes, messages and memory of a problem come to, and one choice of them."""
 
 from __future__ import annotations
 
