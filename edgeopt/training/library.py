@@ -62,9 +62,7 @@ def chosen(known: Iterable[str], only: list[str] | None) -> list[str]:
     return only or names
 
 
-def stored(
-    module: torch.nn.Module, file: Path, library: str, figures: Callable[[], dict[str, Any]]
-) -> dict[str, Any]:
+def stored(module: torch.nn.Module, file: Path, library: str, figures: Callable[[], dict[str, Any]]) -> dict[str, Any]:
     """Write a module's weights with 16 bits, and return its entry of the manifest.
 
     Parameters

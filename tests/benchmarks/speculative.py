@@ -89,11 +89,11 @@ def settings(quick: bool) -> list[Setting]:
 
 
 def schedule(length: int, first_row: int, effort: Effort) -> list[list[int]]:
-    """Turns of (length, row of prompts), by turns so that all lengths see the same moods of the machine."""
+    """Turns of (length, row of prompts), mixed so that all see the same moods of the machine; see ``turns.py``."""
     lengths = range(max(1, length - effort.reach), min(LONGEST, length + effort.reach) + 1)
     turns = []
     for i in range(effort.planned):
-        asked = [each for each in lengths if each == length or i < effort.neighbours]
+        asked = [*lengths, -length] if i < effort.neighbours else [length]
         turns += [[each, first_row + i] for each in ([0] if i < effort.alone else []) + asked]
     return turns
 
@@ -155,6 +155,12 @@ class Priced:
         """Seconds of a request with the profile's acceptance, or with rounds that were counted."""
         return Choice(self.rounds, self.instance, self._solution(length), counted).latency_s
 
+    def parts(self, length: int, counted: Expected) -> dict[str, float]:
+        """Seconds of a request that are the draft's, the target's and neither's."""
+        choice = Choice(self.rounds, self.instance, self._solution(length), counted)
+        computing = [stage.compute_s for stage in choice.stages()]
+        return _parts(choice.latency_s, computing)
+
     def plan(self, length: int, turns: list[list[int]]) -> Plan:
         """Write down the plan of a length, to be run with other lengths by turns."""
         solution = self._solution(length)
@@ -162,6 +168,11 @@ class Priced:
         result = Result(Status("optimal", True), value, value, solution, "exact", 0.0)
         plan = self.technique.plan(self.problem, self.instance, result)
         return plan.model_copy(update={"decisions": {**plan.decisions, "turns": turns}})
+
+
+def _parts(latency_s: float, computing: list[float]) -> dict[str, float]:
+    *draft, target = computing
+    return {"draft": sum(draft), "target": target, "rest": latency_s - sum(computing)}
 
 
 def played(marks: list[list[float]], length: int) -> Expected:
@@ -205,12 +216,15 @@ def measure(setting: Setting, model: CausalLM, number: int, effort: Effort, on: 
         by_length.setdefault(each, []).append(seconds)
         if each == 0 or row < number * effort.planned + effort.neighbours:
             paired.setdefault(each, []).append(seconds)
+    adaptive_s = statistics.fmean(paired.pop(-(length or 1)))
     means = {each: statistics.fmean(found) for each, found in paired.items()}
     best = min(means, key=lambda each: means[each])
     rows = sorted({row for _, row in turns})
     marks = greedy_marks(
         library_model(model), library_model(model, setting.draft), fresh_prompts(model, rows, PROMPT), NEW
     ).tolist()
+    at = [i for i, (each, _) in enumerate(turns) if each == length]
+    computing = [statistics.fmean(stage.compute_s.samples[i] for i in at) for stage in report.stages]
     planned_s, alone_s = statistics.fmean(by_length[length]), statistics.fmean(by_length[0])
     counted_s = priced.latency_s(length, played(marks, length)) if length else priced.latency_s(0)
     predicted, found = priced.latency_s(0) / priced.latency_s(length), alone_s / planned_s
@@ -220,12 +234,15 @@ def measure(setting: Setting, model: CausalLM, number: int, effort: Effort, on: 
         "chosen": length,
         "best": best,
         "above_best": means[length] / means[best] - 1,
+        "adaptive": adaptive_s / means[length] - 1,
         "speed_up": found,
         "predicted_speed_up": predicted,
         "error": predicted / found - 1,
         "counted_error": priced.latency_s(0) / counted_s / found - 1,
         "latency_error": priced.latency_s(length) / planned_s - 1,
         "alone_error": priced.latency_s(0) / alone_s - 1,
+        "parts": _parts(planned_s, computing),
+        "counted_parts": priced.parts(length, played(marks, length)) if length else {},
         "seconds": {str(each): seconds for each, seconds in sorted(means.items())},
         "predicted_s": {str(each): priced.latency_s(each) for each in sorted(means)},
         "counted_s": {str(e): priced.latency_s(e, played(marks[: effort.neighbours], e)) for e in sorted(means) if e},
@@ -273,10 +290,12 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         f"{found['within_3_percent']} of {len(rows)} (largest {found['largest_above_best']:.1%}) |",
         "",
         "Error is predicted / measured − 1 of the speed-up; in brackets with the draft's guesses on the very prompts, "
-        "which leaves the seconds of passes and messages.",
+        "which leaves the seconds of passes and messages. Adaptive: time relative to the planned length if that may "
+        "change by one after each round.",
         "",
-        "| draft, target at | latency (ms) | draft on | length | best of | above best | speed-up | predicted | error |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| draft, target at | latency (ms) | draft on | length | best of | above best | adaptive | speed-up | planned "
+        "| error |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         s = row["setting"]
@@ -284,7 +303,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         lines.append(
             f"| {s['draft_quota']:.0%}, {s['target_quota']:.0%} | {1e3 * s['latency_s']:g} | {s['draft']} on "
             f"{row['draft_device'] or 'none'} | {row['chosen']} | {tried} | {row['above_best']:.1%} | "
-            f"{row['speed_up']:.2f} | {row['predicted_speed_up']:.2f} | {row['error']:+.1%} "
+            f"{row['adaptive']:+.1%} | {row['speed_up']:.2f} | {row['predicted_speed_up']:.2f} | {row['error']:+.1%} "
             f"({row['counted_error']:+.1%}) |"
         )
     return lines

@@ -1,8 +1,9 @@
 """Worker of speculative decoding whose draft length and prompt change from request to request.
 
 Starting processes takes longer than most requests, so one set of them serves everything that a setting is measured on.
-``plan.decisions["turns"]`` has a length (0: the target alone) and a row of prompts for each request; the plan itself is
-that of the longest draft. The result is all texts so far: what the reference compares is every one of them.
+``plan.decisions["turns"]`` has a length and a row of prompts for each request; 0 is the target alone, a negative length
+one that may change from there on. The plan itself is that of the longest draft. The result is all texts so far: what
+the reference compares is every one of them.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ class Turns(Speculative):
         """Take the next turn."""
         super().begin()
         self._number += 1
-        self._length = self._turns[self._number][0]
-        self._bounds = (self._length, self._length)
+        asked = self._turns[self._number][0]
+        self._length = abs(asked)
+        longest = self.plan.problem.constraints.drafting.max_length
+        self._bounds = (1, longest) if asked < 0 else (asked, asked)
         self._drafter = self._drafts_at if self._length else None
 
     def request(self, seed: int) -> list[torch.Tensor]:
