@@ -23,7 +23,7 @@ from edgeopt.programs.parties import Links, PartyProgram
 from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
 from edgeopt.programs.weights import fill, open_weights, torch_dtype
 
-__all__ = ["TOLERANCE", "Speculative", "build", "draw_prompt", "reference"]
+__all__ = ["TOLERANCE", "Speculative", "build", "draw_prompt", "library_model", "reference"]
 
 #: Tokens are integers: nothing but equality counts.
 TOLERANCE: float | None = None
@@ -186,7 +186,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     """
     model, load = _inputs(plan)
     prompt = draw_prompt(model, load, seed)
-    target = _library_model(model, None)
+    target = library_model(model)
     threads = stage_threads(plan, len(plan.stages) - 1)
     with torch.inference_mode(), threads_restored():
         if threads is not None:
@@ -202,7 +202,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
         verifier = Verifier(WholeScorer(target), load.temperature, seed)
         drafter = None
         if party._length:
-            drafter = Drafter(WholeScorer(_library_model(model, plan.stages[0].variant)), load.temperature, seed)
+            drafter = Drafter(WholeScorer(library_model(model, plan.stages[0].variant)), load.temperature, seed)
         return [party._verify(_Alone(), verifier, drafter, prompt[0].tolist())]
 
 
@@ -224,7 +224,8 @@ class _Alone(Links):
         return contextlib.nullcontext()
 
 
-def _library_model(model: CausalLM, draft: str | None) -> Any:
+def library_model(model: CausalLM, draft: str | None = None) -> Any:
+    """Return the library's own model with the profile's weights: the target, or a draft."""
     architecture = _architecture(model, draft)
     config = model_config(architecture)
     whole: Any = build_model(architecture, config)

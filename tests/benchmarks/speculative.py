@@ -1,14 +1,13 @@
 """Speculative decoding on emulated hosts: measured speed-up and draft length beside the planned ones.
 
-For each setting (how slow the two devices are, the link's latency, which draft) the seconds of passes are measured
-once in this process and scaled; the plan is made from them and from the acceptance in the model's profile, and then
-plans of several draft lengths, and the target alone, are executed. Run it as root on an idle machine::
+    python tests/benchmarks/speculative.py [--quick] [--resume] [--write docs/measurements/llm.md]
 
-    python tests/benchmarks/speculative.py --write docs/measurements/speculative.md
-
-Acceptance differs between prompts, so each plan runs on several (the target alone, whose tokens cost the same, on one);
-every first one is compared with the target's own text. ``--quick`` runs two settings on one prompt, which
-shows that it works and no more. The last line is JSON.
+For each setting (how slow the two devices are, the link's latency, which draft) the seconds of passes are measured once
+in this process and scaled; the plan is made from them and from the acceptance in the model's profile. Then one set of
+processes makes texts with the planned length, its neighbours and the target alone by turns, on prompts that the
+acceptance was not measured on, and every text is compared with the target's own. Needs root on Linux, and about ten
+minutes on two idle cores (``--quick``: two settings on a few prompts, whose figures mean nothing). Settings are kept in
+``--folder`` as they are done: ``--resume`` goes on after an interruption. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -16,31 +15,46 @@ from __future__ import annotations
 import argparse
 import json
 import statistics
+import sys
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
 import torch
 
 from edgeopt import planner
-from edgeopt.costs.drafting import draft_model
+from edgeopt.costs.drafting import Expected, draft_model
+from edgeopt.executor.netlab import missing
 from edgeopt.executor.run import execute
 from edgeopt.plan import Plan
 from edgeopt.profiles import load_model
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.network import Network
-from edgeopt.profiles.problem import Problem
-from edgeopt.programs.drafting import CachedScorer
+from edgeopt.profiles.problem import Problem, TextWorkload
+from edgeopt.programs.speculative import library_model
 from edgeopt.strategies.speculative import Speculative
+from edgeopt.strategies.speculative_rounds import Choice, Rounds
+from edgeopt.training.text.acceptance import greedy_marks
+from edgeopt.training.text.checkpoints import NUM_PROMPTS
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers.policy import SpeculativeSolution
+from tests.benchmarks.campaign.ledger import Ledger
+from tests.benchmarks.campaign.passes import measure_passes
+from tests.benchmarks.campaign.turns import COMMAND, fresh_prompts
+from tests.benchmarks.sections import made_by, write_section
+from tests.benchmarks.strict import strict_json
 
-__all__ = ["Setting", "main", "measure_passes", "settings"]
+__all__ = ["FULL", "QUICK", "Effort", "Setting", "main", "played", "schedule", "settings", "summary", "table"]
 
 PROMPT, NEW, LONGEST = 64, 64, 16
+LOAD = TextWorkload(prompt_tokens=PROMPT, new_tokens=NEW)
+TITLE = "Speculative decoding"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,44 +67,37 @@ class Setting:
     draft: str
 
 
+@dataclass(frozen=True, slots=True)
+class Effort:
+    """Prompts on which the planned length runs, its neighbours, and the target alone; how far neighbours are away."""
+
+    planned: int
+    neighbours: int
+    alone: int
+    reach: int
+    repeats: int
+
+
+FULL, QUICK = Effort(32, 14, 4, 2, 15), Effort(4, 2, 1, 1, 5)
+
+
 def settings(quick: bool) -> list[Setting]:
     """Twelve settings: two pairs of speeds, three latencies, two drafts."""
     everything = [
         Setting(a, b, latency, draft)
-        for (a, b), latency, draft in product(((0.12, 0.05), (0.1, 0.1)), (0.0005, 0.005, 0.02), ("small", "medium"))
+        for (a, b), latency, draft in product(((0.5, 0.1), (0.2, 0.2)), (0.0005, 0.005, 0.02), ("small", "medium"))
     ]
     return everything[:1] + everything[-1:] if quick else everything
 
 
-def measure_passes(model: CausalLM, tokens: list[int], rest_s: float = 0.0, repeats: int = 20) -> dict[int, float]:
-    """Median seconds of a pass over so many new tokens in the middle of a request, on one thread of this machine.
-
-    ``rest_s`` is slept before each, as the target waits before each of its passes: caches are cold then.
-    """
-    assert model.architecture is not None
-    options = {"dtype": torch.float32, "device": torch.device("cpu"), "max_tokens": PROMPT + NEW + LONGEST + 1}
-    scorer = CachedScorer(model.architecture, **options)
-    context = PROMPT + NEW // 2
-    found = {}
-    with torch.inference_mode():
-        scorer.score([1] * context, 1)
-        for count in tokens:
-            samples = []
-            for _ in range(repeats + 3):
-                time.sleep(rest_s)
-                started = time.perf_counter()
-                scorer.score([1] * count, count).argmax(-1).tolist()
-                samples.append(time.perf_counter() - started)
-                scorer.keep(context)
-            found[count] = statistics.median(samples[3:])
-        samples = []
-        for _ in range(repeats):
-            scorer.reset()
-            started = time.perf_counter()
-            scorer.score([1] * PROMPT, 1)
-            samples.append(time.perf_counter() - started)
-        found[-PROMPT] = statistics.median(samples)
-    return found
+def schedule(length: int, first_row: int, effort: Effort) -> list[list[int]]:
+    """Turns of (length, row of prompts), mixed so that all see the same moods of the machine; see ``turns.py``."""
+    lengths = range(max(1, length - effort.reach), min(LONGEST, length + effort.reach) + 1)
+    turns = []
+    for i in range(effort.planned):
+        asked = [*lengths, -length] if i < effort.neighbours else [length]
+        turns += [[each, first_row + i] for each in ([0] if i % (effort.planned // effort.alone) == 0 else []) + asked]
+    return turns
 
 
 def timings(model: CausalLM, passes: dict[int, float], quota: float) -> list[dict[str, Any]]:
@@ -113,7 +120,7 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
     whole = model.model_copy(update={"drafts": {setting.draft: model.drafts[setting.draft]}})
 
     def device(name: str, quota: float, memory: float) -> Device:
-        rows = timings(whole, measured["target"], quota) + timings(small, measured[setting.draft], quota)
+        rows = timings(whole, measured["target"], quota) + timings(small, measured["draft"], quota)
         return Device.model_validate(
             {
                 "name": name, "source": "emulated", "compute": {"float32": 1e9}, "memory": memory,
@@ -127,7 +134,7 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
     return Problem.model_validate(
         {
             "name": "speculative", "model": whole, "strategy": "speculative",
-            "workload": {"kind": "text", "prompt_tokens": PROMPT, "new_tokens": NEW},
+            "workload": LOAD,
             "devices": [device("phone", setting.draft_quota, 1.2e6), device("server", setting.target_quota, 1e9)],
             "network": Network.model_validate({"name": "emulated", "source": "emulated", "default": network}),
             "constraints": {"drafting": {"max_length": LONGEST}},
@@ -135,108 +142,227 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
     )  # fmt: skip
 
 
-def plan_of(problem: Problem, length: int, drafts: int) -> Plan:
-    """Write down the plan of a given length with device ``drafts`` as the one that drafts (length 0: nobody does)."""
-    technique = Speculative()
-    instance = technique.build(problem)
-    solution = SpeculativeSolution(0, drafts, 0, 1, length) if length else SpeculativeSolution(-1, -1, 0, 1, 0)
-    value = technique.evaluate(instance, solution).objective
-    return technique.plan(problem, instance, Result(Status("optimal", True), value, value, solution, "exact", 0.0))
+class Priced:
+    """What lengths of drafts cost in one problem, with one device that drafts; length 0: nobody does."""
+
+    def __init__(self, problem: Problem, drafts: int) -> None:
+        self.problem, self.drafts = problem, drafts
+        self.technique, self.rounds = Speculative(), Rounds(problem)
+        self.instance = self.technique.build(problem)
+
+    def _solution(self, length: int) -> SpeculativeSolution:
+        return SpeculativeSolution(0, self.drafts, 0, 1, length) if length else SpeculativeSolution(-1, -1, 0, 1, 0)
+
+    def latency_s(self, length: int, counted: Expected | None = None) -> float:
+        """Seconds of a request with the profile's acceptance, or with rounds that were counted."""
+        return Choice(self.rounds, self.instance, self._solution(length), counted).latency_s
+
+    def parts(self, length: int, counted: Expected) -> dict[str, float]:
+        """Seconds of a request that are the draft's, the target's and neither's."""
+        choice = Choice(self.rounds, self.instance, self._solution(length), counted)
+        computing = [stage.compute_s for stage in choice.stages()]
+        return _parts(choice.latency_s, computing)
+
+    def plan(self, length: int, turns: list[list[int]]) -> Plan:
+        """Write down the plan of a length, to be run with other lengths by turns."""
+        solution = self._solution(length)
+        value = self.technique.evaluate(self.instance, solution).objective
+        result = Result(Status("optimal", True), value, value, solution, "exact", 0.0)
+        plan = self.technique.plan(self.problem, self.instance, result)
+        return plan.model_copy(update={"decisions": {**plan.decisions, "turns": turns}})
 
 
-def run(plan: Plan, on: str, seeds: int) -> tuple[float, bool]:
-    """Mean seconds over prompts (medians of two runs each), and whether the first one's tokens were the target's."""
-    times, equal = [], True
-    for seed in range(seeds if plan.decisions["draft_length"] else 1):
-        report = execute(plan, on=on, repeat=2, warmup=1, seed=seed, timeout_s=300.0, check=seed == 0)
-        times.append(report.latency_s.median)
-        equal = equal and (seed > 0 or bool(report.output and report.output.equal))
-    return statistics.fmean(times), equal
+def _parts(latency_s: float, computing: list[float]) -> dict[str, float]:
+    *draft, target = computing
+    return {"draft": sum(draft), "target": target, "rest": latency_s - sum(computing)}
+
+
+def played(marks: list[list[float]], length: int) -> Expected:
+    """Rounds that drafts of a length take along texts, on average.
+
+    Parameters
+    ----------
+    marks
+        For each text and each of its tokens, whether the draft guesses it; the first is the prefill's.
+    """
+    positions: dict[int, float] = {}
+    drafted = 0
+    for row in marks:
+        place = 1
+        while place < len(row):
+            guesses = min(length, len(row) - place - 1)
+            run = next((k for k in range(guesses) if not row[place + k]), guesses)
+            positions[guesses + 1] = positions.get(guesses + 1, 0.0) + 1.0 / len(marks)
+            drafted += guesses
+            place += run + 1
+    return Expected(sum(positions.values()), drafted / len(marks), positions)
 
 
 def measure(
-    setting: Setting, model: CausalLM, measured: dict[str, dict[int, float]], arguments: argparse.Namespace
+    setting: Setting, model: CausalLM, marks: list[list[float]], number: int, effort: Effort, on: str
 ) -> dict[str, Any]:
-    """Plan and run one setting."""
+    """Plan and run one setting; ``marks`` are those of all prompts, see :func:`played`."""
+    began = time.perf_counter()
+    measured = measure_passes(model, setting.draft, LOAD, range(LONGEST + 1), effort.repeats)
     problem = problem_of(setting, model, measured)
     chosen = planner.solve(problem)
     length = int(chosen.decisions["draft_length"])  # type: ignore[arg-type]
-    tried = sorted({0, length} if arguments.quick else {0, max(1, length // 2), length, length + 3})
-    lengths = [each for each in tried if each <= LONGEST]
-    drafts = 1 if chosen.decisions["draft_device"] == "server" else 0
-    plans = {each: plan_of(problem, each, drafts) for each in lengths}
-    seconds, equal = {}, True
-    for each, plan in plans.items():
-        seconds[each], same = run(plan, arguments.on, arguments.seeds)
-        equal = equal and same
-    best = min(seconds, key=lambda each: seconds[each])
-    predicted, found = plans[0].latency_s / plans[length].latency_s, seconds[0] / seconds[length]
+    priced = Priced(problem, 1 if chosen.decisions["draft_device"] == "server" else 0)
+    turns = schedule(length or 1, number * effort.planned, effort)
+    warm_up = [[max(length, 1), 0], [0, 0]]
+    report = execute(
+        priced.plan(max(each for each, _ in turns), warm_up + turns), on=on, repeat=len(turns), warmup=len(warm_up),
+        timeout_s=400.0, _command=COMMAND,
+    )  # fmt: skip
+    by_length: dict[int, list[float]] = {}
+    paired: dict[int, list[float]] = {}
+    for (each, row), seconds in zip(turns, report.latency_s.samples, strict=True):
+        by_length.setdefault(each, []).append(seconds)
+        if each == 0 or row < number * effort.planned + effort.neighbours:
+            paired.setdefault(each, []).append(seconds)
+    adaptive_s = statistics.fmean(paired.pop(-(length or 1)))
+    means = {each: statistics.fmean(found) for each, found in paired.items()}
+    best = min(means, key=lambda each: means[each])
+    here = [marks[row % len(marks)] for row in sorted({row for _, row in turns})]
+    # Some prompts are luckier for one length than for another: what that comes to is known, and taken off.
+    luck = {
+        e: priced.latency_s(e, played(here[: effort.neighbours], e)) - priced.latency_s(e, played(marks, e))
+        if e
+        else 0.0
+        for e in means
+    }
+    fair = {each: means[each] - luck[each] for each in means}
+    at = [i for i, (each, _) in enumerate(turns) if each == length]
+    computing = [statistics.fmean(stage.compute_s.samples[i] for i in at) for stage in report.stages]
+    planned_s, alone_s = statistics.fmean(by_length[length]), statistics.fmean(by_length[0])
+    counted_s = priced.latency_s(length, played(here, length)) if length else priced.latency_s(0)
+    predicted, found = priced.latency_s(0) / priced.latency_s(length), alone_s / planned_s
     return {
-        "setting": [setting.draft_quota, setting.target_quota, setting.latency_s, setting.draft],
+        "setting": asdict(setting),
         "draft_device": chosen.decisions["draft_device"],
         "chosen": length,
         "best": best,
-        "above_best": seconds[length] / seconds[best] - 1,
+        "above_best": means[length] / means[best] - 1,
+        "above_best_fair": fair[length] / min(fair.values()) - 1,
+        "adaptive": adaptive_s / means[length] - 1,
         "speed_up": found,
         "predicted_speed_up": predicted,
         "error": predicted / found - 1,
-        "latency_error": plans[length].latency_s / seconds[length] - 1,
-        "seconds": seconds,
-        "predicted_s": {each: plan.latency_s for each, plan in plans.items()},
-        "equal": equal,
+        "counted_error": priced.latency_s(0) / counted_s / found - 1,
+        "latency_error": priced.latency_s(length) / planned_s - 1,
+        "alone_error": priced.latency_s(0) / alone_s - 1,
+        "parts": _parts(planned_s, computing),
+        "counted_parts": priced.parts(length, played(here, length)) if length else {},
+        "seconds": {str(each): seconds for each, seconds in sorted(means.items())},
+        "predicted_s": {str(each): priced.latency_s(each) for each in sorted(means)},
+        "luck_s": {str(each): seconds for each, seconds in sorted(luck.items())},
+        "texts": len(turns),
+        "equal": bool(report.output and report.output.equal),
+        "wall_s": time.perf_counter() - began,
     }
 
 
-def table(rows: list[dict[str, Any]]) -> str:
+def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Goals beside what was found."""
+    errors = [abs(row["error"]) for row in rows]
+    return {
+        "settings": len(rows),
+        "texts": sum(row["texts"] for row in rows),
+        "all_equal": all(row["equal"] for row in rows),
+        "median_speed_up_error": statistics.median(errors),
+        "largest_speed_up_error": max(errors),
+        "within_10_percent": sum(error <= 0.1 for error in errors),
+        "largest_counted_error": max(abs(row["counted_error"]) for row in rows),
+        "largest_above_best": max(row["above_best"] for row in rows),
+        "largest_above_best_fair": max(row["above_best_fair"] for row in rows),
+        "within_3_percent": sum(row["above_best"] <= 0.03 for row in rows),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
     """Markdown of the results."""
+    found = summary(rows)
+    equal = "all" if found["all_equal"] else "NOT ALL"
     lines = [
-        "| draft, target at | latency (ms) | draft | length | measured best | above best | speed-up | predicted |",
-        "|---|---|---|---|---|---|---|---|",
+        "A target of 0.45 million parameters on a server, and a phone that cannot hold it, at fractions of this "
+        "machine's speed; links of 100 Mbit/s. Seconds of passes are measured before, acceptance is the profile's; "
+        f"texts continue {PROMPT} tokens by {NEW}, on prompts that the acceptance was not measured on. Planned length, "
+        "neighbours and the target alone run by turns in the same processes.",
+        "",
+        "| figure | goal | found |",
+        "|---|---|---|",
+        f"| texts equal to the target's own | all | {equal} of {found['texts']} |",
+        f"| speed-up within 10% of predicted | {len(rows)} of {len(rows)} | "
+        f"{found['within_10_percent']} of {len(rows)} (median error "
+        f"{found['median_speed_up_error']:.1%}, largest {found['largest_speed_up_error']:.1%}) |",
+        "| the same, predicted with the draft's guesses on the very prompts | – | largest error "
+        f"{found['largest_counted_error']:.1%} |",
+        f"| planned length the best measured, or within 3% of it | {len(rows)} of {len(rows)} | "
+        f"{found['within_3_percent']} of {len(rows)} (largest {found['largest_above_best']:.1%}) |",
+        "| the same, without the luck that prompts bring one length or another | – | largest "
+        f"{found['largest_above_best_fair']:.1%} |",
+        "",
+        "Error is predicted / measured − 1 of the speed-up; in brackets with the draft's guesses on the very prompts, "
+        "which leaves the seconds of passes and messages. Above best: the planned length's time over the best one's; "
+        "in brackets without luck, for which the guesses on all prompts tell how far those that were run are from the "
+        "mean. Adaptive: time relative to the planned length if that may change by one after each round.",
+        "",
+        "| draft, target at | latency (ms) | draft on | length | best of | above best | adaptive | speed-up | planned "
+        "| error |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        a, b, latency, draft = row["setting"]
+        s = row["setting"]
+        tried = ", ".join(f"**{each}**" if int(each) == row["best"] else each for each in row["seconds"])
         lines.append(
-            f"| {a:g}, {b:g} | {1e3 * latency:g} | {draft} on {row['draft_device'] or 'none'} | {row['chosen']} "
-            f"| {row['best']} | {row['above_best']:.1%} | {row['speed_up']:.2f} | {row['predicted_speed_up']:.2f} |"
+            f"| {s['draft_quota']:.0%}, {s['target_quota']:.0%} | {1e3 * s['latency_s']:g} | {s['draft']} on "
+            f"{row['draft_device'] or 'none'} | {row['chosen']} | {tried} | {row['above_best']:.1%} "
+            f"({row['above_best_fair']:.1%}) | "
+            f"{row['adaptive']:+.1%} | {row['speed_up']:.2f} | {row['predicted_speed_up']:.2f} | {row['error']:+.1%} "
+            f"({row['counted_error']:+.1%}) |"
         )
-    return "\n".join(lines)
+    return lines
 
 
 def main() -> None:
     """Measure all settings."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="two settings, the chosen length, one prompt")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="two settings on a few prompts, to see that it works")
     parser.add_argument("--on", choices=["emulated", "local"], default="emulated", help="launcher")
-    parser.add_argument("--seeds", type=int, help="prompts per plan; default 6, quick 1")
-    parser.add_argument("--write", type=Path, help="file for the table")
-    arguments = parser.parse_args()
-    arguments.seeds = arguments.seeds or (1 if arguments.quick else 6)
+    parser.add_argument("--resume", action="store_true", help="keep the settings that the folder holds")
+    parser.add_argument("--folder", type=Path, default=Path("build/speculative"), help="keeps settings that are done")
+    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose section is replaced")
+    asked = parser.parse_args()
+    if asked.on == "emulated" and (reason := missing()):
+        raise SystemExit(f"no emulated hosts here: {reason}")
     torch.set_num_threads(1)
     model = load_model("text")
     assert isinstance(model, CausalLM)
-    measured = {"target": measure_passes(model, list(range(1, LONGEST + 2)), rest_s=0.005)}
-    for name in model.drafts:
-        measured[name] = measure_passes(draft_model(model, name), [1, 2])
-    rows = []
-    for setting in settings(arguments.quick):
-        rows.append(measure(setting, model, measured, arguments))
-        row = rows[-1]
+    fresh = fresh_prompts(model, range(NUM_PROMPTS), PROMPT)
+
+    @cache
+    def marks_of(draft: str) -> list[list[float]]:
+        return greedy_marks(library_model(model), library_model(model, draft), fresh, NEW).tolist()
+
+    effort, everything = QUICK if asked.quick else FULL, settings(asked.quick)
+    ledger = Ledger(asked.folder, {"effort": asdict(effort), "on": asked.on}, asked.resume)
+    for number, setting in enumerate(everything):
+        key = json.dumps(asdict(setting))
+        row = ledger.get("setting", key)
+        if row is None:
+            row = ledger.put("setting", key, measure(setting, model, marks_of(setting.draft), number, effort, asked.on))
         print(
-            f"{row['setting']}: length {row['chosen']} on {row['draft_device']}, best {row['best']} "
-            f"(+{row['above_best']:.1%}), speed-up {row['speed_up']:.2f}, predicted {row['predicted_speed_up']:.2f}",
-            flush=True,
-        )
-    if arguments.write:
-        arguments.write.write_text(table(rows) + "\n", encoding="utf-8")
-    summary = {
-        "settings": len(rows),
-        "all_equal": all(row["equal"] for row in rows),
-        "median_speed_up_error": statistics.median(abs(row["error"]) for row in rows),
-        "largest_speed_up_error": max(abs(row["error"]) for row in rows),
-        "largest_above_best": max(row["above_best"] for row in rows),
-        "rows": rows,
-    }
-    print(json.dumps(summary))
+            f"{number + 1} of {len(everything)}, {key}: length {row['chosen']} on {row['draft_device']}, best "
+            f"{row['best']} (+{row['above_best']:.1%}), speed-up {row['speed_up']:.2f}, predicted "
+            f"{row['predicted_speed_up']:.2f} ({row['error']:+.1%}, {row['counted_error']:+.1%}), "
+            f"{row['wall_s']:.0f} s",
+            file=sys.stderr, flush=True,
+        )  # fmt: skip
+    rows = [ledger.of("setting")[json.dumps(asdict(setting))] for setting in everything]
+    if asked.write:
+        made = made_by("python tests/benchmarks/speculative.py", quick=asked.quick, on="two cores of")
+        write_section(asked.write, TITLE, [made, "", *table(rows)])
+    print(strict_json({"benchmark": "speculative", "quick": asked.quick, **summary(rows), "rows": rows}))
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from edgeopt.errors import Finding, InputError
-from edgeopt.profiles.library import roots
+from edgeopt.training.library import library_folder
 
 __all__ = ["DATA_FOLDER", "NUM_CLASSES", "NUM_TRAIN", "SIDE", "Digits", "data_folder", "load_digits", "pack_csv"]
 
@@ -46,12 +46,7 @@ def data_folder() -> Path:
     InputError
         The library has none.
     """
-    for root in roots():
-        if (root / DATA_FOLDER).is_dir():
-            return root / DATA_FOLDER
-    raise InputError(
-        Finding("data", f"no folder '{DATA_FOLDER}' in {', '.join(map(str, roots()))}", "reinstall edgeopt")
-    )
+    return library_folder(DATA_FOLDER)
 
 
 def load_digits(folder: Path | None = None) -> tuple[Digits, Digits]:

@@ -5,8 +5,8 @@ cascade (Ho et al., arXiv 2106.15282): they denoise 16 x 16 pixels and see, as a
 enlarged, with noise added in training and sampling so that they forgive what a first level draws wrongly.
 ``SINGLES`` draw 16 x 16 pixels at once, which is what the cascade has to beat.
 
-Noise prediction under a linear schedule of 1000 steps (Ho et al., arXiv 2006.11239), an average of the weights over
-the last iterations, and the null label in a tenth of the examples so that the models can be guided.
+Noise prediction under a linear schedule of 1000 steps (Ho et al., arXiv 2006.11239), and the null label in a tenth of
+the examples so that the models can be guided.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from edgeopt.programs.cascade import augmented
 from edgeopt.programs.denoisers import predictor
 from edgeopt.training.digits.data import NUM_CLASSES, SIDE, Digits
 from edgeopt.training.digits.enlarging import enlarged_digits
+from edgeopt.training.optimise import optimise
 
 __all__ = ["AUGMENTATION", "DENOISERS", "ENLARGERS", "RECIPES", "SAMPLER", "SINGLES", "Recipe", "train_denoiser"]
 
@@ -140,16 +141,8 @@ def train_denoiser(recipe: Recipe, train: Digits) -> tuple[nn.Module, float]:
     predict, _ = predictor(recipe.architecture())
     generator = torch.Generator().manual_seed(recipe.seed)
     scheduler = diffusers.DDIMScheduler.from_config(dict(SAMPLER.config))
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), weight_decay=1e-3)
-    warmup = max(1, recipe.iterations // 20)
-    rates = [
-        torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, 1.0, warmup),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, recipe.iterations - warmup),
-    ]
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, rates, [warmup])
-    average = [parameter.detach().clone() for parameter in model.parameters()]
-    losses = []
-    for iteration in range(recipe.iterations):
+
+    def loss_of_batch() -> torch.Tensor:
         chosen = torch.randint(len(targets.images), (recipe.batch,), generator=generator)
         images, labels = targets.images[chosen], targets.labels[chosen].clone()
         labels[torch.rand(recipe.batch, generator=generator) < 0.1] = NUM_CLASSES
@@ -159,19 +152,10 @@ def train_denoiser(recipe: Recipe, train: Digits) -> tuple[nn.Module, float]:
         if recipe.enlarges:
             spoiled = torch.randn(images.shape, generator=generator)
             noisy = torch.cat([noisy, augmented(train.images[chosen], spoiled, AUGMENTATION)], dim=1)
-        prediction = predict(model, noisy, timesteps, labels)
-        loss = functional.mse_loss(prediction, noise)
-        optimizer.zero_grad()
-        loss.backward()
-        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        decay = min(recipe.ema, (1 + iteration) / (10 + iteration))
-        with torch.no_grad():
-            torch._foreach_lerp_(average, [parameter.detach() for parameter in model.parameters()], 1 - decay)
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), average, strict=True):
-            parameter.copy_(value)
-    last = losses[-max(1, recipe.iterations // 10) :]
-    return model.requires_grad_(False), sum(last) / len(last)
+        return functional.mse_loss(predict(model, noisy, timesteps, labels), noise)
+
+    loss = optimise(
+        model, loss_of_batch, iterations=recipe.iterations, learning_rate=recipe.learning_rate, betas=(0.9, 0.99),
+        weight_decay=1e-3, ema=recipe.ema,
+    )  # fmt: skip
+    return model.requires_grad_(False), loss

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import platform
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from edgeopt.errors import Finding, InputError
-from edgeopt.files import write_whole
-from edgeopt.training.digits.checkpoints import MANIFEST, read_manifest, sha256
+from edgeopt.training.library import chosen, library_folder, sha256, stored, train_into
 from edgeopt.training.text.grammar import ALPHABET
 from edgeopt.training.text.models import MODELS, stream, train_model
 
@@ -37,14 +32,7 @@ def text_folder() -> Path:
     InputError
         The library has none.
     """
-    from edgeopt.profiles.library import roots
-
-    for root in roots():
-        if (root / DATA_FOLDER).is_dir():
-            return root / DATA_FOLDER
-    raise InputError(
-        Finding("data", f"no folder '{DATA_FOLDER}' in {', '.join(map(str, roots()))}", "reinstall edgeopt")
-    )
+    return library_folder(DATA_FOLDER)
 
 
 def write_prompts(out: Path) -> Path:
@@ -70,57 +58,35 @@ def train_all(out: Path, only: list[str] | None = None, say: Any = print) -> dic
     InputError
         A name of none.
     """
-    if unknown := sorted(set(only or ()) - set(MODELS)):
-        raise InputError(Finding("--only", f"there is no '{unknown[0]}'", f"use {', '.join(MODELS)}"))
-    manifest = read_manifest(out) if (out / MANIFEST).is_file() else {"models": {}}
-    manifest["data"] = {
+    names = chosen(MODELS, only)
+    data = {
         "source": "lines of the grammar in edgeopt/training/text/grammar.py; a tenth, chosen by digest, is held out",
         "alphabet": ALPHABET,
         "train_seed": _TRAIN_SEED,
         "prompts": PROMPTS,
         "prompts_sha256": sha256(write_prompts(out)),
     }
-    before, threads = torch.are_deterministic_algorithms_enabled(), torch.get_num_threads()
-    torch.use_deterministic_algorithms(True)
-    torch.set_num_threads(1)  # the order of floating point sums, and so the last bits, depend on it
-    try:
-        tokens = stream(_TRAIN_SEED, _TRAIN_TOKENS, held_out=False)
-        for name in only or MODELS:
-            started = time.process_time()
-            entry = _train(name, out, tokens)
-            entry["processor_s"] = round(time.process_time() - started, 1)
-            same = manifest["models"].get(name, {}).get("sha256") == entry["sha256"]
-            manifest["models"][name] = entry
-            write_whole(out / MANIFEST, json.dumps(manifest, indent=2) + "\n")
-            say(
-                f"{name}: {entry['held_out_bits_per_character']} bits per held-out character, "
-                f"{entry['processor_s']} s{', the same bits as before' if same else ''}"
-            )
-    finally:
-        torch.use_deterministic_algorithms(before)
-        torch.set_num_threads(threads)
-    return manifest
+    tokens = stream(_TRAIN_SEED, _TRAIN_TOKENS, held_out=False)
+    return train_into(
+        out, names, data, lambda name: _train(name, out, tokens),
+        lambda entry: f"{entry['held_out_bits_per_character']} bits per held-out character", say,
+    )  # fmt: skip
 
 
 def _train(name: str, out: Path, tokens: torch.Tensor) -> dict[str, Any]:
-    import transformers
-
-    recipe, file = MODELS[name], out / f"{name}.safetensors"
+    recipe = MODELS[name]
     module, loss = train_model(recipe, tokens)
-    save_file({key: value.detach().half().contiguous() for key, value in module.named_parameters()}, file)
-    return {
-        "file": file.name,
-        "parameters": sum(parameter.numel() for parameter in module.parameters()),
-        "seed": recipe.seed,
-        "iterations": recipe.iterations,
-        "batch": recipe.batch,
-        "bits_per_character": round(loss / 0.6931471805599453, 4),
-        "held_out_bits_per_character": round(_held_out_bits(module), 4),
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-        "machine": platform.machine(),
-        "sha256": sha256(file),
-    }
+
+    def figures() -> dict[str, Any]:
+        return {
+            "seed": recipe.seed,
+            "iterations": recipe.iterations,
+            "batch": recipe.batch,
+            "bits_per_character": round(loss / 0.6931471805599453, 4),
+            "held_out_bits_per_character": round(_held_out_bits(module), 4),
+        }
+
+    return stored(module, out / f"{name}.safetensors", "transformers", figures)
 
 
 @torch.inference_mode()

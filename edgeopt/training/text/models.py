@@ -1,7 +1,4 @@
-"""Three language models of one family and tokenizer, and how they are trained.
-
-Next-character prediction with AdamW, a short warm-up, cosine decay and an average of the last weights.
-"""
+"""Three language models of one family and tokenizer, and how they are trained: to predict the next character."""
 
 from __future__ import annotations
 
@@ -12,6 +9,7 @@ import torch
 from torch.nn import functional
 
 from edgeopt.profiles.model import Architecture
+from edgeopt.training.optimise import optimise
 from edgeopt.training.text.grammar import ALPHABET, corpus, encode
 
 __all__ = ["CONTEXT", "MODELS", "TARGET", "Recipe", "stream", "train_model"]
@@ -92,31 +90,15 @@ def train_model(recipe: Recipe, tokens: torch.Tensor) -> tuple[torch.nn.Module, 
     torch.manual_seed(recipe.seed)
     model = transformers.LlamaForCausalLM(transformers.LlamaConfig(**recipe.config)).train()
     generator = torch.Generator().manual_seed(recipe.seed)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.05)
-    warmup = max(1, recipe.iterations // 20)
-    rates = [
-        torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, 1.0, warmup),
-        torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, recipe.iterations - warmup)),
-    ]
-    schedule = torch.optim.lr_scheduler.SequentialLR(optimizer, rates, [warmup])
-    average = [parameter.detach().clone() for parameter in model.parameters()]
-    losses = []
-    for iteration in range(recipe.iterations):
+
+    def loss_of_batch() -> torch.Tensor:
         starts = torch.randint(len(tokens) - CONTEXT - 1, (recipe.batch, 1), generator=generator)
         rows = tokens[starts + torch.arange(CONTEXT + 1)]
         logits = model(rows[:, :-1], use_cache=False).logits
-        loss = functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        losses.append(loss.item())
-        decay = min(recipe.ema, (1 + iteration) / (10 + iteration))
-        with torch.no_grad():
-            torch._foreach_lerp_(average, [parameter.detach() for parameter in model.parameters()], 1 - decay)
-    with torch.no_grad():
-        for parameter, value in zip(model.parameters(), average, strict=True):
-            parameter.copy_(value)
-    last = losses[-max(1, recipe.iterations // 10) :]
-    return model.eval().requires_grad_(False), sum(last) / len(last)
+        return functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+
+    loss = optimise(
+        model, loss_of_batch, iterations=recipe.iterations, learning_rate=recipe.learning_rate, betas=(0.9, 0.98),
+        weight_decay=0.05, ema=recipe.ema,
+    )  # fmt: skip
+    return model.eval().requires_grad_(False), loss

@@ -6,6 +6,7 @@ anything is planned. No device is given memory for a whole model, so every plan 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -42,13 +43,19 @@ class Cluster:
     problem: Problem
 
 
-def measured_devices(repeats: int, processes: int, say) -> list[Device]:
-    """Measure this machine with one thread, and derive the slower devices from it."""
-    llm, diffusion = (load_model(name) for name in MODELS.values())
-    loads = [TextWorkload(prompt_tokens=prompt, new_tokens=NEW_TOKENS) for prompt in PROMPTS]
+def measured_devices(repeats: int, processes: int, say, strategies: Sequence[str] = tuple(MODELS)) -> list[Device]:
+    """Measure this machine with one thread for the strategies' models, and derive the slower devices from it."""
+    runs = []
+    for strategy in strategies:
+        model = load_model(MODELS[strategy])
+        if isinstance(model, CausalLM):
+            runs += [(model, TextWorkload(prompt_tokens=prompt, new_tokens=NEW_TOKENS)) for prompt in PROMPTS]
+        else:
+            runs.append((model, ImageWorkload(steps=4)))
     with awake():  # as on emulated hosts
         whole = profile_device(
-            "speed-100", threads=1, models=[llm, llm, diffusion], workloads=[*loads, ImageWorkload(steps=4)],
+            "speed-100", threads=1, models=[model for model, _ in runs],
+            workloads=[load for _, load in runs],
             repeats=repeats, processes=processes, progress=say, command="tests/benchmarks/executor.py",
         )  # fmt: skip
     return [slowed(whole, quota, f"speed-{round(100 * quota)}") for quota in SPEEDS]

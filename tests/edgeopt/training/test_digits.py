@@ -21,8 +21,9 @@ pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 class TestStored:
     def test_files_are_those_of_the_manifest_and_small(self):
-        from edgeopt.training.digits.checkpoints import NAMES, read_manifest, sha256
+        from edgeopt.training.digits.checkpoints import NAMES
         from edgeopt.training.digits.data import data_folder
+        from edgeopt.training.library import read_manifest, sha256
 
         folder = data_folder()
         manifest = read_manifest(folder)
@@ -34,9 +35,9 @@ class TestStored:
         assert sum(path.stat().st_size for path in folder.iterdir()) < 6e6
 
     def test_recipes_are_those_of_the_manifest(self):
-        from edgeopt.training.digits.checkpoints import read_manifest
         from edgeopt.training.digits.data import data_folder
         from edgeopt.training.digits.denoisers import RECIPES
+        from edgeopt.training.library import read_manifest
 
         models = read_manifest(data_folder())["models"]
         for name, recipe in RECIPES.items():
@@ -176,8 +177,9 @@ class TestTraining:
         assert loss < 0.8  # of noise with variance one
 
     def test_one_model_into_a_folder(self, tmp_path, monkeypatch):
-        from edgeopt.training.digits.checkpoints import read_manifest, train_all
+        from edgeopt.training.digits.checkpoints import train_all
         from edgeopt.training.digits.denoisers import RECIPES
+        from edgeopt.training.library import read_manifest
 
         monkeypatch.setitem(RECIPES, "small", replace(RECIPES["small"], iterations=10, batch=16))
         said = []

@@ -29,7 +29,7 @@ def test_text_follows_from_its_seed_and_halves_share_no_line():
 
 
 def test_files_are_those_of_the_manifest_and_small():
-    from edgeopt.training.digits.checkpoints import read_manifest, sha256
+    from edgeopt.training.library import read_manifest, sha256
     from edgeopt.training.text import MODELS, text_folder
 
     folder = text_folder()
@@ -48,7 +48,7 @@ def test_files_are_those_of_the_manifest_and_small():
 
 
 def test_prompts_are_held_out_text(tmp_path):
-    from edgeopt.training.digits.checkpoints import sha256
+    from edgeopt.training.library import sha256
     from edgeopt.training.text import text_folder
     from edgeopt.training.text.checkpoints import PROMPTS, write_prompts
 
