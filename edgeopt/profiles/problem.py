@@ -56,9 +56,9 @@ Objective = Annotated[Metric | dict[Metric, float], BeforeValidator(_objective)]
 class TextWorkload(Strict):
     """Generate ``new_tokens`` after a prompt: one prefill that yields the first token, then decode rounds.
 
-    ``temperature`` 0 takes the likeliest token each time; above, tokens are sampled. With ``prefill_chunk`` the strategy
-    ``pipeline`` sends so many tokens of the prompt at a time down its stages, which then work on different chunks at the
-    same time; ``auto`` leaves their number to it.
+    ``temperature`` 0 takes the likeliest token each time; above, tokens are sampled. With ``prefill_chunk`` the
+    strategy ``pipeline`` sends so many tokens of the prompt at a time down its stages, which then work on different
+    chunks at the same time; ``auto`` leaves their number to it.
     """
 
     kind: Literal["text"] = "text"

@@ -130,10 +130,7 @@ def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solu
     if costs.num_decode_rounds:
         decode = {d: costs.decode_s(problem.devices[d])[0][0] for d in solution.devices}
         loop = hop("loop", solution.cuts[-1], last, first, costs.loop_bytes / costs.num_decode_rounds)
-        rounds.append(
-            loop
-            + compute(decode, "decode", costs.decode_cut_bytes, last)
-        )
+        rounds.append(loop + compute(decode, "decode", costs.decode_cut_bytes, last))
     return rounds
 
 

@@ -73,9 +73,7 @@ def draw_cluster(rng: np.random.Generator, name: str, strategy: str, devices: li
 
     def load_of(model: Model) -> Workload:
         if isinstance(model, CausalLM):
-            return TextWorkload(
-                prompt_tokens=int(rng.choice(PROMPTS)), new_tokens=int(rng.integers(6, NEW_TOKENS + 1))
-            )
+            return TextWorkload(prompt_tokens=int(rng.choice(PROMPTS)), new_tokens=int(rng.integers(6, NEW_TOKENS + 1)))
         return ImageWorkload(steps=int(rng.integers(steps - 1, steps + 2)))
 
     return Cluster(name, draw_problem(rng, name, strategy, load_model(MODELS[strategy]), load_of, devices))

@@ -58,8 +58,8 @@ def language_plan():
     """Return a maker of plans for a 4-layer language model (6 elements)."""
 
     def make(
-        cuts, *, family="Llama", batch=1, prompt=9, new=6, threads=None, checkpoint=None, dtype="float32", temperature=0.0,
-        chunk=None, **config,
+        cuts, *, family="Llama", batch=1, prompt=9, new=6, threads=None, checkpoint=None, dtype="float32",
+        temperature=0.0, chunk=None, **config,
     ):  # fmt: skip
         layer = {"weights": 1e5, "flop_per_token": 1e5, "flop_per_token_context": 1e2, "kv_per_token": 64.0}
         layers = [

@@ -1,4 +1,4 @@
-"""Tokens of one process, whatever the style of model, greedy and drawn, in one to four stages, in one piece or chunks."""
+"""Tokens of one process whatever the style of model, greedy and drawn, in one to four stages, whole or in chunks."""
 
 from __future__ import annotations
 
