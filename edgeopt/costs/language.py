@@ -185,12 +185,17 @@ class LanguageCosts:
         return 2 * self.workload.batch * self.workload.prompt_tokens * self._figures("output_per_token")
 
     @property
+    def seed_bytes(self) -> float:
+        """What travels with the prompt to the last stage where that draws tokens: the seed, a number of 64 bits."""
+        return 8.0 if self.workload.temperature > 0 else 0.0
+
+    @property
     def cut_bytes(self) -> Array:
         """Bytes crossing each cut over the whole request, shape (L + 1,)."""
         load = self.workload
         hidden = self._figures("output_per_token") * load.batch * (load.prompt_tokens + self.num_decode_rounds)
-        prompt = load.batch * load.prompt_tokens * self.model.token
-        return np.concatenate([[prompt], hidden[:-1], [load.batch * load.new_tokens * self.model.token]])
+        prompt, result = (load.batch * count * self.model.token for count in (load.prompt_tokens, load.new_tokens))
+        return np.concatenate([[prompt + self.seed_bytes], hidden[:-1] + self.seed_bytes, [result]])
 
     @property
     def cut_messages(self) -> Array:
@@ -201,7 +206,11 @@ class LanguageCosts:
     def prefill_cut_bytes(self, cut: int) -> float:
         """Bytes that cross a cut during the prefill alone."""
         tokens = self.workload.batch * self.workload.prompt_tokens
-        return tokens * (self.layers[cut - 1].output_per_token if cut else self.model.token)
+        return tokens * (self.layers[cut - 1].output_per_token if cut else self.model.token) + self.seed_bytes
+
+    def decode_cut_bytes(self, cut: int) -> float:
+        """Bytes that cross a cut between blocks in one decode round."""
+        return self.workload.batch * self.layers[cut - 1].output_per_token
 
     @property
     def loop_bytes(self) -> float:

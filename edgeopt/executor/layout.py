@@ -12,6 +12,7 @@ from typing import Literal
 
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
+from edgeopt.profiles.problem import TextWorkload
 
 __all__ = ["Boundary", "Host", "Layout"]
 
@@ -59,6 +60,8 @@ class Layout:
     hosts: tuple[Host, ...]
     boundaries: tuple[Boundary, ...]
     num_stages: int
+    #: Rounds that the prompt takes, of whatever a request begins with: the last of them yields the first result.
+    prefill_rounds: int = 1
 
     @classmethod
     def of(cls, plan: Plan) -> Layout:
@@ -99,7 +102,9 @@ class Layout:
             for rank, name in enumerate(names)
         )
         boundaries = _boundaries(plan, {host.device: host.rank for host in hosts}) if plan.is_chain else ()
-        return cls(hosts, boundaries, len(plan.stages))
+        load = plan.problem.workload
+        prefill_rounds = len(load.chunks) if isinstance(load, TextWorkload) and plan.is_chain else 1
+        return cls(hosts, boundaries, len(plan.stages), prefill_rounds)
 
     @property
     def loop(self) -> int:

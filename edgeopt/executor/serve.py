@@ -15,7 +15,7 @@ from edgeopt.executor.state import State
 from edgeopt.executor.transport import Pending, Transport
 from edgeopt.programs.base import Program
 
-__all__ = ["Spans", "arrivals", "digest", "serve"]
+__all__ = ["Spans", "arrivals", "digest", "goes_on", "serve"]
 
 
 @dataclass(slots=True)
@@ -57,7 +57,7 @@ def serve(
     """
     spans = Spans()
     handed: dict[int, list[torch.Tensor]] = {}  # by boundary, from this worker to itself
-    due = arrivals(layout, rank, program.rounds)
+    due = arrivals(layout, rank, program)
     posted: list[Pending] = []
 
     def post_next() -> None:
@@ -96,19 +96,24 @@ def serve(
     for round_index in range(program.rounds):
         last_round = round_index == program.rounds - 1
         for stage in own:
-            state.now("receive", stage, round_index)
-            inputs = receive(layout.arriving(stage, round_index), round_index)
-            if keep is not None and layout.arriving(stage, round_index).purpose in program.resumes_from:
-                keep(layout.arriving(stage, round_index), round_index, inputs)
+            inputs: list[torch.Tensor] = []
+            if not goes_on(program, stage, round_index):
+                arriving = layout.arriving(stage, round_index)
+                state.now("receive", stage, round_index)
+                inputs = receive(arriving, round_index)
+                if keep is not None and arriving.purpose in program.resumes_from:
+                    keep(arriving, round_index, inputs)
             state.now("compute", stage, round_index)
             started = computing_begins(layout.hosts[rank])
             outputs = program.run(stage, round_index, inputs)
-            if program.stays_on_device and outputs[0].is_cuda:
+            if program.stays_on_device and outputs and outputs[0].is_cuda:
                 torch.cuda.synchronize()
             rest(started, pace)
             spans.computes.append((stage, round_index, started.clock_s, time.monotonic()))
-            state.now("send", stage, round_index)
             leaving = layout.leaving(stage, last_round)
+            if leaving.index == layout.loop and goes_on(program, 0, round_index + 1):
+                continue
+            state.now("send", stage, round_index)
             send(leaving, round_index + (leaving.index == layout.loop), outputs)
     if request is not None:
         state.now("receive")
@@ -130,8 +135,18 @@ def digest(tensors: list[torch.Tensor]) -> str:
     return total.hexdigest()
 
 
-def arrivals(layout: Layout, rank: int, rounds: int) -> list[tuple[Boundary, int]]:
+def arrivals(layout: Layout, rank: int, program: Program) -> list[tuple[Boundary, int]]:
     """Messages that a worker receives from others in one request, in order."""
-    order = [(layout.arriving(s, r), r) for r in range(rounds) for s in range(layout.num_stages)]
-    order.append((layout.boundaries[layout.num_stages], rounds - 1))
+    order = [
+        (layout.arriving(s, r), r)
+        for r in range(program.rounds)
+        for s in range(layout.num_stages)
+        if not goes_on(program, s, r)
+    ]
+    order.append((layout.boundaries[layout.num_stages], program.rounds - 1))
     return [(boundary, r) for boundary, r in order if boundary.crosses and boundary.receiver == rank]
+
+
+def goes_on(program: Program, stage: int, round_index: int) -> bool:
+    """Whether a stage begins a round without a message: the first, where nothing returns to it."""
+    return stage == 0 and round_index > 0 and not program.returns(round_index)

@@ -18,7 +18,7 @@ import torch
 
 from edgeopt.executor.layout import Boundary, Layout
 from edgeopt.executor.pacing import computing_begins, rest
-from edgeopt.executor.serve import Spans, arrivals
+from edgeopt.executor.serve import Spans, arrivals, goes_on
 from edgeopt.executor.state import State
 from edgeopt.executor.transport import Transport
 from edgeopt.programs.base import Program
@@ -42,7 +42,7 @@ class _Stream:
         pace: float | None,
     ) -> None:
         self.layout, self.rank, self.transport, self.state, self.pace = layout, rank, transport, state, pace
-        self.window, self.rounds = window, program.rounds
+        self.window, self.rounds, self.program = window, program.rounds, program
         self.programs = [program, *(program.fork() for _ in range(window - 1))]
         self.spans: dict[int, Spans] = {}
         self.begun: set[int] = set()
@@ -55,7 +55,7 @@ class _Stream:
         assert self.transport is not None
         try:
             for request in range(slot, count, self.window):
-                for boundary, round_index in arrivals(self.layout, self.rank, self.rounds):
+                for boundary, round_index in arrivals(self.layout, self.rank, self.program):
                     pending = self.transport.post(boundary, round_index, slot)
                     started_s = time.monotonic()
                     tensors = self.transport.take(pending)
@@ -95,7 +95,11 @@ class _Stream:
         outputs = self.programs[request % self.window].run(stage, round_index, inputs)
         rest(started, self.pace)
         self.spans[request].computes.append((stage, round_index, started.clock_s, time.monotonic()))
+        if goes_on(self.program, stage, round_index + 1):
+            heapq.heappush(self.ready, (request, round_index + 1, stage, []))
         leaving = self.layout.leaving(stage, round_index == self.rounds - 1)
+        if leaving.index == self.layout.loop and goes_on(self.program, 0, round_index + 1):
+            return
         self.send(request, leaving, round_index + (leaving.index == self.layout.loop), outputs)
 
 

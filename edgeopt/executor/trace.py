@@ -94,7 +94,7 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
     for trace in traces.values():
         for stage, round_index, start, stop in trace.computes:
             computes[stage].append(stop - start)
-            if round_index == 0 and (stage == layout.num_stages - 1 or not layout.boundaries):
+            if round_index == layout.prefill_rounds - 1 and (stage == layout.num_stages - 1 or not layout.boundaries):
                 first_round_stop = max(first_round_stop, stop)
     if not layout.boundaries:  # a party may find nothing to do
         computes = defaultdict(list, {k: computes[k] or [0.0] for k in range(layout.num_stages)})
@@ -191,11 +191,12 @@ def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> lis
 
 def compare_stages(plan: Plan, requests: Sequence[RequestTimes]) -> list[StageReport]:
     """Predicted and measured compute of every stage."""
+    prefill_rounds = Layout.of(plan).prefill_rounds
     return [
         StageReport(
             **stage.model_dump(include={"index", "device", "variant", "start", "stop", "elements"}),
             compute_s=Comparison.between(stage.compute_s, [sum(r.compute_s[stage.index]) for r in requests]),
-            first_round_s=Samples.of([r.compute_s[stage.index][0] for r in requests]),
+            first_round_s=Samples.of([sum(r.compute_s[stage.index][:prefill_rounds]) for r in requests]),
         )
         for stage in plan.stages
     ]

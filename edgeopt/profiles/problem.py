@@ -56,7 +56,9 @@ Objective = Annotated[Metric | dict[Metric, float], BeforeValidator(_objective)]
 class TextWorkload(Strict):
     """Generate ``new_tokens`` after a prompt: one prefill that yields the first token, then decode rounds.
 
-    ``temperature`` 0 takes the likeliest token each time; above, tokens are sampled.
+    ``temperature`` 0 takes the likeliest token each time; above, tokens are sampled. With ``prefill_chunk`` the
+    strategy ``pipeline`` sends so many tokens of the prompt at a time down its stages, which then work on different
+    chunks at the same time; ``auto`` leaves their number to it.
     """
 
     kind: Literal["text"] = "text"
@@ -64,6 +66,14 @@ class TextWorkload(Strict):
     new_tokens: int = Field(ge=1)
     batch: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.0, ge=0)
+    prefill_chunk: Literal["auto"] | Annotated[int, Field(ge=1)] | None = None
+
+    @property
+    def chunks(self) -> list[int]:
+        """Tokens of the prompt by round; all in one where no chunk is decided."""
+        size = self.prefill_chunk if isinstance(self.prefill_chunk, int) else self.prompt_tokens
+        whole, rest = divmod(self.prompt_tokens, size)
+        return [size] * whole + [rest] * (rest > 0)
 
 
 class ImageWorkload(Strict):

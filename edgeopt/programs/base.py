@@ -62,6 +62,14 @@ class Program(ABC):
     def rounds(self) -> int:
         """Passes over all stages per request."""
 
+    def returns(self, round_index: int) -> bool:
+        """Whether the first stage begins a round after the first with what the last one made in the round before.
+
+        Otherwise it goes on at once with what it kept: :meth:`run` gets no tensors there, and returns none from the
+        last stage in the round before.
+        """
+        return True
+
     @abstractmethod
     def request(self, seed: int) -> list[torch.Tensor]:
         """Make the input that the source device sends to the first stage (prompt tokens, class labels)."""

@@ -68,6 +68,10 @@ def _is_sliding(config: Any, layer: int) -> bool:
     return types[layer] == "sliding_attention" if types else getattr(config, "sliding_window", None) is not None
 
 
+def _likeliest(logits: torch.Tensor) -> torch.Tensor:
+    return logits.argmax(-1, keepdim=True)
+
+
 class LanguagePart:
     """Elements ``start`` to ``stop`` of the chain embed, block 0 … block L-1, head, with their own KV cache.
 
@@ -97,6 +101,8 @@ class LanguagePart:
         num_layers = config.num_hidden_layers
         #: Called with an element's index when it is done.
         self.on_element: Callable[[int], None] = lambda element: None
+        #: Called with logits (batch, vocabulary); returns a token for each, (batch, 1).
+        self.choose: Callable[[torch.Tensor], torch.Tensor] = _likeliest
         self.first, self.last = max(start - 1, 0), min(stop - 1, num_layers)
         self.has_embed, self.has_head = start == 0, stop == num_layers + 2
         if getattr(config, "layer_types", None):
@@ -149,26 +155,28 @@ class LanguagePart:
         other.reset()
         return other
 
-    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+    def __call__(self, x: torch.Tensor, *, yields: bool = True) -> torch.Tensor:
         """Run the part.
 
         Parameters
         ----------
         x : (batch, tokens) int64 or (batch, tokens, hidden)
             Token ids where the part begins with the embedding, hidden states elsewhere.
+        yields
+            Whether a token is wanted of a part with the head; not after a chunk in the middle of a prompt.
 
         Returns
         -------
         (batch, tokens, hidden), or (batch, 1) int64 where the part ends with the head
-            Hidden states, or the greedily chosen next token.
+            Hidden states, or the next token as :attr:`choose` takes it from the logits.
         """
         if self.embed is not None:
             x = self.embed(x)
             self.on_element(0)
         if self.layers:
             x = self._blocks(x)
-        if self.norm is not None and self.head is not None:
-            x = self.head(self.norm(x[:, -1:])).argmax(-1)
+        if yields and self.norm is not None and self.head is not None:
+            x = self.choose(self.head(self.norm(x[:, -1:]))[:, 0])
         return x
 
     def _blocks(self, x: torch.Tensor) -> torch.Tensor:

@@ -1,14 +1,19 @@
 """Layer split of a language model: hidden states travel down the stages, the sampled token returns to the first.
 
 A request is one prefill round over the whole prompt, which yields the first token, and one round per further token.
-Decoding is greedy, so that the tokens can be compared with a run in one process.
+With ``workload.prefill_chunk`` the prompt is several rounds: the first stage goes on with the next chunk while later
+stages work on those before it, and nothing returns until the last one yields the first token.
+
+At a temperature above 0 the last stage draws tokens (:mod:`edgeopt.programs.choosing`) from the request's seed, which
+travels with the prompt.
 """
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
-from typing import ClassVar
+from functools import partial
+from typing import Any, ClassVar
 
 import torch
 
@@ -17,6 +22,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Architecture, CausalLM
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.programs.base import Program, TensorSpec
+from edgeopt.programs.choosing import choose_token
 from edgeopt.programs.language import LanguagePart, build_model, model_config
 from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
 from edgeopt.programs.weights import fill, open_weights, torch_dtype
@@ -25,6 +31,8 @@ __all__ = ["TOLERANCE", "Pipeline", "build", "reference"]
 
 #: Tokens are integers: nothing but equality counts.
 TOLERANCE: float | None = None
+
+_SEED = TensorSpec((1,), torch.int64)
 
 
 class Pipeline(Program):
@@ -37,8 +45,9 @@ class Pipeline(Program):
         self._model, self._architecture, self._load = _inputs(plan)
         self._dtype = torch_dtype(self._model.dtype)
         self._config = model_config(self._architecture)
+        self._chunks = self._load.chunks
         self._parts = {index: self._part(index) for index in self.stages}
-        self._tokens: list[torch.Tensor] = []
+        self._forget()
 
     def _part(self, index: int) -> LanguagePart:
         stage = self.plan.stages[index]
@@ -51,24 +60,36 @@ class Pipeline(Program):
             max_tokens=self._load.prompt_tokens + self._load.new_tokens,
         )
 
+    def _forget(self) -> None:
+        self._tokens: list[torch.Tensor] = []
+        self._prompt: torch.Tensor | None = None
+        self._seed = 0
+
     @property
     def rounds(self) -> int:
-        """One prefill and a decode round for every token after the first."""
-        return self._load.new_tokens
+        """A round for every chunk of the prompt, the last of which yields a token, and for every token after it."""
+        return len(self._chunks) + self._load.new_tokens - 1
+
+    def returns(self, round_index: int) -> bool:
+        """Chunks of the prompt follow each other without waiting for a token."""
+        return round_index >= len(self._chunks)
 
     def part(self, stage: int) -> LanguagePart:
         """Return the modules of a hosted stage, for measuring inside them."""
         return self._parts[stage]
 
     def request(self, seed: int) -> list[torch.Tensor]:
-        """Draw a prompt, (batch, prompt_tokens) int64."""
-        return [_prompt(self._load, self._config.vocab_size, seed)]
+        """Draw a prompt, (batch, prompt_tokens) int64; where tokens are drawn, the seed goes with it."""
+        return self._with_seed(_prompt(self._load, self._config.vocab_size, seed), seed)
+
+    def _with_seed(self, tensor: torch.Tensor, seed: int) -> list[torch.Tensor]:
+        return [tensor, torch.tensor([seed])] if self._load.temperature > 0 else [tensor]
 
     def resume(self, seed: int, handoffs: Sequence[list[torch.Tensor]]) -> list[torch.Tensor]:
         """Append the tokens made so far to the prompt, whose keys and values are computed anew."""
         made = [token for (token,) in handoffs]
         load = self._load.model_copy(update={"prompt_tokens": self._load.prompt_tokens - len(made)})
-        return [torch.cat([_prompt(load, self._config.vocab_size, seed), *made], dim=1)]
+        return self._with_seed(torch.cat([_prompt(load, self._config.vocab_size, seed), *made], dim=1), seed)
 
     def join(self, handoffs: Sequence[list[torch.Tensor]], result: list[torch.Tensor]) -> list[torch.Tensor]:
         """All tokens, those made before the interruption first."""
@@ -77,16 +98,17 @@ class Pipeline(Program):
     def specs(self, stage: int, round_index: int) -> list[TensorSpec]:
         """Token ids into the first stage and back to the source, hidden states in between."""
         batch = self._load.batch
-        tokens = self._load.prompt_tokens if round_index == 0 else 1
         if stage == len(self.plan.stages):
             return [TensorSpec((batch, self._load.new_tokens), torch.int64)]
+        seed = [_SEED] if round_index == 0 and self._load.temperature > 0 else []
         if stage == 0:
-            return [TensorSpec((batch, tokens), torch.int64)]
-        return [TensorSpec((batch, tokens, self._config.hidden_size), self._dtype)]
+            return [TensorSpec((batch, self._load.prompt_tokens if round_index == 0 else 1), torch.int64), *seed]
+        tokens = 1 if self.returns(round_index) else self._chunks[round_index]
+        return [TensorSpec((batch, tokens, self._config.hidden_size), self._dtype), *seed]
 
     def begin(self) -> None:
         """Empty the caches."""
-        self._tokens.clear()
+        self._forget()
         for part in self._parts.values():
             part.reset()
 
@@ -94,7 +116,7 @@ class Pipeline(Program):
         """Share the parts' modules; the caches are new."""
         other = copy.copy(self)
         other._parts = {index: part.fork() for index, part in self._parts.items()}
-        other._tokens = []
+        other._forget()
         return other
 
     @torch.inference_mode()
@@ -102,12 +124,29 @@ class Pipeline(Program):
         """Run one stage; the last returns the token of the round, and all tokens after the last round."""
         part = self._parts[stage]
         part.on_element = self.on_element or _ignore
-        output = part(inputs[0].to(part.device))
-        if part.has_head:
-            self._tokens.append(output.cpu())
-            output = torch.cat(self._tokens, dim=1) if round_index == self.rounds - 1 else self._tokens[-1]
-            part.on_element(self.plan.stages[stage].stop - 1)
+        x = self._chunk(round_index, inputs) if stage == 0 and not self.returns(round_index) else inputs[0]
+        seed = inputs[1:] if round_index == 0 else []
+        if seed:
+            self._seed = int(seed[0])
+        yields = round_index >= len(self._chunks) - 1
+        position = self._load.prompt_tokens + round_index - len(self._chunks) + 1
+        part.choose = partial(choose_token, temperature=self._load.temperature, seed=self._seed, position=position)
+        output = part(x.to(part.device), yields=yields)
+        if not part.has_head:
+            return [self.hand_over(output), *seed]
+        part.on_element(self.plan.stages[stage].stop - 1)
+        if not yields:
+            return []
+        self._tokens.append(output.cpu())
+        output = torch.cat(self._tokens, dim=1) if round_index == self.rounds - 1 else self._tokens[-1]
         return [self.hand_over(output)]
+
+    def _chunk(self, round_index: int, inputs: list[torch.Tensor]) -> torch.Tensor:
+        """Keep the prompt that arrives with the first round, and cut off what this round is about."""
+        if round_index == 0:
+            self._prompt = inputs[0]
+        assert self._prompt is not None
+        return self._prompt.split(self._chunks, dim=1)[round_index]
 
 
 def build(plan: Plan, stages: Sequence[int]) -> Pipeline:
@@ -119,7 +158,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     """Generate with the whole model in this process through the library's own ``generate``.
 
     Every part of the model computes with the number of threads of the device that the plan gives it, since the
-    order of floating point sums depends on it.
+    order of floating point sums depends on it. The prompt is computed in one piece.
 
     Returns
     -------
@@ -147,8 +186,19 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
             do_sample=False,
             num_beams=1,
             pad_token_id=0,
+            logits_processor=[_drawn(load.temperature, seed)] if load.temperature > 0 else None,
         )
     return [tokens[:, load.prompt_tokens :].clone()]
+
+
+def _drawn(temperature: float, seed: int) -> Any:
+    """Return what makes the token that is drawn the likeliest, whose choice is then the library's."""
+
+    def process(tokens: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        chosen = choose_token(scores, temperature, seed, tokens.shape[1])
+        return torch.full_like(scores, -torch.inf).scatter(1, chosen, 0.0)
+
+    return process
 
 
 def _ignore(element: int) -> None:

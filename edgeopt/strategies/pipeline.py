@@ -31,10 +31,8 @@ class Pipeline(Strategy):
     name: ClassVar[str] = "pipeline"
 
     def unfit(self, problem: Problem) -> str | None:
-        """Refuse everything that is not a language model with a text workload, or is to be sampled."""
+        """Refuse everything that is not a language model with a text workload."""
         if isinstance(problem.model, CausalLM) and isinstance(problem.workload, TextWorkload):
-            if problem.workload.temperature > 0:
-                return f"pipeline takes the likeliest token; workload.temperature is {problem.workload.temperature:g}"
             return None
         return f"pipeline splits language models; {problem.model.name!r} is a {problem.model.family} model"
 
@@ -132,10 +130,7 @@ def _rounds(problem: Problem, costs: LanguageCosts, chain: Chain, solution: Solu
     if costs.num_decode_rounds:
         decode = {d: costs.decode_s(problem.devices[d])[0][0] for d in solution.devices}
         loop = hop("loop", solution.cuts[-1], last, first, costs.loop_bytes / costs.num_decode_rounds)
-        rounds.append(
-            loop
-            + compute(decode, "decode", lambda cut: costs.prefill_cut_bytes(cut) / costs.workload.prompt_tokens, last)
-        )
+        rounds.append(loop + compute(decode, "decode", costs.decode_cut_bytes, last))
     return rounds
 
 

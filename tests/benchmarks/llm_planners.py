@@ -183,14 +183,14 @@ def show(rows: list[Row]) -> None:
 def execute_all(quick: bool, ledger: Ledger) -> dict[str, Any]:
     """Run every planner's plan of the demonstration model on emulated hosts with speeds up to 4 times apart."""
     from edgeopt.executor import execute
-    from tests.benchmarks.campaign.draws import measured_devices, priced
+    from tests.benchmarks.campaign.draws import measured_devices, priced, timed_runs
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     known = ledger.get("devices", "all")
     if known is None:
-        devices = measured_devices(1 if quick else 3, 1 if quick else 2, say, ["pipeline"])
+        devices = measured_devices(1 if quick else 3, 1 if quick else 2, say, timed_runs(["pipeline"]))
         known = ledger.put("devices", "all", {d.name: d.model_dump(mode="json", by_alias=True) for d in devices})
     clusters = []
     for number, (rate, names) in enumerate(_EXECUTED[: 1 if quick else None]):

@@ -18,7 +18,7 @@ from edgeopt.report.data import Report
 from tests.benchmarks.campaign.draws import MODELS, draw_cluster, draw_plan, measured_devices
 from tests.benchmarks.campaign.ledger import Ledger
 
-__all__ = ["PART", "devices_of", "plans_of", "run", "summary"]
+__all__ = ["PART", "devices_of", "plans_of", "run", "solved", "summary"]
 
 PART = "predict"
 #: Every plan is run so often, with new processes and all others in between.
@@ -50,7 +50,7 @@ def plans_of(devices: list[Device], seed: int, clusters: int, each: int, steps: 
         best = None
         while best is None:  # a draw whose links or memories leave no plan is drawn again
             cluster = draw_cluster(rng, f"c{number}", strategy, devices, steps)
-            best = _solved(cluster.problem)
+            best = solved(cluster.problem)
         others: list[Plan] = []
         for _ in range(50):
             other = draw_plan(rng, cluster.problem)
@@ -63,7 +63,8 @@ def plans_of(devices: list[Device], seed: int, clusters: int, each: int, steps: 
     return [(key, cluster, plan) for _, key, cluster, plan in sorted(rows, key=lambda row: row[:2])]
 
 
-def _solved(problem) -> Plan | None:
+def solved(problem) -> Plan | None:
+    """Return the planner's plan, `None` where no plan exists."""
     from edgeopt.errors import NoPlanError
 
     try:
