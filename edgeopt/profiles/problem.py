@@ -12,7 +12,7 @@ from edgeopt.profiles.base import Strict
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
-from edgeopt.units import Joules, Seconds
+from edgeopt.units import Joules, RequestsPerSecond, Seconds
 
 __all__ = [
     "CascadeWorkload", "Constraints", "Drafting", "ImageWorkload", "Objective", "PatchOptions", "Problem",
@@ -57,6 +57,9 @@ class TextWorkload(Strict):
     """Generate ``new_tokens`` after a prompt: one prefill that yields the first token, then decode rounds.
 
     ``temperature`` 0 takes the likeliest token each time; above, tokens are sampled.
+
+    With ``requests_per_s`` such requests arrive by themselves, at random times of that mean rate (Poisson), and queue;
+    a run of the plan serves ``requests`` of them. Without, one request is made after the other.
     """
 
     kind: Literal["text"] = "text"
@@ -64,6 +67,8 @@ class TextWorkload(Strict):
     new_tokens: int = Field(ge=1)
     batch: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.0, ge=0)
+    requests_per_s: RequestsPerSecond | None = None
+    requests: int = Field(default=100, ge=1)
 
 
 class ImageWorkload(Strict):
