@@ -151,6 +151,7 @@ class Constraints(Strict):
     period: Seconds | None = None
     energy: Joules | None = None
     quality: float | None = None
+    accuracy: float | None = Field(default=None, gt=0, le=1)
     max_stages: int | None = Field(default=None, ge=1)
     min_segment: int = Field(default=1, ge=1)
     first: str | None = None
