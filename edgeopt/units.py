@@ -25,7 +25,7 @@ from pydantic_core import PydanticCustomError, core_schema
 __all__ = [
     "SECONDS_PER", "Bytes", "BytesPerSecond", "Decibel", "DecibelMilliwatt", "DecibelMilliwattPerHertz", "Flop",
     "FlopPerSecond", "Fraction", "Hertz", "Joules", "Level", "Metres", "NonNegativeBytes", "NonNegativeFlop",
-    "NonNegativeSeconds", "Quantity", "Seconds", "TimeUnit", "Watts", "unit_factor",
+    "NonNegativeSeconds", "Quantity", "RequestsPerSecond", "Seconds", "TimeUnit", "Watts", "unit_factor",
 ]  # fmt: skip
 
 _QUANTITY = re.compile(r"([-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d{1,3})?)\s*([A-Za-zµμ].*)", re.ASCII)
@@ -57,6 +57,8 @@ for _base, (_dimension, _factor, _allowed) in _BASES.items():
         _COMMON[_prefix + _base] = (_dimension, _PREFIXES[_prefix] * _factor)
         if _dimension in ("B", "FLOP"):
             _COMMON[f"{_prefix}{_base}/s"] = (f"{_dimension}/s", _PREFIXES[_prefix] * _factor)
+for _per, _seconds in (("s", 1), ("min", 60), ("h", 3600)):
+    _COMMON[f"requests/{_per}"] = ("requests/s", Rational(1, _seconds))
 
 # All that pint has to know. Its own list has `bit` without dimension, which would let "50 MHz" pass for a data rate,
 # and hundreds of units that a typing error could hit.
@@ -67,7 +69,7 @@ _DEFINITIONS = [
     "kibi- = 1024 = Ki-", "mebi- = 1048576 = Mi-", "gibi- = 1073741824 = Gi-", "tebi- = 1099511627776 = Ti-",
     "second = [time] = s = sec", "minute = 60 * second = min", "hour = 60 * minute = h = hr", "day = 24 * hour = d",
     "bit = [information]", "byte = 8 * bit = B", "bps = bit / second",
-    "flop = [computation] = FLOP",
+    "flop = [computation] = FLOP", "request = [request]",
     "joule = [energy] = J", "watt = joule / second = W",
     "watt_hour = watt * hour = Wh", "hertz = 1 / second = Hz", "metre = [length] = m",
 ]  # fmt: skip
@@ -95,6 +97,7 @@ def _dimensions() -> dict[Any, tuple[str, Any]]:
         "W": "watt",
         "Hz": "hertz",
         "m": "metre",
+        "requests/s": "request/second",
     }
     units = {symbol: registry.parse_units(text) for symbol, text in canonical.items()}
     return {unit.dimensionality: (symbol, unit) for symbol, unit in units.items()}
@@ -125,7 +128,7 @@ def unit_factor(unit: str) -> tuple[str, Rational] | None:
     Returns
     -------
     tuple of str and Fraction, or None
-        The SI symbol of its dimension (``s B B/s FLOP FLOP/s J W Hz m``; empty for another dimension) and how many of
+        The SI symbol of its dimension, ``s B B/s FLOP FLOP/s J W Hz m requests/s`` (empty: another one), and how many of
         these it is; None when there is no such unit.
     """
     found = _COMMON.get(unit)
@@ -180,7 +183,7 @@ class Quantity:
         symbol, factor = found
         if symbol != self.unit:
             raise _refuse(f"'{text}' is not {self.noun}: '{unit}' measures something else", mend)
-        if factor < Rational(1, 8) and symbol not in ("s", "J", "W", "m"):
+        if factor < Rational(1, 8) and symbol not in ("s", "J", "W", "m", "requests/s"):
             # "50 mbit/s" says millibit; nobody means it, and it would be wrong by a factor of a billion.
             raise _refuse(
                 f"'{text}' counts thousandths ('m' is milli)",
@@ -323,6 +326,9 @@ FlopPerSecond = Annotated[float, Quantity("a computing rate", "FLOP/s", ("3.5 TF
 Joules = Annotated[float, Quantity("an energy", "J", ("12 J", "3 kJ"))]
 Watts = Annotated[float, Quantity("a power", "W", ("15 W", "800 mW"))]
 Hertz = Annotated[float, Quantity("a frequency", "Hz", ("80 MHz", "5.25 GHz"))]
+RequestsPerSecond = Annotated[
+    float, Quantity("a rate of requests", "requests/s", ("4 requests/s", "30 requests/min"))
+]
 Metres = Annotated[float, Quantity("a distance", "m", ("10 m", "1.5 km"))]
 Decibel = Annotated[float, Level("a ratio", "dB", ("7 dB", "46.8 dB"))]
 DecibelMilliwatt = Annotated[float, Level("a power level", "dBm", ("20 dBm", "-3 dBm"))]

@@ -143,7 +143,8 @@ class Trace(_Message):
     ``computes``: (stage, round, start, stop); ``sends``: (boundary, round, bytes, start); ``receives``: (boundary,
     round, start of the wait, stop). Parties that talk freely say whom they sent a message, numbered by pair, in
     ``sent``: (receiver, number, label, bytes, start), and of whom they took one in ``taken``: (sender, number, start of
-    the wait, its stop, arrival). ``start``, ``stop`` and ``digest`` (SHA-256 of the result) come from the source.
+    the wait, its stop, arrival). ``start``, ``stop`` and ``digest`` (SHA-256 of the result) come from the source, as do
+    ``answers`` of a stream of requests: (query, its arrival, its answer).
     """
 
     event: Literal["trace"] = "trace"
@@ -157,6 +158,7 @@ class Trace(_Message):
     receives: list[tuple[int, int, float, float]]
     sent: list[tuple[int, int, str, int, float]] = []
     taken: list[tuple[int, int, float, float, float]] = []
+    answers: list[tuple[int, float, float]] = []
 
 
 class ResultPart(_Message):

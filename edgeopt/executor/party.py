@@ -270,6 +270,11 @@ class GlooLinks(Links):
         self.spans.computes.append((stage, round_index, started.clock_s, time.monotonic()))
         self._state.now("send", stage, round_index)
 
+    def answered(self, query: int, arrived_s: float, answered_s: float) -> None:
+        """Note when a request of a stream arrived and when it was answered."""
+        self.spans.answers.append((query, arrived_s, answered_s))
+        self._state.moves += 1
+
     def _take(self, source: int, started_s: float) -> list[torch.Tensor]:
         inbox = self._inboxes[source]
         header, arrived_s = inbox.whole.popleft()

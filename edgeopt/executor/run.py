@@ -36,7 +36,7 @@ from edgeopt.executor.trace import (
     times_of,
 )
 from edgeopt.plan import Plan
-from edgeopt.report.data import Comparison, DeviceReport, OutputCheck, Report, Samples
+from edgeopt.report.data import Comparison, DeviceReport, OutputCheck, Report, Responses, Samples
 
 __all__ = ["LAUNCHERS", "execute"]
 
@@ -178,6 +178,7 @@ def execute(
         latency_s=latency_s,
         throughput_per_s=None if alone else compare_throughput(plan, before, requests),
         metrics=compare_metrics(plan, layout, requests) if alone else {},
+        responses=_responses(requests),
         stages=compare_stages(plan, requests),
         transfers=compare_transfers(plan, layout, requests),
         devices=[_device_report(plan, host, log, requests) for host in layout.hosts],
@@ -220,7 +221,7 @@ def _device_report(plan: Plan, host: Host, log: Log, requests: Sequence[RequestT
         cpu_quota=host.cpu_quota,
         compute_s=Samples.of([r.busy_s[host.rank] for r in requests]),
         waiting_s=Samples.of([r.waiting_s[host.rank] for r in requests]),
-        idle_s=Samples.of([r.latency_s - r.busy_s[host.rank] for r in requests]),
+        idle_s=Samples.of([r.span_s - r.busy_s[host.rank] for r in requests]),
         predicted_memory_bytes=max(planned, default=0.0) if plan.is_chain else sum(planned),
         peak_memory_bytes=log.done[host.rank].peak_memory_bytes,
         clock_offset_s=offset_s,
@@ -232,6 +233,27 @@ def _typical(requests: Sequence[RequestTimes]) -> int:
     """Index of the request whose latency is nearest to the median."""
     median = Samples.of([request.latency_s for request in requests]).median
     return min(range(len(requests)), key=lambda i: abs(requests[i].latency_s - median))
+
+
+def _responses(requests: Sequence[RequestTimes]) -> Responses | None:
+    """Response times, where requests arrived by themselves."""
+    first = requests[0].response_s
+    if not first:
+        return None
+    from edgeopt.programs.arrivals import mean_interval
+
+    everything = sorted(seconds for request in requests for seconds in request.response_s)
+    interval = mean_interval(first)
+    known = math.isfinite(interval.low)
+    return Responses(
+        requests=len(first),
+        mean_s=math.fsum(everything) / len(everything),
+        low_s=interval.low if known else None,
+        high_s=interval.high if known else None,
+        median_s=everything[len(everything) // 2],
+        p95_s=everything[min(len(everything) - 1, math.ceil(0.95 * len(everything)) - 1)],
+        max_s=everything[-1],
+    )
 
 
 def _output(log: Log) -> OutputCheck | None:

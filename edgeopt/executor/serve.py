@@ -30,6 +30,7 @@ class Spans:
     receives: list[tuple[int, int, float, float]] = field(default_factory=list)
     sent: list[tuple[int, int, str, int, float]] = field(default_factory=list)
     taken: list[tuple[int, int, float, float, float]] = field(default_factory=list)
+    answers: list[tuple[int, float, float]] = field(default_factory=list)
 
 
 def serve(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
@@ -43,8 +43,8 @@ class Moved:
     """What crossed one boundary in one request, or went from one party to another under one label."""
 
     seconds: float
-    num_bytes: int
-    messages: int
+    num_bytes: float
+    messages: float
 
 
 _NOTHING = Moved(0.0, 0, 0)
@@ -56,9 +56,13 @@ class RequestTimes:
 
     ``moved`` has a boundary's index as its key, or for parties the ranks of sender and receiver and the label.
     ``active_s`` is from a rank's first to its last time of computing or waiting.
+
+    Of a stream of requests everything but ``first_round_s`` and ``stop_s`` is an average per request, and ``latency_s``
+    the mean of ``response_s`` (in the order of arrival); ``span_s`` is then the stream's duration per request.
     """
 
     latency_s: float
+    span_s: float
     stop_s: float
     first_round_s: float
     compute_s: dict[int, list[float]]
@@ -66,6 +70,7 @@ class RequestTimes:
     busy_s: dict[int, float]
     waiting_s: dict[int, float]
     active_s: dict[int, float]
+    response_s: list[float] = field(default_factory=list)
 
     @property
     def transfer_s(self) -> float:
@@ -108,17 +113,25 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
     for boundary in sorted({b for b, _ in sent}):
         parts = [(received[key] - start, q) for key, (start, q) in sent.items() if key[0] == boundary]
         moved[boundary] = Moved(sum(s for s, _ in parts), sum(q for _, q in parts), len(parts))
+    stream = [answered - arrived for _, arrived, answered in sorted(source.answers)]
+    each = 1.0 / max(1, len(stream))
+    if stream:
+        computes = defaultdict(list, {stage: [sum(seconds) * each] for stage, seconds in computes.items()})
+        moved = {way: Moved(m.seconds * each, m.num_bytes * each, m.messages * each) for way, m in moved.items()}
     return RequestTimes(
-        latency_s=source.stop - source.start,
+        latency_s=sum(stream) * each if stream else source.stop - source.start,
+        span_s=(source.stop - source.start) * each,
         stop_s=source.stop,
         first_round_s=first_round_stop - source.start,
         compute_s=dict(sorted(computes.items())),
         moved=moved,
-        busy_s={rank: sum(b - a for _, _, a, b in trace.computes) for rank, trace in traces.items()},
+        busy_s={rank: sum(b - a for _, _, a, b in trace.computes) * each for rank, trace in traces.items()},
         waiting_s={
-            rank: sum(max(b - max(a, source.start), 0.0) for a, b in _waits(trace)) for rank, trace in traces.items()
+            rank: each * sum(max(b - max(a, source.start), 0.0) for a, b in _waits(trace))
+            for rank, trace in traces.items()
         },
-        active_s={rank: _active_s(trace, source.start, source.stop) for rank, trace in traces.items()},
+        active_s={rank: _active_s(trace, source.start, source.stop) * each for rank, trace in traces.items()},
+        response_s=stream,
     )
 
 
@@ -160,6 +173,7 @@ def shifted(trace: Trace, offset_s: float) -> Trace:
             "receives": [(b, r, a + offset_s, c + offset_s) for b, r, a, c in trace.receives],
             "sent": [(to, n, label, q, a + offset_s) for to, n, label, q, a in trace.sent],
             "taken": [(k, n, a + offset_s, b + offset_s, c + offset_s) for k, n, a, b, c in trace.taken],
+            "answers": [(q, a + offset_s, b + offset_s) for q, a, b in trace.answers],
         }
     )
 
@@ -240,9 +254,14 @@ def compare_transfers(plan: Plan, layout: Layout, requests: Sequence[RequestTime
 
 
 def compare_metrics(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]) -> dict[str, Comparison]:
-    """Time to first token, time per output token and tokens per second of language models; images per second else."""
+    """Time to first token, time per output token and tokens per second of language models; images per second else.
+
+    Of a stream of requests the load of the device that is loaded most.
+    """
     workload, measured = plan.problem.workload, {}
-    if isinstance(workload, TextWorkload):
+    if requests[0].response_s:
+        measured["load"] = [max(r.busy_s.values()) / r.span_s for r in requests]
+    elif isinstance(workload, TextWorkload):
         rounds = workload.new_tokens
         measured["ttft_s"] = [r.first_round_s for r in requests]
         if rounds > 1:

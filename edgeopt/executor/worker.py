@@ -281,6 +281,7 @@ def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace
         receives=spans.receives,
         sent=spans.sent,
         taken=spans.taken,
+        answers=spans.answers,
     )
 
 

@@ -11,9 +11,9 @@ from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
-    "Acceptance", "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion",
-    "Draft", "Experts", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality", "Sampler",
-    "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WholeQuality",
+    "Acceptance", "AdditiveQuality", "Answers", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component",
+    "Diffusion", "Draft", "Experts", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality",
+    "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -88,6 +88,17 @@ class Draft(Strict):
     acceptance: list[Acceptance] = Field(min_length=1)
 
 
+class Answers(Strict):
+    """What every model of a family answered to the same queries, recorded; :mod:`edgeopt.profiles.answers` reads it.
+
+    ``trace`` is a CSV file, ``queries`` a safetensors file with their tokens, both relative to the profile.
+    """
+
+    trace: str
+    queries: str | None = None
+    source: Provenance
+
+
 class CausalLM(Profile):
     """A decoder-only language model: embedding, blocks, head.
 
@@ -96,7 +107,7 @@ class CausalLM(Profile):
 
     ``tokenizer`` names what turns text into token ids: models that exchange tokens must have the same. ``prompts`` is
     a local safetensors file with ``prompts`` (rows, tokens) that requests begin with; without it they are random.
-    ``drafts`` are models that guess for this one, by name.
+    ``drafts`` are smaller models of the family, by name: they guess for this one, or answer before it (``answers``).
     """
 
     kind: Literal["model"] = "model"
@@ -110,6 +121,7 @@ class CausalLM(Profile):
     tokenizer: str | None = None
     prompts: str | None = None
     drafts: dict[str, Draft] = {}
+    answers: Answers | None = None
 
 
 class Component(Strict):

@@ -12,7 +12,7 @@ from edgeopt.profiles.base import Strict
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
-from edgeopt.units import Joules, Seconds
+from edgeopt.units import Joules, RequestsPerSecond, Seconds
 
 __all__ = [
     "CascadeWorkload", "Constraints", "Drafting", "ImageWorkload", "Objective", "PatchOptions", "Problem",
@@ -59,6 +59,9 @@ class TextWorkload(Strict):
     ``temperature`` 0 takes the likeliest token each time; above, tokens are sampled. With ``prefill_chunk`` the
     strategy ``pipeline`` sends so many tokens of the prompt at a time down its stages, which then work on different
     chunks at the same time; ``auto`` leaves their number to it.
+
+    With ``requests_per_s`` such requests arrive by themselves, at random times of that mean rate (Poisson), and queue;
+    a run of the plan serves ``requests`` of them. Without, one request is made after the other.
     """
 
     kind: Literal["text"] = "text"
@@ -67,6 +70,8 @@ class TextWorkload(Strict):
     batch: int = Field(default=1, ge=1)
     temperature: float = Field(default=0.0, ge=0)
     prefill_chunk: Literal["auto"] | Annotated[int, Field(ge=1)] | None = None
+    requests_per_s: RequestsPerSecond | None = None
+    requests: int = Field(default=100, ge=1)
 
     @property
     def chunks(self) -> list[int]:
@@ -149,13 +154,19 @@ Workload = TextWorkload | ImageWorkload | CascadeWorkload
 
 
 class Constraints(Strict):
-    """Budgets, pins and the source. Devices by name, elements by name or index."""
+    """Budgets, pins and the source. Devices by name, elements by name or index.
+
+    ``accuracy`` is the least fraction of right answers. ``thresholds`` are those of the strategy ``cascade``, by model:
+    a query goes no further than a model that is at least so confident; default: whichever are best.
+    """
 
     source: str | None = None
     deadline: Seconds | None = None
     period: Seconds | None = None
     energy: Joules | None = None
     quality: float | None = None
+    accuracy: float | None = Field(default=None, gt=0, le=1)
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     max_stages: int | None = Field(default=None, ge=1)
     min_segment: int = Field(default=1, ge=1)
     first: str | None = None

@@ -127,7 +127,7 @@ def _build(part: Part, kind: str, document: Document) -> Any:
 
 
 def _absolute_checkpoints(data: Any, folder: Path) -> Any:
-    """Return the data with relative paths of checkpoints and prompts made relative to the profile's folder."""
+    """Return the data with relative paths of checkpoints, prompts and traces made relative to the profile's folder."""
     if isinstance(data, list):
         return [_absolute_checkpoints(item, folder) for item in data]
     if not isinstance(data, dict):
@@ -135,7 +135,7 @@ def _absolute_checkpoints(data: Any, folder: Path) -> Any:
     result = {key: _absolute_checkpoints(value, folder) for key, value in data.items() if key != "config"}
     if "config" in data:  # free-form, none of our words
         result["config"] = data["config"]
-    for name in ("checkpoint", "prompts"):
+    for name in ("checkpoint", "prompts", "trace", "queries"):
         ref = result.get(name)
         if isinstance(ref, str) and not ref.startswith("~"):
             result[name] = str((folder / ref).absolute())

@@ -79,6 +79,9 @@ class Links(ABC):
             What reports tell apart within a stage: 0 is the prefill of a language model, or the first step.
         """
 
+    def answered(self, query: int, arrived_s: float, answered_s: float) -> None:  # noqa: B027  (a rehearsal keeps none)
+        """Note, at the source of a stream of requests, when one arrived and when it had its answer (monotonic clock)."""
+
 
 class PartyProgram(ABC):
     """One process's part in a plan.

@@ -18,8 +18,8 @@ from pydantic import BaseModel, ConfigDict
 from edgeopt.plan import Interval, Plan, Purpose
 
 __all__ = [
-    "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Recovery", "Report", "Samples",
-    "StageReport", "TransferReport",
+    "FORMAT", "Comparison", "DeviceReport", "ErrorSplit", "Hardware", "OutputCheck", "Recovery", "Report", "Responses",
+    "Samples", "StageReport", "TransferReport",
 ]  # fmt: skip
 
 FORMAT = "edgeopt-report/1"
@@ -194,6 +194,22 @@ class Hardware(_Record):
     versions: dict[str, str]
 
 
+class Responses(_Record):
+    """Response times of requests that arrived by themselves, from arrival to answer, in seconds.
+
+    ``low_s`` and ``high_s`` bound the 95 % confidence interval of the mean (means of batches; ``None``: too few
+    requests for one). Repeats serve the same arrivals: the interval is that of the first, the other figures are of all.
+    """
+
+    requests: int
+    mean_s: float
+    low_s: float | None
+    high_s: float | None
+    median_s: float
+    p95_s: float
+    max_s: float
+
+
 class Report(_Record):
     """One execution of one plan.
 
@@ -201,6 +217,8 @@ class Report(_Record):
     filled, one sample per block of consecutive results; with one request at a time it is 1/latency and is left out.
     After a fault with ``on_fault: replan`` everything but ``recoveries`` is about the plan ``replanned``.
     ``timeline`` is the request whose latency is nearest to the median, from its start.
+    Where requests arrive by themselves, a request above is a whole stream of them: ``latency_s`` is the mean of
+    ``responses``, and stages, transfers and devices are averages per request of the stream.
     """
 
     format: Literal["edgeopt-report/1"] = FORMAT
@@ -220,6 +238,7 @@ class Report(_Record):
     latency_s: Comparison
     throughput_per_s: Comparison | None = None
     metrics: dict[str, Comparison]
+    responses: Responses | None = None
     stages: list[StageReport]
     transfers: list[TransferReport]
     devices: list[DeviceReport]

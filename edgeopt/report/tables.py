@@ -155,7 +155,7 @@ def report_view(report: Report) -> Iterable[RenderableType]:
         for transfer in report.transfers:
             transfers.add_row(
                 f"{transfer.purpose} {transfer.cut}" if transfer.purpose == "cut" else transfer.purpose,
-                transfer.source, transfer.destination, format_bytes(transfer.bytes), f"{transfer.messages:.0f}",
+                transfer.source, transfer.destination, format_bytes(transfer.bytes), _count(transfer.messages),
                 *_compared(transfer.seconds),
             )  # fmt: skip
         yield transfers
@@ -166,6 +166,14 @@ def report_view(report: Report) -> Iterable[RenderableType]:
     for name, comparison in report.metrics.items():
         figures.add_row(METRIC_NAMES.get(name, name), *_compared(comparison, is_duration(name)))
     yield figures
+    if (responses := report.responses) is not None:
+        interval = ""
+        if responses.low_s is not None and responses.high_s is not None:
+            interval = f" (95 % confidence: {format_seconds(responses.low_s)} to {format_seconds(responses.high_s)})"
+        yield Text(
+            f"responses to {responses.requests} requests: mean {format_seconds(responses.mean_s)}{interval}, "
+            f"median {format_seconds(responses.median_s)}, 95 % within {format_seconds(responses.p95_s)}"
+        )
     split = report.error
     yield Text(
         f"predicted minus measured: {format_seconds(split.total_s)} = compute {format_seconds(split.compute_s)}"
@@ -186,6 +194,11 @@ def _compared(comparison: Comparison, duration: bool = True) -> tuple[str, str, 
 
     error = "–" if comparison.relative_error is None else f"{100 * comparison.relative_error:+.1f} %"
     return figure(comparison.predicted), figure(comparison.median), figure(comparison.spread), error
+
+
+def _count(number: float) -> str:
+    """Write a number of messages; of a stream it is an average."""
+    return f"{number:.0f}" if number == round(number) else f"{number:.3g}"
 
 
 def _output_line(report: Report) -> str:

@@ -9,8 +9,9 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import numpy as np
+from numpy.typing import NDArray
 
-from edgeopt_solvers.chain.arrays import Array, optional_limit, whole_number
+from edgeopt_solvers.chain.arrays import Array, checked_array, optional_limit, whole_number
 from edgeopt_solvers.data import WeightedInstance
 from edgeopt_solvers.errors import InstanceError
 from edgeopt_solvers.policy.validate import amounts, objective_of, within_unit
@@ -24,10 +25,12 @@ MOST_CHOICES = 4096
 
 _ABSENT: Any = None
 
+_SECONDS = "give finite seconds per model, or per query and model"
+
 CASCADE_FEATURES = frozenset(
     {
         "cascade", "per_query", "graded", "grid", "full_resolution", "cost", "weighted", "min_accuracy", "max_latency",
-        "max_cost", "max_models",
+        "max_cost", "max_models", "max_busy", "conflicts",
     }
 )  # fmt: skip
 
@@ -91,6 +94,15 @@ class Cascade(WeightedInstance):
         Thresholds to choose from for each model, in place of quantiles.
     max_models : int, optional
         Most models in the cascade.
+    device : (M,), optional
+        Number of the device that each model runs on; models of one device share its time.
+    busy_s : (M,) or (N, M), optional
+        Seconds that the device is busy with an answer (default ``seconds``): transfers take none of its time.
+    max_busy_s : float, optional
+        Most seconds of any one device per query, on average: at λ queries/s a device keeps up below 1/λ. Needs
+        ``device``.
+    conflicts : sequence of sequences of models
+        Sets of which not all may be in the cascade, such as models that one memory does not hold together.
 
     Raises
     ------
@@ -112,6 +124,10 @@ class Cascade(WeightedInstance):
     num_levels: int | None = 32
     grid: Sequence[Sequence[float]] | None = None
     max_models: int | None = None
+    device: NDArray[np.int64] | None = None
+    busy_s: Array = _ABSENT
+    max_busy_s: float | None = None
+    conflicts: Sequence[Sequence[int]] = ()
 
     def __post_init__(self) -> None:
         for name, value in _normalised(self).items():
@@ -126,6 +142,10 @@ class Cascade(WeightedInstance):
     def num_models(self) -> int:
         """M."""
         return int(self.confidence.shape[1])
+
+    def may_ask(self, models: Sequence[int]) -> bool:
+        """Whether no conflict is among the models."""
+        return not any(set(conflict) <= set(models) for conflict in self.conflicts)
 
     def features(self) -> frozenset[str]:
         """Names (from :data:`CASCADE_FEATURES`) of the optional features that this instance uses."""
@@ -142,6 +162,8 @@ class Cascade(WeightedInstance):
             "max_latency": self.max_latency_s is not None,
             "max_cost": self.max_cost is not None,
             "max_models": self.max_models is not None,
+            "max_busy": self.max_busy_s is not None,
+            "conflicts": bool(self.conflicts),
         }
         return frozenset(name for name, present in used.items() if present)
 
@@ -155,7 +177,7 @@ def _normalised(given: Cascade) -> dict[str, Any]:
         raise InstanceError(f"correct has {found[1]} columns, confidence has {M}: {missing}; give one column per model")
     correct = within_unit("correct", given.correct, [(N, M)], "give 0 or 1 (or a score between) per query and model")
     shapes: list[tuple[int | None, ...]] = [(M,), (N, M)]
-    seconds = amounts("seconds", given.seconds, shapes, "give finite seconds per model, or per query and model")
+    seconds = amounts("seconds", given.seconds, shapes, _SECONDS)
     cost = np.zeros(M) if given.cost is None else given.cost
     fields: dict[str, Any] = {
         "confidence": confidence,
@@ -169,7 +191,13 @@ def _normalised(given: Cascade) -> dict[str, Any]:
         "grid": None if given.grid is None else _grid(given.grid, M),
         "num_levels": None,
         "max_models": None,
+        "max_busy_s": optional_limit("max_busy_s", given.max_busy_s),
+        "device": None if given.device is None else _devices(given.device, M),
+        "busy_s": None if given.busy_s is None else _per_query(amounts("busy_s", given.busy_s, shapes, _SECONDS), N),
+        "conflicts": _conflicts(given.conflicts, M),
     }
+    if fields["max_busy_s"] is not None and fields["device"] is None:
+        raise InstanceError("device is missing: max_busy_s limits each; give the number of each model's device")
     if fields["min_accuracy"] is not None and fields["min_accuracy"] > 1:
         raise InstanceError(f"min_accuracy is {fields['min_accuracy']:g}; give a fraction from 0 to 1, not per cent")
     if given.num_levels is not None:
@@ -193,6 +221,25 @@ def _refuse_too_many(num_models: int, most: int) -> None:
             f"{MOST_CHOICES} are tried; set max_models to {max(1, sum(c <= MOST_CHOICES for c in choices))}, or leave "
             "out models"
         )
+
+
+def _devices(given: Any, num_models: int) -> NDArray[np.int64]:
+    mend = "give the number of each model's device"
+    array = checked_array("device", given, [(num_models,)], mend)
+    devices = np.array([whole_number(f"device[{m}]", d, 0, None, mend) for m, d in enumerate(array.tolist())], np.int64)
+    devices.setflags(write=False)
+    return devices
+
+
+def _conflicts(given: Any, num_models: int) -> tuple[tuple[int, ...], ...]:
+    mend = "give numbers of models of which not all may be asked"
+    sets = []
+    for k, conflict in enumerate(given):
+        models = sorted({whole_number(f"conflicts[{k}]", m, 0, num_models - 1, mend) for m in conflict})
+        if len(models) < 2:
+            raise InstanceError(f"conflicts[{k}] names {len(models)} model(s); leave a model out instead, or name two")
+        sets.append(tuple(models))
+    return tuple(sets)
 
 
 def _per_query(array: Array, num_queries: int) -> Array:

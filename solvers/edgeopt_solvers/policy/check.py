@@ -28,7 +28,8 @@ class Evaluation:
         As the instance asks.
     metrics
         Speculative: ``time_per_token_s``, ``energy_per_token_j``, ``cost_per_token``, ``tokens_per_round``,
-        ``round_s``. Cascade: ``latency_s``, ``cost``, ``accuracy`` and ``asked[m]`` (fraction of queries) per model.
+        ``round_s``. Cascade: ``latency_s``, ``cost``, ``accuracy`` and ``asked[m]`` (fraction of queries) per model,
+        ``busy_s[d]`` per device where they are given.
     violations
         One sentence for each broken rule, with names, amounts and units; empty when feasible.
     terms
@@ -134,18 +135,25 @@ def _speculative_violations(instance: Speculative, s: SpeculativeSolution, metri
 # ── cascades ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
+def _devices(instance: Cascade) -> list[int]:
+    return [] if instance.device is None else sorted(set(instance.device.tolist()))
+
+
 def _cascade(instance: Cascade, solution: CascadeSolution) -> Evaluation:
     models = solution.models
     if not models or list(models) != sorted(set(models)) or models[0] < 0 or models[-1] >= instance.num_models:
         return Evaluation(math.inf, {}, (f"models {models} must rise within 0..{instance.num_models - 1}",))
     N = instance.num_queries
     going = np.ones(N, dtype=bool)
-    seconds, cost, right = [], [], []
+    seconds, cost, right, busy = [], [], [], dict.fromkeys(_devices(instance), 0.0)
     metrics = {f"asked[{m}]": 0.0 for m in range(instance.num_models)}
     for position, m in enumerate(models):
         metrics[f"asked[{m}]"] = float(going.sum()) / N
         seconds += instance.seconds[going, m].tolist()
         cost += instance.cost[going, m].tolist()
+        if instance.device is not None:
+            spent = instance.seconds if instance.busy_s is None else instance.busy_s
+            busy[int(instance.device[m])] += math.fsum(spent[going, m].tolist())
         stops = going.copy()
         if position < len(models) - 1:
             stops &= instance.confidence[:, m] >= solution.thresholds[position]
@@ -154,6 +162,7 @@ def _cascade(instance: Cascade, solution: CascadeSolution) -> Evaluation:
     metrics |= {
         "latency_s": math.fsum(seconds) / N, "cost": math.fsum(cost) / N, "accuracy": math.fsum(right) / N,
     }  # fmt: skip
+    metrics |= {f"busy_s[{d}]": total / N for d, total in busy.items()}
     of = {"latency": "latency_s", "cost": "cost"}
     objective = math.fsum(weight * metrics[of[name]] for name, weight in instance.weights.items())
     slack, broken = LIMIT_TOLERANCE, []
@@ -161,6 +170,12 @@ def _cascade(instance: Cascade, solution: CascadeSolution) -> Evaluation:
         broken.append(f"{len(models)} models are asked, max_models is {instance.max_models}")
     if instance.min_accuracy is not None and metrics["accuracy"] < instance.min_accuracy * (1 - slack):
         broken.append(f"accuracy is {metrics['accuracy']:.9g}, min_accuracy is {instance.min_accuracy:.9g}")
+    for conflict in instance.conflicts:
+        if set(conflict) <= set(models):
+            broken.append(f"models {conflict} are asked together, which conflicts forbid")
+    for d, total in busy.items():
+        if instance.max_busy_s is not None and total / N > instance.max_busy_s * (1 + slack):
+            broken.append(f"device {d} is busy {total / N:.9g} s per query, max_busy_s is {instance.max_busy_s:.9g}")
     for name, limit in (("latency_s", instance.max_latency_s), ("cost", instance.max_cost)):
         if limit is not None and metrics[name] > limit * (1 + slack):
             broken.append(f"{name} is {metrics[name]:.9g}, max_{name} is {limit:.9g}")

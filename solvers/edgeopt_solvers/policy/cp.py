@@ -10,6 +10,7 @@ r_n (its queries get as far as m), a_n (and ask it).
     (3) asks     r_n ∧ on_m → a_n
     (4) floor    Σ_n r_n Σ_{q in n} (correct_qm − correct_q(m−1)) >= N min_accuracy
     (5) budgets  Σ_n a_n Σ_{q in n} amount_qm <= limits,   Σ_m on_m <= max_models
+    (6) conflict ∨_{m in set} ¬on_m
     minimise     Σ_n a_n Σ_{q in n} value_qm
 
 CP-SAT knows integers only: what is minimised or limited is multiplied by a scale and rounded DOWN, limits and what
@@ -82,6 +83,8 @@ def build(instance: Cascade, traces: Traces) -> Model:
         _budget(model, amounts, limit, groups)
     if instance.max_models is not None:
         program.add(sum(model.on) <= instance.max_models)
+    for conflict in instance.conflicts:
+        program.add_bool_or([~model.on[m] for m in conflict])
     _objective(model, traces, groups)
     return model
 

@@ -82,7 +82,7 @@ def _speculative(instance: Speculative) -> str:
 
 
 def _cascade(instance: Cascade, stop_at: float) -> str:
-    free = replace(instance, min_accuracy=None, max_latency_s=None, max_cost=None)
+    free = replace(instance, min_accuracy=None, max_latency_s=None, max_cost=None, max_busy_s=None)
     for name, limit, objective, unit in (
         ("max_latency_s", instance.max_latency_s, "latency", " s"),
         ("max_cost", instance.max_cost, "cost", ""),
@@ -93,7 +93,17 @@ def _cascade(instance: Cascade, stop_at: float) -> str:
                 f"{name} is {limit:.9g}{unit}, the cheapest model alone takes {least:.9g}{unit}, "
                 f"{least - limit:.6g}{unit} too much"
             )
+    if instance.max_busy_s is not None and math.isinf(_best(replace(free, max_busy_s=instance.max_busy_s), stop_at)):
+        least = _least_busy(instance)
+        return (
+            f"max_busy_s is {instance.max_busy_s:.9g} s, a model alone keeps its device busy {least:.9g} s per query "
+            f"at least, {least - instance.max_busy_s:.6g} s too much"
+        )
     if instance.min_accuracy is None or math.isinf(_best(replace(instance, min_accuracy=None), stop_at)):
+        if instance.max_busy_s is not None and math.isfinite(
+            _best(replace(instance, min_accuracy=None, max_busy_s=None), stop_at)
+        ):
+            return f"max_busy_s is {instance.max_busy_s:.9g} s: no cascade within it keeps the other budgets too"
         limit_s, limit = float(instance.max_latency_s or 0.0), float(instance.max_cost or 0.0)
         within = _best(replace(instance, min_accuracy=None, max_latency_s=None, objective="latency"), stop_at)
         return (
@@ -101,11 +111,17 @@ def _cascade(instance: Cascade, stop_at: float) -> str:
             f"{within - limit_s:.6g} s too much"
         )
     most = _most_accurate(replace(instance, min_accuracy=None))
-    kept = " within the budgets" if instance.max_latency_s is not None or instance.max_cost is not None else ""
+    limits = (instance.max_latency_s, instance.max_cost, instance.max_busy_s)
+    kept = " within the budgets" if any(limit is not None for limit in limits) else ""
     return (
         f"min_accuracy is {instance.min_accuracy:.9g}, the best accuracy found{kept} is {most:.9g}, "
         f"{100 * (instance.min_accuracy - most):.4g} points too few"
     )
+
+
+def _least_busy(instance: Cascade) -> float:
+    busy = instance.seconds if instance.busy_s is None else instance.busy_s
+    return float(busy.mean(axis=0).min())
 
 
 def _most_accurate(instance: Cascade) -> float:

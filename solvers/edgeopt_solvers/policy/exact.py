@@ -112,7 +112,7 @@ def _take_warm_start(instance: Cascade, traces: Traces, start: object, best: Bes
     models = start.models
     if list(models) != sorted(set(models)) or models[0] < 0 or models[-1] >= instance.num_models:
         return
-    if len(models) > (instance.max_models or len(models)) or len(models) == 1:
+    if len(models) > (instance.max_models or len(models)) or len(models) == 1 or not instance.may_ask(models):
         return
     if not all(len(traces.thresholds[m]) for m in models[:-1]):
         return

@@ -10,6 +10,7 @@ x_qm ∈ [0, 1]: query q gets as far as model m; y_qm ∈ [0, 1]: and asks it. A
     (3) asks     x_qm − off_m <= y_qm
     (4) floor    Σ_qm correct_qm (x_qm − x_q(m+1)) >= N min_accuracy
     (5) budgets  Σ_qm amount_qm y_qm <= limits,   Σ_m (1 − off_m) <= max_models
+    (6) conflict Σ_{m in set} off_m >= 1
     minimise     Σ_qm value_qm y_qm
 
 x and y are integral by themselves once w, last and off are.
@@ -76,6 +77,8 @@ def build(instance: Cascade, traces: Traces) -> tuple[Any, list[list[Any]], list
         problem += _sum(terms) <= limit / scale, f"budget_{number}"
     if instance.max_models is not None:
         problem += _sum(dict.fromkeys(off, 1.0)) >= M - instance.max_models, "models"
+    for number, conflict in enumerate(instance.conflicts):  # (6)
+        problem += _sum(dict.fromkeys((off[m] for m in conflict), 1.0)) >= 1, f"conflict_{number}"
     return problem, w, last, off, unit
 
 

@@ -71,14 +71,14 @@ def coarser(instance: Cascade, traces: Traces, most: int) -> Traces:
 
 
 def subsequences(instance: Cascade, traces: Traces) -> list[tuple[int, ...]]:
-    """Return every choice of models, short ones first; models before the last have a threshold."""
+    """Return every choice of models without a conflict, short ones first; models before the last have a threshold."""
     M = instance.num_models
     most = min(M, instance.max_models or M)
     return [
         models
         for size in range(1, most + 1)
         for models in itertools.combinations(range(M), size)
-        if all(len(traces.thresholds[m]) for m in models[:-1])
+        if all(len(traces.thresholds[m]) for m in models[:-1]) and instance.may_ask(models)
     ]
 
 
@@ -106,10 +106,12 @@ def _coded(instance: Cascade, thresholds: tuple[Array, ...]) -> Traces:
         if name in weights:
             value += weights[name] * amounts.T
     N = instance.num_queries
+    budgets = [(instance.seconds, instance.max_latency_s), (instance.cost, instance.max_cost)]
+    if instance.max_busy_s is not None and instance.device is not None:
+        busy = instance.seconds if instance.busy_s is None else instance.busy_s
+        budgets += [(busy * (instance.device == d), instance.max_busy_s) for d in np.unique(instance.device)]
     limits = tuple(
-        (np.ascontiguousarray(amounts.T), limit * N * (1 + keep))
-        for amounts, limit in ((instance.seconds, instance.max_latency_s), (instance.cost, instance.max_cost))
-        if limit is not None
+        (np.ascontiguousarray(amounts.T), limit * N * (1 + keep)) for amounts, limit in budgets if limit is not None
     )
     floor = -math.inf if instance.min_accuracy is None else instance.min_accuracy * N * (1 - keep)
     return Traces(thresholds, codes, value, np.ascontiguousarray(instance.correct.T), limits, floor)

@@ -78,7 +78,9 @@ def cascades(draw, wild=False, most_queries=10, most_models=4):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     N, M = draw(st.integers(1, most_queries)), draw(st.integers(1, most_models))
     used = draw(st.sets(st.sampled_from(
-        ["ties", "graded", "per_query", "floor", "latency", "cost", "models", "levels", "grid"])))  # fmt: skip
+        ["ties", "graded", "per_query", "floor", "latency", "cost", "models", "levels", "grid", "busy",
+         "conflicts"]
+    )))  # fmt: skip
 
     def numbers(centre, size):
         if not wild:
@@ -104,6 +106,13 @@ def cascades(draw, wild=False, most_queries=10, most_models=4):
         fields["max_cost"] = float(numbers(1.5, 1)[0])
     if "models" in used:
         fields["max_models"] = int(rng.integers(1, M + 1))
+    if "busy" in used:
+        fields |= {"device": rng.integers(0, 2, M), "max_busy_s": float(numbers(1.0, 1)[0])}
+        if rng.random() < 0.5:
+            fields["busy_s"] = numbers(0.7, shape)
+    if "conflicts" in used and M > 1:
+        sizes = rng.integers(2, M + 1, 2)
+        fields["conflicts"] = [sorted(rng.choice(M, size, replace=False).tolist()) for size in sizes]
     if "levels" in used:
         fields["num_levels"] = int(rng.integers(2, 6))
     if "grid" in used:

@@ -106,7 +106,7 @@ def test_frontier_is_what_no_cascade_beats(instance):
     points = []
     for solution in all_cascades(instance):
         evaluation = evaluate(instance, solution)
-        if not any("budget" in v or "max_" in v for v in evaluation.violations):
+        if not any("max_" in v or "conflicts" in v for v in evaluation.violations):
             points.append((evaluation.objective, evaluation.metrics["accuracy"]))
     found = frontier(instance)
     assert (np.diff(found.accuracy) > 0).all()
@@ -243,6 +243,14 @@ def test_time_limit_keeps_a_bound():
             {"min_accuracy": 0.75, "max_latency_s": 1.5},
             "min_accuracy is 0.75, the best accuracy found within the budgets is 0.5, 25 points too few",
         ),
+        (
+            {"device": [0, 1], "max_busy_s": 0.8},
+            "max_busy_s is 0.8 s, a model alone keeps its device busy 1 s per query at least, 0.2 s too much",
+        ),
+        (
+            {"min_accuracy": 0.75, "device": [0, 0], "max_busy_s": 2.0},
+            "min_accuracy is 0.75, the best accuracy found within the budgets is 0.5, 25 points too few",
+        ),
     ],
 )
 def test_infeasible_names_the_limit_and_by_how_much(fields, sentence):
@@ -273,6 +281,10 @@ def test_infeasible_names_the_limit_and_by_how_much(fields, sentence):
         ({"grid": [[0.5]]}, "grid must hold one list of thresholds for each of 2 models"),
         ({"grid": [[0.5], [1.5]]}, r"grid\[1\]\[0\] is 1.5; give thresholds from 0 to 1"),
         ({"max_models": 0}, "max_models is 0"),
+        ({"max_busy_s": 1.0}, "device is missing"),
+        ({"device": [0, 0.5]}, r"device\[1\] is 0.5, expected a whole number >= 0"),
+        ({"conflicts": [[0, 2]]}, r"conflicts\[0\] is 2, expected a whole number 0..1"),
+        ({"conflicts": [[1, 1]]}, r"conflicts\[0\] names 1 model\(s\); leave a model out"),
     ],
 )
 def test_refused_with_field_value_and_mend(fields, message):

@@ -31,6 +31,8 @@ FAMILIES = {
     "graded": {**TWO, "correct": [[0.5, 1], [0.25, 0.75], [0, 1]], "min_accuracy": 0.5},
     "budgets": {**TWO, "min_accuracy": 0.5, "max_latency_s": 4.0, "cost": [2.0, 1.0], "max_cost": 2.5},  # (5)
     "models": {**THREE, "min_accuracy": 1.0, "max_models": 2},
+    "busy": {**TWO, "min_accuracy": 0.5, "device": [0, 0], "busy_s": [0.5, 2.0], "max_busy_s": 1.5},
+    "conflicts": {**THREE, "min_accuracy": 1.0, "conflicts": [[0, 1], [0, 2]]},  # (6)
     "weighted": {**TWO, "min_accuracy": 1.0, "cost": [[1.0, 2.0], [3.0, 1.0], [1.0, 1.0]],
                  "objective": {"latency": 1.0, "cost": 2.0}},
     "grid": {**TWO, "min_accuracy": 0.5, "grid": [[0.3], [0.5]]},
