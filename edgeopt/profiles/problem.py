@@ -154,7 +154,11 @@ Workload = TextWorkload | ImageWorkload | CascadeWorkload
 
 
 class Constraints(Strict):
-    """Budgets, pins and the source. Devices by name, elements by name or index."""
+    """Budgets, pins and the source. Devices by name, elements by name or index.
+
+    ``accuracy`` is the least fraction of right answers. ``thresholds`` are those of the strategy ``cascade``, by model:
+    a query goes no further than a model that is at least so confident; default: whichever are best.
+    """
 
     source: str | None = None
     deadline: Seconds | None = None
@@ -162,6 +166,7 @@ class Constraints(Strict):
     energy: Joules | None = None
     quality: float | None = None
     accuracy: float | None = Field(default=None, gt=0, le=1)
+    thresholds: dict[str, Annotated[float, Field(ge=0, le=1)]] = {}
     max_stages: int | None = Field(default=None, ge=1)
     min_segment: int = Field(default=1, ge=1)
     first: str | None = None

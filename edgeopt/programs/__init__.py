@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["build", "compare", "reference"]
 
 _MODULES = {
+    "cascade": "edgeopt.programs.answers",
     "pipeline": "edgeopt.programs.pipeline",
     "multi_stage": "edgeopt.programs.multi_stage",
     "hierarchical": "edgeopt.programs.hierarchical",

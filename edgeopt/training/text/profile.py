@@ -15,6 +15,7 @@ from edgeopt.programs.language import build_model, model_config
 from edgeopt.programs.weights import fill, open_weights
 from edgeopt.training.digits.checkpoints import MANIFEST
 from edgeopt.training.text.acceptance import greedy_marks, positions_of, sampled_marks, yields
+from edgeopt.training.text.answers import record_answers
 from edgeopt.training.text.checkpoints import PROMPTS
 from edgeopt.training.text.models import MODELS, TARGET
 
@@ -25,6 +26,7 @@ MAX_LENGTH = 16
 
 _ROWS, _PROMPT_TOKENS, _NEW_TOKENS, _STARTS = 400, 64, 96, 40
 _TEMPERATURES = (0.0, 1.0)
+_NAME = "text"
 _TOKENIZER = "edgeopt-text: one token per character of data/text/manifest.json's alphabet"
 _DESCRIPTION = (
     "Notes about a household, character by character: a Llama of 0.45 million parameters and two smaller ones that "
@@ -33,7 +35,7 @@ _DESCRIPTION = (
 
 
 def text_model(folder: Path, say: Any = print) -> CausalLM:
-    """Derive the profile of the checkpoints in a folder, and measure the drafts' acceptance.
+    """Derive the profile of the checkpoints in a folder, measure the drafts' acceptance, and record answers of all.
 
     Parameters
     ----------
@@ -66,13 +68,16 @@ def text_model(folder: Path, say: Any = print) -> CausalLM:
         )  # fmt: skip
         taken = [entry.by_position for entry in drafts[name].acceptance]
         say(f"{name}: first guess taken {', '.join(f'{row[0]:.3f}' for row in taken)} at {_TEMPERATURES}")
+    asked = {_NAME if name == TARGET else name: MODELS[name].architecture(str(folder / f"{name}.safetensors"))
+             for name in [*drafts, TARGET]}  # fmt: skip
     return counted[TARGET].model_copy(
         update={
-            "name": "text",
+            "name": _NAME,
             "description": _DESCRIPTION,
             "tokenizer": _TOKENIZER,
             "prompts": f"../data/text/{PROMPTS}",
             "drafts": drafts,
+            "answers": record_answers(folder, asked, say),
         }
     )
 
