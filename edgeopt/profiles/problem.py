@@ -15,8 +15,8 @@ from edgeopt.profiles.network import Network
 from edgeopt.units import Joules, Seconds
 
 __all__ = [
-    "CascadeWorkload", "Constraints", "Drafting", "ImageWorkload", "Objective", "PatchOptions", "Problem",
-    "TextWorkload", "Workload",
+    "CascadeWorkload", "Constraints", "Drafting", "ExpertsOptions", "ImageWorkload", "Objective", "PatchOptions",
+    "Problem", "TextWorkload", "Workload",
 ]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
@@ -121,6 +121,17 @@ class PatchOptions(Strict):
         return self
 
 
+class ExpertsOptions(Strict):
+    """How the strategy ``experts`` may place a mixture's experts.
+
+    ``trunk`` is the device of everything but the experts; default: whichever is best. ``max_replicas`` is the most
+    copies of one expert.
+    """
+
+    trunk: str | None = None
+    max_replicas: int | None = Field(default=None, ge=1)
+
+
 class CascadeWorkload(Strict):
     """Denoise ``images`` through every level of a cascade.
 
@@ -154,6 +165,7 @@ class Constraints(Strict):
     forbid: list[str] = []
     drafting: Drafting = Drafting()
     patch: PatchOptions = PatchOptions()
+    experts: ExpertsOptions = ExpertsOptions()
 
 
 class Problem(Strict):

@@ -29,6 +29,7 @@ _MODULES = {
     "split_diffusion": "edgeopt.programs.split_diffusion",
     "patch": "edgeopt.programs.patch",
     "speculative": "edgeopt.programs.speculative",
+    "experts": "edgeopt.programs.experts",
 }
 
 
