@@ -121,7 +121,6 @@ class Request:
     def instance(self) -> family.Experts:
         """Return the placement to be solved."""
         common: dict[str, Any] = {"memory_bytes": self._room + self.reserved, "reserved_bytes": self.reserved}
-        common |= {"max_replicas": self.problem.constraints.experts.max_replicas}
         sizes = self.costs.expert_bytes
         if self.apart:
             unit_s = np.where(self.able, self._apart_s() / np.maximum(self.load_tokens, 1e-300)[:, :, None], math.inf)
@@ -130,6 +129,7 @@ class Request:
                 load=self.load_tokens.reshape(-1, 1),
                 unit_s=unit_s.reshape(-1, len(self.devices)),
                 expert_bytes=np.repeat(sizes, self.num_experts),
+                max_replicas=1,  # copies could not share the work of a single token
                 **common,
             )
         num_steps = sum(count for _, count in self.costs.steps)
@@ -142,6 +142,7 @@ class Request:
             rate_bytes_per_s=self.links.rate_bytes_per_s,
             latency_s=num_steps * self.links.latency_s,
             home=np.eye(len(self.devices))[self.trunk],
+            max_replicas=self.problem.constraints.experts.max_replicas,
             **common,
         )
 
