@@ -84,6 +84,7 @@ def solve_with(
 ) -> Plan:
     """Plan a problem by one strategy; parameters and exceptions as in :func:`solve`."""
     cases = technique.cases(problem)
+    time_limit_s = technique.patience_s if time_limit_s is None else time_limit_s
     if len(cases) == 1:
         return _solve_case(technique, cases[0], backend, time_limit_s, gap, warm_start, diagnose)
     plans: list[Plan] = []

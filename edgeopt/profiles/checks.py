@@ -8,6 +8,7 @@ from itertools import pairwise
 
 from edgeopt.profiles.cascades import check_cascade
 from edgeopt.profiles.device import Device
+from edgeopt.profiles.gates import check_gates
 from edgeopt.profiles.library import known_or_near
 from edgeopt.profiles.model import (
     AdditiveQuality,
@@ -29,7 +30,7 @@ __all__ = [
 ]  # fmt: skip
 
 _PHASES = {
-    "causal_lm": ("prefill", "decode", "verify"),
+    "causal_lm": ("prefill", "decode", "verify", "expert"),
     "diffusion": ("text_encoder", "step", "decoder"),
     "cascaded_diffusion": ("text_encoder", "step"),
 }
@@ -43,7 +44,7 @@ def check_device(device: Device) -> Iterator[Flaw]:
         yield Flaw(("efficiency", "rows"), message, "list both from 1 row up, for example [1, 16, 256]")
     for i, timing in enumerate(device.timings):
         at = ("timings", i)
-        needed = {"prefill": "tokens", "decode": "context", "verify": "tokens"}.get(timing.phase)
+        needed = {"prefill": "tokens", "decode": "context", "verify": "tokens", "expert": "tokens"}.get(timing.phase)
         if needed and getattr(timing, needed) is None:
             yield Flaw(
                 (*at, needed), f"is missing for phase '{timing.phase}'", f"add `{needed}:`, the number of tokens"
@@ -65,6 +66,7 @@ def check_model(model: Model) -> Iterator[Flaw]:
             seen.add(layer.name)
         for name, draft in model.drafts.items():
             yield from _check_draft(model, name, draft)
+        yield from check_gates(model)
     elif isinstance(model.quality, AdditiveQuality):
         yield from _check_additive(model.quality, list(model.variants))
     elif isinstance(model.quality, TableQuality):
@@ -215,8 +217,11 @@ def check_links(network: Network, names: Sequence[str]) -> Iterator[Flaw]:
 
 def check_constraints(constraints: Constraints, names: Sequence[str]) -> Iterator[Flaw]:
     """Pins, the source and forbidden devices are devices of the problem."""
-    single = [((key,), getattr(constraints, key)) for key in ("source", "first", "last")]
+    single: list[tuple[tuple[str, ...], str | None]] = [
+        ((key,), getattr(constraints, key)) for key in ("source", "first", "last")
+    ]
     pinned = [(("pin", element), device) for element, device in constraints.pin.items()]
+    single.append((("experts", "trunk"), constraints.experts.trunk))
     forbidden = [(("forbid", i), device) for i, device in enumerate(constraints.forbid)]
     for path, name in [*single, *pinned, *forbidden]:
         if name is not None and name not in names:
@@ -297,11 +302,15 @@ def check_timings(device: Device, model: Model) -> Iterator[Flaw]:
             message = f"'{timing.phase}' is no phase of '{model.name}', {_FAMILY[model.family][0]}"
             yield Flaw((*at, "phase"), message, f"use {' or '.join(phases)}")
             continue
-        whole = not isinstance(model, CausalLM) or timing.phase == "verify"
+        whole = not isinstance(model, CausalLM) or timing.phase in ("verify", "expert")
         expected = 1 if whole else sum(layer.count for layer in model.layers)
         if len(timing.elements) != expected:
             message = f"has {len(timing.elements)} values, '{model.name}' has {expected} in phase '{timing.phase}'"
-            mend = "give 1, that of the whole pass" if whole else f"give {expected}, one per chain element"
+            mend = (
+                "give 1, that of the whole pass or of one expert"
+                if whole
+                else f"give {expected}, one per chain element"
+            )
             yield Flaw((*at, "elements"), message, mend)
         if timing.phase == "step" and timing.variant not in variants:
             message = f"there is no variant '{timing.variant}'" if timing.variant else "is missing for phase 'step'"

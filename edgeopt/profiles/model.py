@@ -12,7 +12,7 @@ from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
     "Acceptance", "AdditiveQuality", "Answers", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component",
-    "Diffusion", "Draft", "Experts", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality",
+    "Diffusion", "Draft", "Experts", "Gates", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality",
     "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WholeQuality",
 ]  # fmt: skip
 
@@ -64,6 +64,19 @@ class Layer(Strict):
     experts: Experts | None = None
 
 
+class Gates(Strict):
+    """How often the router of each layer with experts, in order, sends a token to each of them.
+
+    ``frequencies[g][e]`` is the part of the tokens that is sent to expert e, so that a row adds up to the experts that
+    are chosen for a token. ``pairs[g]`` are the parts that are sent to both experts of a pair (co-activation), in the
+    order (0, 1), (0, 2) … (1, 2) …; it may be left out.
+    """
+
+    frequencies: list[list[Annotated[float, Field(ge=0, le=1)]]] = Field(min_length=1)
+    pairs: list[list[Annotated[float, Field(ge=0, le=1)]]] = []
+    source: Provenance
+
+
 class Acceptance(Strict):
     """How often a target takes what a draft guesses, at one temperature (0: greedy).
 
@@ -108,6 +121,7 @@ class CausalLM(Profile):
     ``tokenizer`` names what turns text into token ids: models that exchange tokens must have the same. ``prompts`` is
     a local safetensors file with ``prompts`` (rows, tokens) that requests begin with; without it they are random.
     ``drafts`` are smaller models of the family, by name: they guess for this one, or answer before it (``answers``).
+    ``gates`` is how often a mixture's experts are chosen.
     """
 
     kind: Literal["model"] = "model"
@@ -122,6 +136,7 @@ class CausalLM(Profile):
     prompts: str | None = None
     drafts: dict[str, Draft] = {}
     answers: Answers | None = None
+    gates: Gates | None = None
 
 
 class Component(Strict):

@@ -15,8 +15,8 @@ from edgeopt.profiles.network import Network
 from edgeopt.units import Joules, RequestsPerSecond, Seconds
 
 __all__ = [
-    "CascadeWorkload", "Constraints", "Drafting", "ImageWorkload", "Objective", "PatchOptions", "Problem",
-    "RoutingOptions", "TextWorkload", "Workload",
+    "CascadeWorkload", "Constraints", "Drafting", "ExpertsOptions", "ImageWorkload", "Objective", "PatchOptions",
+    "Problem", "RoutingOptions", "TextWorkload", "Workload",
 ]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
@@ -146,6 +146,17 @@ class RoutingOptions(Strict):
     accuracy: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
 
 
+class ExpertsOptions(Strict):
+    """How the strategy ``experts`` may place a mixture's experts.
+
+    ``trunk`` is the device of everything but the experts; default: whichever is best. ``max_replicas`` is the most
+    copies of one expert.
+    """
+
+    trunk: str | None = None
+    max_replicas: int | None = Field(default=None, ge=1)
+
+
 class CascadeWorkload(Strict):
     """Denoise ``images`` through every level of a cascade.
 
@@ -186,6 +197,7 @@ class Constraints(Strict):
     drafting: Drafting = Drafting()
     patch: PatchOptions = PatchOptions()
     routing: RoutingOptions = RoutingOptions()
+    experts: ExpertsOptions = ExpertsOptions()
 
 
 class Problem(Strict):

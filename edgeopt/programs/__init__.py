@@ -31,6 +31,7 @@ _MODULES = {
     "patch": "edgeopt.programs.patch",
     "routing": "edgeopt.programs.routing",
     "speculative": "edgeopt.programs.speculative",
+    "experts": "edgeopt.programs.experts",
 }
 
 

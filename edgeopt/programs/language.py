@@ -21,7 +21,10 @@ from edgeopt.programs.weights import fill, meta_parameters, open_weights
 __all__ = ["FAMILIES", "LanguagePart", "build_model", "model_config"]
 
 #: Families whose forward pass is exactly: embed, blocks in order, norm, head; with no scaling in between.
-FAMILIES = ("LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen3ForCausalLM")
+FAMILIES = (
+    "LlamaForCausalLM", "MistralForCausalLM", "MixtralForCausalLM", "Qwen2ForCausalLM", "Qwen2MoeForCausalLM",
+    "Qwen3ForCausalLM", "Qwen3MoeForCausalLM",
+)  # fmt: skip
 
 #: Rotary kinds whose frequencies depend on the length of the sequence: their tables cannot be made ahead.
 _CHANGING_ROTARY = ("dynamic", "longrope")
@@ -72,6 +75,13 @@ def _likeliest(logits: torch.Tensor) -> torch.Tensor:
     return logits.argmax(-1, keepdim=True)
 
 
+def _keep_dense(config: Any, first: int, last: int) -> None:
+    """Let those of a mixture's layers be dense in a part that are so in the whole, where they have other indices."""
+    if (every := getattr(config, "decoder_sparse_step", None)) is not None:
+        dense = [i for i in range(first, last) if i in config.mlp_only_layers or (i + 1) % every]
+        config.decoder_sparse_step, config.mlp_only_layers = 1, [i - first for i in dense]
+
+
 class LanguagePart:
     """Elements ``start`` to ``stop`` of the chain embed, block 0 … block L-1, head, with their own KV cache.
 
@@ -85,6 +95,8 @@ class LanguagePart:
         Of weights and activations.
     max_tokens
         Longest sequence, prompt and generated; rotary tables are made once for it.
+    adapt
+        Called with the library's model before its weights are read, to put other modules in the place of its own.
     """
 
     def __init__(
@@ -96,6 +108,7 @@ class LanguagePart:
         dtype: torch.dtype,
         device: torch.device,
         max_tokens: int,
+        adapt: Callable[[nn.Module], None] | None = None,
     ) -> None:
         config = model_config(architecture)
         num_layers = config.num_hidden_layers
@@ -107,16 +120,19 @@ class LanguagePart:
         self.has_embed, self.has_head = start == 0, stop == num_layers + 2
         if getattr(config, "layer_types", None):
             config.layer_types = config.layer_types[self.first : self.last]
+        _keep_dense(config, self.first, self.last)
         config.num_hidden_layers = self.last - self.first
         self.config = config
         self.dtype, self.device = dtype, device
         self._tied = bool(config.tie_word_embeddings)
-        self._load(architecture)
+        self._load(architecture, adapt)
         self._rotary = self._rotary_tables(max_tokens)
         self.reset()
 
-    def _load(self, architecture: Architecture) -> None:
+    def _load(self, architecture: Architecture, adapt: Callable[[nn.Module], None] | None) -> None:
         model = build_model(architecture, self.config)
+        if adapt is not None:
+            adapt(model)
         source = open_weights(architecture)
         where = {"dtype": self.dtype, "device": self.device}
         self.layers: list[nn.Module] = []

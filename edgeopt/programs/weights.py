@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Container, Iterator
+import re
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import nn
@@ -22,12 +23,16 @@ from edgeopt.profiles.model import Architecture
 
 __all__ = ["Checkpoint", "RandomWeights", "WeightSource", "fill", "meta_parameters", "open_weights", "torch_dtype"]
 
+#: Experts as one tensor, and what published files have in its place, for each expert: names of Qwen and of Mixtral.
+_FUSED = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")
+_PUBLISHED = {"gate_up_proj": (("gate_proj", "up_proj"), ("w1", "w3")), "down_proj": (("down_proj",), ("w2",))}
+
 
 class WeightSource(Protocol):
     """Where a parameter's values come from."""
 
-    def read(self, name: str, shape: torch.Size) -> torch.Tensor:
-        """Return the values of a parameter of the whole model."""
+    def read(self, name: str, shape: torch.Size, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Return the values of a parameter of the whole model, or some rows of them; ``shape`` is the whole one's."""
         ...
 
 
@@ -117,16 +122,18 @@ class RandomWeights:
     def __init__(self, seed: int) -> None:
         self.seed = seed
 
-    def read(self, name: str, shape: torch.Size) -> torch.Tensor:
+    def read(self, name: str, shape: torch.Size, rows: Sequence[int] | None = None) -> torch.Tensor:
         """Draw a parameter's values in float32, the same in every process whatever else it holds."""
         digest = hashlib.sha256(f"{self.seed}:{name}".encode()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:7], "big"))
         values = torch.randn(shape, generator=generator)
         if len(shape) > 1:
             fan_in = shape[-1] if len(shape) == 3 else values[0].numel()
-            return values.mul_(fan_in**-0.5)
-        values.mul_(0.02)
-        return values.add_(1.0) if name.endswith("weight") else values
+            values.mul_(fan_in**-0.5)
+        else:
+            values.mul_(0.02)
+            values = values.add_(1.0) if name.endswith("weight") else values
+        return values if rows is None else values[list(rows)]
 
 
 class Checkpoint:
@@ -148,35 +155,58 @@ class Checkpoint:
         self._files = self._key_files()
         self._handles: dict[Path, object] = {}
 
-    def read(self, name: str, shape: torch.Size) -> torch.Tensor:
-        """Read one tensor.
+    def read(self, name: str, shape: torch.Size, rows: Sequence[int] | None = None) -> torch.Tensor:
+        """Read one tensor, or some rows of it.
 
-        A key may carry a prefix that the module does not have (``text_model.``), as long as only one key fits.
+        A key may carry a prefix that the module does not have (``text_model.``), as long as only one key fits. Experts
+        are one tensor in `transformers` and one each in published files: both are read.
 
         Raises
         ------
         InputError
             No such key, or another shape than the architecture's configuration says.
         """
+        if (match := _FUSED.search(name)) and self._found(name) is None:
+            return self._experts(name, match[1], shape, range(shape[0]) if rows is None else rows)
         key = self._key(name)
-        values = self._open(self._files[key]).get_tensor(key)  # type: ignore[attr-defined]
-        if values.shape != shape:
+        file: Any = self._open(self._files[key])
+        found = torch.Size(file.get_slice(key).get_shape())
+        if found != shape:
             raise InputError(
                 Finding(
                     "architecture.config",
-                    f"'{key}' in checkpoint {self.path} has shape {tuple(values.shape)}, "
-                    f"the model expects {tuple(shape)}",
+                    f"'{key}' in checkpoint {self.path} has shape {tuple(found)}, the model expects {tuple(shape)}",
                     "make the configuration the checkpoint's own (its config.json)",
                 )
             )
-        return values
+        if rows is None:
+            return torch.as_tensor(file.get_tensor(key))
+        return torch.cat([file.get_slice(key)[row : row + 1] for row in rows])
+
+    def _experts(self, name: str, kind: str, shape: torch.Size, rows: Sequence[int]) -> torch.Tensor:
+        """Put experts together that are stored one by one."""
+        stem = name[: -len(kind)]
+        names = next(
+            (n for n in _PUBLISHED[kind] if self._found(f"{stem}{rows[0]}.{n[0]}.weight")), _PUBLISHED[kind][0]
+        )
+        each = torch.Size((shape[1] // len(names), shape[2]))
+        return torch.stack(
+            [torch.cat([self.read(f"{stem}{row}.{part}.weight", each) for part in names]) for row in rows]
+        )
+
+    def _found(self, name: str) -> str | None:
+        """Return the key that is meant by a name, ``None`` if none is or several might be."""
+        for known in (name, name.replace(".mlp.", ".block_sparse_moe.")):  # published Mixtrals say the latter
+            if known in self._files:
+                return known
+            fits = [key for key in self._files if key.endswith(f".{known}")]
+            if len(fits) == 1:
+                return fits[0]
+        return None
 
     def _key(self, name: str) -> str:
-        if name in self._files:
-            return name
-        fits = [key for key in self._files if key.endswith(f".{name}")]
-        if len(fits) == 1:
-            return fits[0]
+        if (found := self._found(name)) is not None:
+            return found
         raise InputError(
             Finding(
                 "architecture.checkpoint",

@@ -15,6 +15,7 @@ GROUP = "edgeopt.strategies"
 #: Name → class, for what this package brings along; an entry point of the same name does not take its place.
 BUNDLED = {
     "cascade": "edgeopt.strategies.cascade:Cascade",
+    "experts": "edgeopt.strategies.experts:Experts",
     "hierarchical": "edgeopt.strategies.hierarchical:Hierarchical",
     "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
     "patch": "edgeopt.strategies.patch:Patch",

@@ -24,6 +24,8 @@ class Strategy(ABC):
     """
 
     name: ClassVar[str]
+    #: Seconds after which the best plan so far is taken where nobody gave a limit; ``None``: proofs end by themselves.
+    patience_s: ClassVar[float | None] = None
 
     @abstractmethod
     def unfit(self, problem: Problem) -> str | None:

@@ -170,7 +170,10 @@ class _Classes:
         for name, members, others in zip(self.names, self.members, self.num_held_out, strict=True):
             for split, count in (("fit", len(members)), ("held-out", others)):
                 if not count:
-                    message, mend = f"class '{name}' has no query of the split '{split}'", "record some, or drop the class"
+                    message, mend = (
+                        f"class '{name}' has no query of the split '{split}'",
+                        "record some, or drop the class",
+                    )
                     findings.append(Finding("model.answers.trace", message, mend))
         limits = self.problem.constraints
         for name in limits.routing.accuracy:

@@ -1,0 +1,391 @@
+"""What a request to a mixture with its experts spread out is made of: the solver's arrays, decisions in names, the cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgeopt.costs.experts import INDEX_BYTES, ExpertCosts, Wires
+from edgeopt.costs.links import LinkArrays, link_arrays
+from edgeopt.costs.memory import usable_bytes
+from edgeopt.plan import Stage, Transfer
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.problem import Problem, TextWorkload
+from edgeopt.strategies.chain import able_devices, source_index
+from edgeopt.strategies.pipeline import basis_notes
+from edgeopt.strategies.timeline import Bar, link_lane
+from edgeopt_solvers import placement as family
+
+__all__ = ["Placed", "Request"]
+
+Array = NDArray[np.float64]
+
+#: Where a decode round has fewer (token, expert) than this many times the devices, devices are mostly not asked.
+_FULL = 2
+
+_TOKEN_BYTES = 8
+
+
+class Request:
+    """One problem with its trunk on one device."""
+
+    def __init__(self, problem: Problem, trunk: int) -> None:
+        assert isinstance(problem.model, CausalLM)
+        assert isinstance(problem.workload, TextWorkload)
+        self.problem, self.load, self.trunk = problem, problem.workload, trunk
+        self.devices = problem.devices
+        self.costs = ExpertCosts(problem.model, problem.workload)
+        self.able = np.array(able_devices(problem))
+        self.source = source_index(problem)
+        self.num_experts = int(self.costs.gates.frequency.shape[1])
+
+    @classmethod
+    def of(cls, problem: Problem) -> Request:
+        """Take the trunk that the problem's constraints name, or the first device."""
+        names = [device.name for device in problem.devices]
+        named = problem.constraints.experts.trunk
+        return cls(problem, 0 if named is None else names.index(named))
+
+    @property
+    def apart(self) -> bool:
+        """Whether experts are counted one by one, since a decode round asks few devices.
+
+        Otherwise a layer takes as long as its slowest device, and every device that serves is asked in every step.
+        """
+        return self.load.new_tokens > 1 and (self.load.batch * self.costs.gates.num_active < _FULL * len(self.devices))
+
+    @cached_property
+    def links(self) -> LinkArrays:
+        """Rates and latencies."""
+        return link_arrays(self.problem.network, [device.name for device in self.devices])
+
+    @cached_property
+    def wires(self) -> Wires:
+        """Links between the trunk and everybody."""
+        return Wires.of(self.links.rate_bytes_per_s, self.links.latency_s, self.trunk)
+
+    def sending_s(self, i: int, j: int, num_bytes: float) -> float:
+        """Seconds of one message."""
+        rate = float(self.links.rate_bytes_per_s[i, j])
+        if i == j:
+            return 0.0
+        return float(self.links.latency_s[i, j]) + num_bytes / rate if rate else math.inf
+
+    @property
+    def input_s(self) -> float:
+        """Seconds until the trunk has the prompt."""
+        return self.sending_s(self.source, self.trunk, self.input_bytes)
+
+    @property
+    def input_bytes(self) -> float:
+        """Bytes of the prompt."""
+        return float(_TOKEN_BYTES * self.load.batch * self.load.prompt_tokens)
+
+    @property
+    def output_s(self) -> float:
+        """Seconds until the source has the tokens."""
+        return self.sending_s(self.trunk, self.source, self.output_bytes)
+
+    @property
+    def output_bytes(self) -> float:
+        """Bytes of the result."""
+        return float(_TOKEN_BYTES * self.load.batch * self.load.new_tokens)
+
+    @cached_property
+    def trunk_steps_s(self) -> tuple[float, float]:
+        """Seconds of the trunk alone: the prefill, and all decode rounds."""
+        device = self.devices[self.trunk]
+        prefill, decode = (table(device)[0] for table in (self.costs.trunk.prefill_s, self.costs.trunk.decode_s))
+        return float(prefill.sum()), float(decode.sum())
+
+    @property
+    def trunk_s(self) -> float:
+        """Seconds of a request that do not depend on where the experts are."""
+        return self.input_s + sum(self.trunk_steps_s) + self.output_s
+
+    # ── the solver's side ────────────────────────────────────────────────────────────────────────────────────
+
+    @cached_property
+    def load_tokens(self) -> Array:
+        """Expected (token, expert) of a request, (G, E)."""
+        return sum(tokens * count for tokens, count in self.costs.steps) * self.costs.gates.frequency
+
+    def instance(self) -> family.Experts:
+        """Return the placement to be solved."""
+        common: dict[str, Any] = {"memory_bytes": self._room + self.reserved, "reserved_bytes": self.reserved}
+        sizes = self.costs.expert_bytes
+        if self.apart:
+            unit_s = np.where(self.able, self._apart_s() / np.maximum(self.load_tokens, 1e-300)[:, :, None], math.inf)
+            unit_s = np.where(np.isnan(unit_s), math.inf, unit_s)
+            return family.Experts(
+                load=self.load_tokens.reshape(-1, 1),
+                unit_s=unit_s.reshape(-1, len(self.devices)),
+                expert_bytes=np.repeat(sizes, self.num_experts),
+                max_replicas=1,  # copies could not share the work of a single token
+                **common,
+            )
+        num_steps = sum(count for _, count in self.costs.steps)
+        return family.Experts(
+            load=self.load_tokens,
+            unit_s=np.where(
+                self.able, self._computing_s().sum(axis=1) / self.load_tokens.sum(axis=1)[:, None], math.inf
+            ),
+            expert_bytes=sizes,
+            dispatch_bytes=self.costs.state_bytes + INDEX_BYTES,
+            combine_bytes=self.costs.state_bytes,
+            rate_bytes_per_s=self.links.rate_bytes_per_s,
+            latency_s=num_steps * self.links.latency_s,
+            home=np.eye(len(self.devices))[self.trunk],
+            max_replicas=self.problem.constraints.experts.max_replicas,
+            **common,
+        )
+
+    @cached_property
+    def _usable(self) -> Array:
+        return np.array([usable_bytes(device) for device in self.devices])
+
+    @cached_property
+    def reserved(self) -> Array:
+        """Memory beside experts, (D,): the trunk, and elsewhere the states that come and go."""
+        reserved = np.minimum(self.costs.visiting_bytes, self._usable)
+        reserved[self.trunk] = self.costs.trunk_bytes
+        return reserved
+
+    @property
+    def _room(self) -> Array:
+        """Memory for experts; where all are equal no part of one is left over, which makes bounds tighter."""
+        room, sizes = self._usable - self.reserved, self.costs.expert_bytes
+        if np.ptp(sizes) > 0 or sizes[0] == 0:
+            return room
+        whole = np.floor(room / sizes[0] * (1 + 1e-12)) * sizes[0]
+        return np.where(room >= sizes[0], whole, room)
+
+    def _computing_s(self) -> Array:
+        """Expected seconds of a request's computing of each expert, (G, E, D), if it served all its tokens."""
+        G, D = len(self.costs.layers), len(self.devices)
+        seconds = np.full((G, self.num_experts, D), math.inf)
+        for g in range(G):
+            for d in np.flatnonzero(self.able).tolist():
+                frequency = self.costs.gates.frequency[g]
+                parts = [
+                    count * self.costs.computing_s(self.devices[d], g, frequency, tokens)[0]
+                    for tokens, count in self.costs.steps
+                ]
+                seconds[g, :, d] = sum(parts)
+        return seconds
+
+    def _apart_s(self) -> Array:
+        """Expected seconds of each expert on each device, (G, E, D), messages included, if experts took turns."""
+        frequency, state = self.costs.gates.frequency, self.costs.state_bytes[:, None, None]
+        with np.errstate(invalid="ignore"):
+            seconds = self._computing_s()
+            for tokens, count in self.costs.steps:
+                hit = 1 - (1 - np.minimum(frequency, 1.0)) ** tokens
+                seconds += count * hit[:, :, None] * self.wires.latency_s
+            served = self.load_tokens[:, :, None]
+            seconds += served * ((state + INDEX_BYTES) * self.wires.out_s + state * self.wires.back_s)
+        return seconds
+
+    # ── decisions in names ───────────────────────────────────────────────────────────────────────────────────
+
+    def shares(self, solution: family.ExpertsSolution) -> Array:
+        """Part of each expert's tokens that each device serves, (G, E, D)."""
+        return np.asarray(solution.share).reshape(len(self.costs.layers), self.num_experts, len(self.devices))
+
+    def held(self, solution: family.ExpertsSolution) -> NDArray[np.bool_]:
+        """Return which devices hold which experts, (G, E, D)."""
+        return np.asarray(solution.replicas).reshape(self.shares(solution).shape)
+
+    def write(self, solution: family.ExpertsSolution) -> dict[str, Any]:
+        """Return what the plan decides: for each layer and expert the devices that hold it, with their shares."""
+        names, share, held = [device.name for device in self.devices], self.shares(solution), self.held(solution)
+        return {
+            "trunk": names[self.trunk],
+            "experts": {
+                layer: [
+                    {names[d]: float(share[g, e, d]) for d in np.flatnonzero(held[g, e]).tolist()}
+                    for e in range(self.num_experts)
+                ]
+                for g, layer in enumerate(self.costs.names)
+            },
+        }
+
+    def read(self, decisions: Mapping[str, Any]) -> family.ExpertsSolution:
+        """Return the solution that :meth:`write` wrote.
+
+        Raises
+        ------
+        ValueError
+            Layers, experts or the trunk are not the problem's.
+        """
+        names = [device.name for device in self.devices]
+        if decisions["trunk"] != names[self.trunk]:
+            raise ValueError(
+                f"decisions.trunk is {decisions['trunk']!r}, constraints.experts.trunk {names[self.trunk]!r}"
+            )
+        layers = decisions["experts"]
+        if list(layers) != self.costs.names or any(len(rows) != self.num_experts for rows in layers.values()):
+            raise ValueError(
+                f"decisions.experts has not the {len(self.costs.names)} layers of {self.num_experts} experts"
+            )
+        share = np.zeros((len(layers), self.num_experts, len(names)))
+        held = np.zeros(share.shape, dtype=np.bool_)
+        for g, rows in enumerate(layers.values()):
+            for e, row in enumerate(rows):
+                for name, part in row.items():
+                    share[g, e, names.index(name)] = float(part)
+                    held[g, e, names.index(name)] = True
+        if self.apart:
+            share, held = (x.reshape(-1, 1, len(names)) for x in (share, held))
+        return family.ExpertsSolution(held, share)
+
+
+@dataclass(frozen=True)
+class Placed:
+    """A placement and what it comes to."""
+
+    request: Request
+    solution: family.ExpertsSolution
+
+    @cached_property
+    def share(self) -> Array:
+        """Part of each expert's tokens that each device serves, (G, E, D)."""
+        return self.request.shares(self.solution)
+
+    @cached_property
+    def _layers_s(self) -> list[float]:
+        """Expected seconds of all layers' experts in one step, by kind of step: prefill, decode round."""
+        request = self.request
+        return [
+            math.fsum(
+                request.costs.layer_s(g, self.share[g], tokens, request.devices, request.wires)
+                for g in range(len(self.share))
+            )
+            for tokens, _ in request.costs.steps
+        ]
+
+    @property
+    def ttft_s(self) -> float:
+        """Seconds until the first token."""
+        return self.request.input_s + self.request.trunk_steps_s[0] + self._layers_s[0]
+
+    @cached_property
+    def latency_s(self) -> float:
+        """Expected seconds of a request."""
+        moving = sum(s * count for s, (_, count) in zip(self._layers_s, self.request.costs.steps, strict=True))
+        return self.request.trunk_s + moving
+
+    @cached_property
+    def _totals(self) -> tuple[Array, Array, Array]:
+        """Expected bytes sent to and back from each device, and messages each way, over the request: (D,) each."""
+        costs, D = self.request.costs, len(self.request.devices)
+        sent, back, messages = np.zeros(D), np.zeros(D), np.zeros(D)
+        for tokens, count in costs.steps:
+            for g in range(len(self.share)):
+                out, home = costs.traffic(g, self.share[g], tokens)
+                sent, back = sent + count * out, back + count * home
+                messages = messages + count * costs.asked(g, self.share[g], tokens)
+        return sent, back, messages
+
+    @cached_property
+    def computing_s(self) -> Array:
+        """Expected seconds of each device's experts over the request, (D,)."""
+        request = self.request
+        seconds = np.zeros(len(request.devices))
+        for d in np.flatnonzero(self.share.sum(axis=(0, 1)) > 0).tolist():
+            for g in range(len(self.share)):
+                frequency = request.costs.gates.frequency[g] * self.share[g, :, d]
+                for tokens, count in request.costs.steps:
+                    seconds[d] += count * request.costs.computing_s(request.devices[d], g, frequency, tokens)[0].sum()
+        return seconds
+
+    @cached_property
+    def transfers(self) -> list[Transfer]:
+        """Messages by purpose; between different devices only."""
+        request = self.request
+        trunk, source = request.trunk, request.source
+        hops = [("input", source, trunk, request.input_bytes, 1.0)]
+        sent, back, messages = self._totals
+        for d in np.flatnonzero(back > 0).tolist():
+            hops.append(("dispatch", trunk, d, float(sent[d]), float(messages[d])))
+            hops.append(("combine", d, trunk, float(back[d]), float(messages[d])))
+        hops.append(("output", trunk, source, request.output_bytes, 1.0))
+        names = [device.name for device in request.devices]
+        rate = request.links.rate_bytes_per_s
+        return [
+            Transfer(
+                purpose=purpose,
+                source=names[i],
+                destination=names[j],
+                bytes=num_bytes,
+                messages=count,
+                seconds=count * float(request.links.latency_s[i, j]) + num_bytes / float(rate[i, j]),
+                rate_bytes_per_s=float(rate[i, j]),
+            )
+            for purpose, i, j, num_bytes, count in hops
+            if i != j and rate[i, j] > 0
+        ]
+
+    def stages(self) -> list[Stage]:
+        """Return the trunk's stage, with the experts that it holds itself, and one for each other device with any."""
+        request, held = self.request, self.request.held(self.solution)
+        counts = held.sum(axis=(0, 1))
+        bytes_held = np.einsum("g,ged->d", request.costs.expert_bytes, held)
+        others = [d for d in np.flatnonzero(counts).tolist() if d != request.trunk]
+        stages = []
+        for index, d in enumerate([request.trunk, *others]):
+            here = d == request.trunk
+            words = [f"{counts[d]} expert{'s' if counts[d] != 1 else ''}"] if counts[d] else []
+            name = request.devices[d].name
+            arriving = [t for t in self.transfers if t.destination == name and t.purpose != "output"]
+            stages.append(
+                Stage(
+                    index=index,
+                    device=name,
+                    variant=None,
+                    start=0,
+                    stop=int(counts[d]),
+                    elements=" and ".join((["trunk"] if here else []) + words),
+                    compute_s=float(self.computing_s[d]) + (sum(request.trunk_steps_s) if here else 0.0),
+                    transfer_s=sum(t.seconds for t in arriving),
+                    transfer_bytes=sum(t.bytes for t in arriving),
+                    memory_bytes=float(bytes_held[d] + request.reserved[d]),
+                )
+            )
+        return stages
+
+    def bars(self) -> list[Bar]:
+        """Return the prefill and one decode round; the experts of all layers as one bar each."""
+        request = self.request
+        name, source = request.devices[request.trunk].name, request.devices[request.source].name
+        bars = [Bar(link_lane(source, name), "input", request.input_s)] if name != source else []
+        rounds = max(1, request.load.new_tokens - 1)
+        for k, label in enumerate(("prefill", "one round")[: len(self._layers_s)]):
+            bars.append(Bar(name, f"trunk, {label}", request.trunk_steps_s[k] / (rounds if k else 1)))
+            bars.append(Bar("experts", f"all layers, {label}", self._layers_s[k]))
+        return bars
+
+    def notes(self) -> list[str]:
+        """Say where seconds and frequencies come from, and what the objective counts."""
+        request, costs = self.request, self.request.costs
+        gates = request.costs.model.gates
+        basis = {}
+        for stage in self.stages():
+            device = next(each for each in request.devices if each.name == stage.device)
+            basis[device.name] = costs.expert_s(device, 0, np.ones(1))[1]
+            if stage.index == 0:
+                known = costs.trunk.prefill_s(device)[1] and costs.trunk.decode_s(device)[1]
+                basis[device.name] = known and (basis[device.name] or not stage.stop)
+        chosen = "gates: no frequencies in the model's profile, every expert is taken to be chosen equally often"
+        counted = (
+            "the objective counts experts one after the other, latency_s those of a token at the same time"
+            if request.apart
+            else "the objective has every device that serves asked in every step, latency_s as often as the gates do"
+        )
+        return [*basis_notes(basis), f"gates: {gates.source}" if gates else chosen, counted]

@@ -1,0 +1,84 @@
+"""Problems of small mixtures of experts, for tests of their placement."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import Any
+
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.problem import Problem
+from tests.edgeopt.factories import GIGA, SOURCE, device, network
+
+#: Bytes of an expert and of the trunk's layers (embed, each block's rest, head).
+EXPERT, REST = 1e6, 1e5
+
+_COMMON = {
+    "vocab_size": 29, "hidden_size": 16, "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 8,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+_FAMILIES: dict[str, dict[str, Any]] = {
+    "MixtralForCausalLM": {"num_local_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 24},
+    "Qwen2MoeForCausalLM": {
+        "num_experts": 4, "num_experts_per_tok": 3, "moe_intermediate_size": 24, "intermediate_size": 32,
+        "shared_expert_intermediate_size": 16, "decoder_sparse_step": 1,
+    },
+    "Qwen3MoeForCausalLM": {
+        "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 24, "intermediate_size": 32,
+        "decoder_sparse_step": 1, "norm_topk_prob": True,
+    },
+}  # fmt: skip
+
+
+def architecture(family: str = "MixtralForCausalLM", layers: int = 2, **config: Any) -> dict[str, Any]:
+    whole = {**_COMMON, **_FAMILIES[family], "num_hidden_layers": layers, **config}
+    return {"library": "transformers", "class": family, "config": whole, "seed": 3}
+
+
+def gates(frequencies: list[list[float]], pairs: list[list[float]] | None = None) -> dict[str, Any]:
+    return {"frequencies": frequencies, "pairs": pairs or [], "source": SOURCE}
+
+
+def pairs_of(sets: dict[tuple[int, int], float], num_experts: int) -> tuple[list[float], list[float]]:
+    """Frequencies and pairs of a gate that chooses these pairs of experts with these chances."""
+    frequencies = [sum(p for chosen, p in sets.items() if e in chosen) for e in range(num_experts)]
+    return frequencies, [sets.get(pair, 0.0) for pair in combinations(range(num_experts), 2)]
+
+
+def mixture(
+    num_experts: int = 4, num_active: int = 1, layers: int = 1, family: str = "MixtralForCausalLM", **fields: Any
+) -> CausalLM:
+    """A mixture whose blocks do 1 GFLOP per token in each active expert and as much beside them."""
+    each = {"flop_per_token_context": 0.0, "output_per_token": 1000.0, "kernels": 1}
+    ends = {"flop_per_token": 0.0, "kv_per_token": 0.0, "weights": REST, **each}
+    # The FLOPs of a layer go by weight: as many bytes beside the experts as in the active ones.
+    block = {
+        "name": "block", "count": layers, "flop_per_token": 2 * num_active * GIGA, "kv_per_token": 0.0,
+        "weights": num_experts * EXPERT + num_active * EXPERT,
+        "experts": {"num_experts": num_experts, "num_active": num_active, "weights": EXPERT}, **each,
+    }  # fmt: skip
+    return CausalLM.model_validate(
+        {
+            "name": "toy", "source": SOURCE, "family": "causal_lm", "dtype": "float32", "token": 8.0,
+            "layers": [{"name": "embed", **ends}, block, {"name": "head", **ends}],
+            "architecture": architecture(
+                family, layers, num_experts=num_experts, num_local_experts=num_experts, num_experts_per_tok=num_active
+            ),
+            **fields,
+        }
+    )  # fmt: skip
+
+
+def problem(**fields: Any) -> Problem:
+    """Three equal devices; the first, the trunk, has room for two experts beside it, the others for four."""
+    devices = [device("desk", gflops=10, memory=3.3e6), device("box", gflops=10, memory=4.1e6)]
+    return Problem.model_validate(
+        {
+            "name": "toy",
+            "model": mixture(),
+            "strategy": "experts",
+            "workload": {"kind": "text", "prompt_tokens": 5, "new_tokens": 6},
+            "devices": [*devices, device("far", gflops=10, memory=4.1e6)],
+            "network": network(rate=1e6, latency=0.01),
+            **fields,
+        }
+    )
