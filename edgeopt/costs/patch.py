@@ -1,7 +1,12 @@
 """Costs of a denoising run by patches: rows of the latent on several devices at once, in the words of a divisible load.
 
-A device with h units of ``multiple`` rows computes ``c = alpha + beta h`` seconds a step: the roofline is convex in the
-rows, and its chord from none to all of them lies above it. It gives ``halo + sums + per_row multiple h`` bytes a step
+A device with h units of ``multiple`` rows computes ``c = alpha + beta h`` seconds a step. Where slabs of several
+heights were timed on it this is the line through them: what a slab does is affine in its rows (each of its tokens
+attends to all), its fixed part being operations too small to fill the device, and others' context that is put beside
+its own. Else it is reckoned from the whole step: the roofline is convex in the rows, and its chord from none to all of
+them lies above it.
+
+It gives ``halo + sums + per_row multiple h`` bytes a step
 to every other one, over a link to each: the slowest of them counts. A synchronous step ends with the slowest device,
 
     c + e,    e = messages latency + bytes / rate;
@@ -27,6 +32,7 @@ from numpy.typing import NDArray
 from edgeopt.costs.diffusion import DiffusionCosts
 from edgeopt.costs.roofline import Work, roofline
 from edgeopt.costs.strides import own_steps
+from edgeopt.costs.timings import interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import PatchExchange
 from edgeopt.profiles.problem import PatchOptions
@@ -94,11 +100,38 @@ class PatchCosts:
         """Bytes of the finished latent, per unit."""
         return self.costs.workload.images * self.costs.model.latent / self.num_units
 
-    def step_s(self, device: Device) -> tuple[float, float, bool]:
+    def slab_line(self, device: Device) -> tuple[float, float, float] | None:
+        """Fit seconds per step of slabs timed on a device: of a step without rows, per unit, and the largest error.
+
+        The line of least relative errors through all heights timed, neither end of it below nought. ``None`` where
+        fewer than two heights were timed, or not at this batch.
+        """
+        variant, model = self.variant, self.costs.model
+        timings = matching(device, model.name, "slab", model.dtype, variant)
+        rows = np.array(sorted({timing.rows for timing in timings if timing.rows is not None}), np.int64)
+        found = interpolate_s(timings, self.costs.step_batch, "rows", rows) if len(rows) > 1 else None
+        if found is None:
+            return None
+        units, seconds = rows / self.exchange.multiple, found[:, 0]
+        sides = np.stack([1 / seconds, units / seconds], axis=1)
+        options = [np.linalg.lstsq(sides, np.ones(len(units)), rcond=None)[0]]
+        for kept in (0, 1):  # the other is nought
+            side = sides[:, kept]
+            options.append(np.eye(2)[kept] * (side.sum() / (side @ side)))
+        start, each = min(
+            (line for line in options if (line >= 0).all()), key=lambda line: float(((sides @ line - 1) ** 2).sum())
+        )
+        return float(start), float(each), float(np.abs(sides @ [start, each] - 1).max())
+
+    def step_s(self, device: Device, alone: bool = False) -> tuple[float, float, bool]:
         """Seconds of a step without rows and per unit, and whether they are measured.
 
-        What a measured step takes whatever its rows is not in a table: launches, as far as they explain it.
+        A device ``alone`` computes the whole step, in no slabs. Where only that is measured, launches are what it
+        takes whatever its rows, as far as they explain it.
         """
+        line = None if alone else self.slab_line(device)
+        if line is not None:
+            return *line[:2], True
         variant, batch = self.costs.model.variants[self.variant], self.costs.step_batch
         traffic = batch * (variant.activations if variant.traffic is None else variant.traffic)
         work = [

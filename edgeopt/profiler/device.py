@@ -217,7 +217,7 @@ def _at_quota(timings: Sequence[Timing], quota: float) -> list[Timing]:
 
 
 def _point(row: Timing) -> tuple[object, ...]:
-    return row.model, row.variant, row.phase, row.dtype, row.batch, row.tokens, row.context
+    return row.model, row.variant, row.phase, row.dtype, row.batch, row.tokens, row.context, row.rows
 
 
 def _check_room(model: Model) -> None:

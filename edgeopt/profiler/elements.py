@@ -16,6 +16,7 @@ from edgeopt import programs
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiler.clocks import clock_for
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
+from edgeopt.profiler.slabs import Slab
 from edgeopt.programs.base import Program
 from edgeopt.programs.placing import stage_device
 
@@ -34,6 +35,8 @@ def measure_elements(job: ElementJob) -> ElementAnswer:
 
 
 def _samples(plan: Plan, job: ElementJob) -> ElementSamples:
+    if plan.strategy == "patch":
+        return _slab_samples(Slab(plan), job)
     program = programs.build(plan, range(len(plan.stages)))
     requests, waited_s, wakes_s = [], [], []
     for number in range(job.warmup + job.repeats):
@@ -48,6 +51,19 @@ def _samples(plan: Plan, job: ElementJob) -> ElementSamples:
         requests_s=[sum(map(sum, rounds)) for rounds in requests],
         waited_s=waited_s[job.warmup :],
         wakes_s=wakes_s,
+    )
+
+
+def _slab_samples(slab: Slab, job: ElementJob) -> ElementSamples:
+    requests, waited_s = [], []
+    for _ in range(job.warmup + job.repeats):
+        gc.collect()
+        before_s = _waited_s()
+        requests.append([slab.steps_s(job.seed)])
+        waited_s.append(_waited_s() - before_s)
+    requests = requests[job.warmup :]
+    return ElementSamples(
+        elements_s=requests, requests_s=[sum(steps) for (steps,) in requests], waited_s=waited_s[job.warmup :]
     )
 
 

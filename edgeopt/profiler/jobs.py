@@ -51,6 +51,7 @@ class ElementJob(_Record):
     """Run all stages of each plan in one process and time every element of every round.
 
     ``whole``: nothing is timed inside a round, so that a round's time holds no measuring; its one value is the round.
+    Of a plan by patches the first patch is run, alone; its elements are steps.
     """
 
     task: Literal["elements"] = "elements"

@@ -24,7 +24,7 @@ from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Diffusion, Model
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import CascadeWorkload, ImageWorkload, Problem, TextWorkload, Workload
 
-__all__ = ["Measuring", "decode_knots", "profile_models", "whole_plan"]
+__all__ = ["Measuring", "decode_knots", "profile_models", "slab_rows", "whole_plan"]
 
 Array = NDArray[np.float64]
 
@@ -32,6 +32,8 @@ Array = NDArray[np.float64]
 _NUM_KNOTS = 4
 #: A denoising step takes the same time wherever it stands, so few are run.
 _MEASURED_STEPS = 6
+#: Shares of the latent's rows at which a step of a patch is timed.
+_SLABS = (0.25, 0.5, 0.75)
 #: Share of its time that an undisturbed request may wait for a core.
 _WAITED = 0.02
 #: Where requests differ by more than this, other work disturbs them: measured again, up to as often as asked for.
@@ -84,7 +86,10 @@ class Measuring:
         rows: list[Timing] = []
         for (load, plan), found in zip(self._plans, self.samples, strict=True):
             text = isinstance(self.model, CausalLM)
-            tables = _language(self.model, load) if text else _denoised(self.model, load, plan)
+            if plan.strategy == "patch":
+                tables = _slabs(self.model, load, plan)
+            else:
+                tables = _language(self.model, load) if text else _denoised(self.model, load, plan)
             elements_s, waited = _undisturbed(found)
             wake_s = _wake_s(found)
             busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
@@ -95,8 +100,8 @@ class Measuring:
                     for row in new
                 ]
             # Several plans of a model have the same text encoder, decoder or denoiser of a level; once is enough.
-            known = {(row.phase, row.variant, row.batch) for row in rows}
-            rows += [row for row in new if text or (row.phase, row.variant, row.batch) not in known]
+            known = {(row.phase, row.variant, row.batch, row.rows) for row in rows}
+            rows += [row for row in new if text or (row.phase, row.variant, row.batch, row.rows) not in known]
         return rows
 
 
@@ -216,7 +221,7 @@ def whole_plan(
 
 
 def _plans(model: Model, load: Workload, runtime: Runtime) -> list[Plan]:
-    """One plan for a language model, one per denoiser for a diffusion model."""
+    """One plan for a language model, one per denoiser for a diffusion model, and some for its patches."""
     if isinstance(model, CausalLM):
         num_elements = sum(layer.count for layer in model.layers)
         return [whole_plan(model, load, runtime, cuts=[num_elements], variants=[None], strategy="pipeline")]
@@ -228,10 +233,25 @@ def _plans(model: Model, load: Workload, runtime: Runtime) -> list[Plan]:
     ends.append((ends[-1] if ends else 0) + solver_of(model.sampler, load.steps).calls)
     ends += [ends[-1] + 1] * (model.decoder is not None)
     before, after = [None] * (model.text_encoder is not None), [None] * (model.decoder is not None)
-    return [
+    plans = [
         whole_plan(model, load, runtime, cuts=ends, variants=[*before, name, *after], strategy="multi_stage")
         for name in model.variants
     ]
+    total = model.latent_shape[1]
+    plans += [
+        whole_plan(model, load, runtime, cuts=[rows, total], variants=[name, name], strategy="patch")
+        for name, variant in model.variants.items()
+        if variant.patch is not None
+        for rows in slab_rows(total, variant.patch.multiple)
+    ]
+    return plans
+
+
+def slab_rows(total: int, multiple: int) -> list[int]:
+    """Return at which numbers of rows slabs are timed: none where there is only one way to share them out."""
+    units = total // multiple
+    counts = sorted({min(max(round(share * units), 1), units - 1) for share in _SLABS})
+    return [multiple * count for count in counts] if len(counts) > 1 else []
 
 
 def _cascade_plans(model: CascadedDiffusion, load: Workload, runtime: Runtime) -> list[Plan]:
@@ -315,6 +335,18 @@ def _denoised(model: Diffusion | CascadedDiffusion, load: Workload, plan: Plan) 
     return tables
 
 
+def _slabs(model: Model, load: Workload, plan: Plan) -> _Tables:
+    """One value for a step of the plan's first patch."""
+    assert isinstance(load, ImageWorkload)
+    stage, batch = plan.stages[0], load.images * (2 if load.guidance > 1 else 1)
+
+    def tables(elements_s: Array, source: str) -> list[Timing]:
+        steps_s, row = elements_s[:, 0].mean(axis=1), (model.name, stage.variant, "slab", model.dtype, batch)
+        return [_timing(*row, np.median(steps_s, keepdims=True), steps_s, source, rows=stage.stop - stage.start)]
+
+    return tables
+
+
 def _timing(
     model: str,
     variant: str | None,
@@ -326,6 +358,7 @@ def _timing(
     source: str,
     tokens: int | None = None,
     context: int | None = None,
+    rows: int | None = None,
 ) -> Timing:
     """Write a table row; ``totals_s`` are what its spread is of."""
     return Timing.model_validate(
@@ -337,6 +370,7 @@ def _timing(
             "batch": batch,
             "tokens": tokens,
             "context": context,
+            "rows": rows,
             "unit": "ms",
             "elements": [round(1e3 * float(value), 6) for value in elements_s],
             "repeats": len(totals_s),

@@ -31,7 +31,7 @@ __all__ = [
 
 _PHASES = {
     "causal_lm": ("prefill", "decode", "verify", "expert"),
-    "diffusion": ("text_encoder", "step", "decoder"),
+    "diffusion": ("text_encoder", "step", "slab", "decoder"),
     "cascaded_diffusion": ("text_encoder", "step"),
 }
 
@@ -44,10 +44,13 @@ def check_device(device: Device) -> Iterator[Flaw]:
         yield Flaw(("efficiency", "rows"), message, "list both from 1 row up, for example [1, 16, 256]")
     for i, timing in enumerate(device.timings):
         at = ("timings", i)
-        needed = {"prefill": "tokens", "decode": "context", "verify": "tokens", "expert": "tokens"}.get(timing.phase)
+        needed = {"prefill": "tokens", "decode": "context", "verify": "tokens", "expert": "tokens", "slab": "rows"}.get(
+            timing.phase
+        )
         if needed and getattr(timing, needed) is None:
+            what = "latent rows" if needed == "rows" else "tokens"
             yield Flaw(
-                (*at, needed), f"is missing for phase '{timing.phase}'", f"add `{needed}:`, the number of tokens"
+                (*at, needed), f"is missing for phase '{timing.phase}'", f"add `{needed}:`, the number of {what}"
             )
         for j, value in enumerate(timing.elements):
             if not (math.isfinite(value) and value >= 0):
@@ -312,8 +315,9 @@ def check_timings(device: Device, model: Model) -> Iterator[Flaw]:
                 else f"give {expected}, one per chain element"
             )
             yield Flaw((*at, "elements"), message, mend)
-        if timing.phase == "step" and timing.variant not in variants:
-            message = f"there is no variant '{timing.variant}'" if timing.variant else "is missing for phase 'step'"
+        if timing.phase in ("step", "slab") and timing.variant not in variants:
+            missing = f"is missing for phase '{timing.phase}'"
+            message = f"there is no variant '{timing.variant}'" if timing.variant else missing
             yield Flaw((*at, "variant"), message, known_or_near(timing.variant or "", variants))
 
 

@@ -12,7 +12,8 @@ The source encodes the prompt and decodes the image, where the model has a text 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -30,7 +31,7 @@ from edgeopt.programs.sampling import scheduler_of as make_scheduler
 from edgeopt.programs.slabs import Exchange, cut_into_slabs
 from edgeopt.programs.strides import stepper
 
-__all__ = ["TOLERANCE", "Patch", "build", "reference"]
+__all__ = ["TOLERANCE", "Patch", "build", "denoise", "reference"]
 
 #: Relative to the largest value: sums over slabs are added in another order than sums over the image.
 TOLERANCE: float | None = 1e-3
@@ -176,25 +177,49 @@ class Patch(PartyProgram):
             yield self._modules[name], stage_device(self.plan, index)
 
     def _denoise(self, links: Links, ranks: Sequence[int], conditioning: list[torch.Tensor]) -> torch.Tensor:
-        facts, stage = self._facts, self._own
+        stage = self._own
         assert stage is not None
         self._swaps.join(links, ranks)
-        where, predict = stage_device(self.plan, stage.index), facts.predict(self._variant)
-        module = self._modules[f"variant:{self._variant}"]
-        scheduler = make_scheduler(facts)
-        noise = draw_noise(facts, scheduler)
-        move = stepper(scheduler, self._calls)
-        rows = slice(stage.start, stage.stop)
-        latent = noise[:, :, rows].to(where)
-        both = doubled(facts, [each.to(where) for each in conditioning], self._labels)
-        for step, timestep in zip(self._calls, scheduler.timesteps, strict=True):
-            with self._swaps.step(step):
-                x = scaled(scheduler, latent, timestep)
-                output = predict(module, torch.cat([x, x]) if facts.is_guided else x, timestep.to(where), *both)
-                if output.shape[2] != latent.shape[2]:  # a library that makes squares only
-                    output = output[:, :, rows]
-                latent = move(guided(facts, output), timestep, latent)
+        where, module = stage_device(self.plan, stage.index), self._modules[f"variant:{self._variant}"]
+        given = doubled(self._facts, [each.to(where) for each in conditioning], self._labels)
+        latent = denoise(self._facts, self._variant, module, stage, self._calls, given, self._swaps.step)
         return latent.contiguous().cpu()
+
+
+def denoise(
+    facts: DiffusionRun,
+    variant: str,
+    module: Any,
+    stage: Stage,
+    calls: Sequence[int],
+    conditioning: Sequence[torch.Tensor],
+    step_of: Callable[[int], AbstractContextManager[None]],
+) -> torch.Tensor:
+    """Denoise the rows of a stage with a module that is cut into slabs, where the conditioning is.
+
+    Parameters
+    ----------
+    calls
+        Steps that are computed.
+    conditioning
+        Of a call's whole batch.
+    step_of
+        What each step is made in.
+    """
+    where, predict = conditioning[0].device, facts.predict(variant)
+    scheduler = make_scheduler(facts)
+    noise = draw_noise(facts, scheduler)
+    move = stepper(scheduler, calls)
+    rows = slice(stage.start, stage.stop)
+    latent = noise[:, :, rows].to(where)
+    for step, timestep in zip(calls, scheduler.timesteps, strict=True):
+        with step_of(step):
+            x = scaled(scheduler, latent, timestep)
+            output = predict(module, torch.cat([x, x]) if facts.is_guided else x, timestep.to(where), *conditioning)
+            if output.shape[2] != latent.shape[2]:  # a library that makes squares only
+                output = output[:, :, rows]
+            latent = move(guided(facts, output), timestep, latent)
+    return latent
 
 
 def build(plan: Plan, stages: Sequence[int]) -> Patch:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -19,7 +20,7 @@ from torch.nn import functional
 
 from edgeopt.errors import Finding, InputError
 
-__all__ = ["Exchange", "Recorder", "cut_into_slabs", "row_multiple"]
+__all__ = ["Exchange", "Recorder", "StandIn", "cut_into_slabs", "row_multiple"]
 
 #: Blocks whose resampling is no convolution module.
 _REFUSED = ("SkipDownBlock2D", "AttnSkipDownBlock2D", "SkipUpBlock2D", "AttnSkipUpBlock2D")
@@ -49,17 +50,50 @@ class Exchange(ABC):
         ``kind`` is ``halo`` (edge rows), ``sums`` (statistics) or ``context`` (keys and values).
         """
 
-    def gather(self, own: torch.Tensor, axis: int) -> torch.Tensor:
-        """Put everybody's part together along an axis, in the order of the slabs."""
-        parts = {**self.swap("context", dict.fromkeys(self.others, own), self.others), self.me: own}
-        return torch.cat([parts[k] for k in range(len(self.rows))], axis)
+    def gather(self, own: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Put everybody's tokens together, in the order of the slabs.
+
+        Parameters
+        ----------
+        own
+            Tensors (batch, tokens, width) that stand beside each other; they are copied once, into their place.
+        """
+        widths = [part.shape[2] for part in own]
+        starts = [0, *accumulate(self.tokens(own[0].shape[1], k) for k in range(len(self.rows)))]
+        every = own[0].new_empty(own[0].shape[0], starts[-1], sum(widths))
+        place = every[:, starts[self.me] : starts[self.me + 1]]
+        for piece, part in zip(place.split(widths, 2), own, strict=True):
+            piece.copy_(part)
+        for k, part in self.swap("context", dict.fromkeys(self.others, place), self.others).items():
+            every[:, starts[k] : starts[k + 1]] = part
+        return every
+
+    def tokens(self, own: int, k: int) -> int:
+        """Return how many tokens slab ``k`` has where this one has ``own``."""
+        return own * self.rows[k] // self.rows[self.me]
 
 
-class Recorder(Exchange):
-    """Counts what the upper of two slabs gives to the lower; nobody is there, so its results mean nothing."""
+class StandIn(Exchange):
+    """The upper of two slabs, where nobody is at the other's place: what it hears means nothing, but has its shape."""
 
     def __init__(self, upper: int, lower: int) -> None:
         super().__init__(0, (upper, lower))
+
+    def swap(
+        self, kind: str, outgoing: Mapping[int, torch.Tensor], expected: Sequence[int]
+    ) -> Mapping[int, torch.Tensor]:
+        """Return what was given, over and over where the other slab has more of it."""
+        if kind != "context":
+            return {k: outgoing[k] for k in expected}
+        counts = {k: (outgoing[k].shape[1], self.tokens(outgoing[k].shape[1], k)) for k in expected}
+        return {k: outgoing[k][:, [i % own for i in range(count)]] for k, (own, count) in counts.items()}
+
+
+class Recorder(StandIn):
+    """Counts what the upper of two slabs gives to the lower."""
+
+    def __init__(self, upper: int, lower: int) -> None:
+        super().__init__(upper, lower)
         self.messages = {"halo": 0, "sums": 0, "context": 0}
         self.num_bytes = {"halo": 0, "sums": 0, "context": 0}
 
@@ -69,7 +103,7 @@ class Recorder(Exchange):
         """Count, and return what was given."""
         self.messages[kind] += 1
         self.num_bytes[kind] += sum(tensor.nbytes for tensor in outgoing.values())
-        return {k: outgoing[k] for k in expected}
+        return super().swap(kind, outgoing, expected)
 
 
 def row_multiple(config: Mapping[str, Any]) -> int:
@@ -169,7 +203,7 @@ def _attention(attention: Any, exchange: Exchange) -> None:
 
     def all_keys(x: torch.Tensor) -> torch.Tensor:
         key, value = keys(x), values(x)
-        both = exchange.gather(torch.cat([key, value], -1), 1)
+        both = exchange.gather([key, value])
         held.append(both[..., key.shape[-1] :])
         return both[..., : key.shape[-1]]
 

@@ -15,6 +15,7 @@ from edgeopt.costs.patch import PatchCosts
 from edgeopt.costs.strides import sent_steps
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Interval, Stage, Transfer
+from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.chain import able_devices, source_index
@@ -25,6 +26,9 @@ from edgeopt_solvers.divisible import Divisible
 __all__ = ["PatchShares", "missing_link"]
 
 Array = NDArray[np.float64]
+
+#: Slabs further off their line than this are worth a note.
+_STRAIGHT = 0.05
 
 
 @dataclass(frozen=True)
@@ -76,8 +80,12 @@ class PatchShares:
 
     def _steps(self) -> list[tuple[float, float]]:
         """Seconds of a step without rows and per unit, by device."""
-        able = zip(self.problem.devices, self.able, strict=True)
-        return [self.costs.step_s(device)[:2] if can else (0.0, math.inf) for device, can in able]
+        able, alone = zip(self.problem.devices, self.able, strict=True), self._is_alone
+        return [self.costs.step_s(device, alone)[:2] if can else (0.0, math.inf) for device, can in able]
+
+    @property
+    def _is_alone(self) -> bool:
+        return int(self.able.sum()) == 1
 
     def _slowest(self, d: int) -> tuple[float, float]:
         """Rate and latency of the slowest link of a device to another that may take part."""
@@ -220,9 +228,9 @@ class PatchShares:
     def notes(self, units: list[int], unknown_quality: bool) -> list[str]:
         """Say what the figures rest on and who has no rows."""
         devices, able = self.problem.devices, able_devices(self.problem)
-        notes = basis_notes(
-            {d.name: self.costs.step_s(d)[2] for d, shares in zip(devices, self.able, strict=True) if shares}, []
-        )
+        sharing = [device for device, shares in zip(devices, self.able, strict=True) if shares]
+        notes = basis_notes({d.name: self.costs.step_s(d, self._is_alone)[2] for d in sharing}, [])
+        notes += [] if self._is_alone else self._slab_notes(sharing)
         trio = zip(devices, able, self.able, strict=True)
         if left_out := [device.name for device, can, shares in trio if can and not shares]:
             notes.append(f"has no rows, since no set of devices with it is better: {', '.join(left_out)}")
@@ -233,6 +241,21 @@ class PatchShares:
         ]
         if fewer := [f"{name} every {stride}." for name, stride in used if stride > 1]:
             notes.append(f"steps computed after the warm-up: {', '.join(fewer)}")
+        return notes
+
+    def _slab_notes(self, sharing: list[Device]) -> list[str]:
+        """Say whose patches are reckoned from whole steps, and where timed slabs lie off their line."""
+        lines = {device.name: self.costs.slab_line(device) for device in sharing}
+        notes = []
+        if without := [d.name for d in sharing if lines[d.name] is None and self.costs.step_s(d)[2]]:
+            notes.append(
+                "patches taken as shares of the measured whole step, as no slabs were timed (`edgeopt profile model` "
+                f"does it): {', '.join(without)}"
+            )
+        off = {name: line[2] for name, line in lines.items() if line is not None and line[2] > _STRAIGHT}
+        if off:
+            values = ", ".join(f"{name} {error:.0%}" for name, error in off.items())
+            notes.append(f"timed slabs lie off the line through them: {values}")
         return notes
 
 
