@@ -76,8 +76,8 @@ def waiting_s(streams: Sequence[Stream], rate_per_s: float) -> dict[int, float]:
     """Mean seconds that a query waits for each device, which serves one at a time in the order of arrival.
 
     An M/G/1 queue (Pollaczek-Khinchine) where all queries come from outside, as a Poisson process. What is passed on
-    from one device to the next is no Poisson process: its variability follows from that of the queue it leaves (queueing
-    network analyzer, Whitt 1983, doi:10.1002/j.1538-7305.1983.tb03204.x, eqs. 24-38 without its hybrid of small loads):
+    from one device to the next is no Poisson process: its variability follows from that of the queue it leaves
+    (queueing network analyzer, Whitt 1983, doi:10.1002/j.1538-7305.1983.tb03204.x, with superpositions averaged):
 
         W = ρ / (1 - ρ) · (c²_a + c²_s) / 2 · E[S],   c²_leaving = 1 + (1 - ρ²)(c²_a - 1) + ρ² (c²_s - 1),
         c²_passed on with probability p = 1 + p (c²_leaving - 1)
@@ -136,11 +136,12 @@ class Interval:
 
 
 def accuracy_interval(right: float, num_fit: int, num_held_out: int) -> Interval:
-    """What accuracy to expect on other queries of the same kind.
+    """Predict the accuracy on other queries of the same kind.
 
     ``right`` of ``num_fit`` queries were answered right; both that and the measurement on ``num_held_out`` others vary,
     so that the difference has variance p (1 - p) (1 / num_fit + 1 / num_held_out). p is moved towards one half by two
-    answers of each kind (Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550): intervals at 0 and 1 have a width.
+    answers of each kind (Agresti and Coull 1998, doi:10.1080/00031305.1998.10480550), so that intervals at 0 and 1 have
+    a width.
     """
     mean, moved = right / num_fit, (right + 2) / (num_fit + 4)
     half = _BOTH_ENDS * math.sqrt(moved * (1 - moved) * (1 / num_fit + 1 / num_held_out))

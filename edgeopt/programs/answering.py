@@ -66,7 +66,9 @@ def write_queries(path: str, queries: Queries) -> None:
     tensors = {"stop": torch.tensor([queries.stop], dtype=torch.int32)}
     for name, rows in (("queries", queries.queries), ("answers", queries.answers)):
         largest = max(max(row) for row in rows)
-        tensors[name] = torch.tensor([t for row in rows for t in row], dtype=torch.uint8 if largest < 256 else torch.int32)
+        tensors[name] = torch.tensor(
+            [t for row in rows for t in row], dtype=torch.uint8 if largest < 256 else torch.int32
+        )
         tensors[f"{name}_lengths"] = torch.tensor([len(row) for row in rows], dtype=torch.int32)
     save_file(tensors, path)
     Path(path).chmod(0o644)  # safetensors writes files that only their owner reads

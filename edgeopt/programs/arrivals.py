@@ -122,6 +122,7 @@ def play_stream(
     onward: Onward | None = None,
     *,
     hosts: bool = True,
+    one_by_one: bool = False,
 ) -> None:
     """Play one process's part in a stream until its last request is answered.
 
@@ -135,13 +136,15 @@ def play_stream(
         On rank 0: when requests arrive, and whom each goes to.
     hosts
         Whether this process hosts stages; a source that does not only releases and collects.
+    one_by_one
+        Release each request when the one before is answered, whatever ``times`` say.
     """
     if links.rank != 0:
         _serve(links, answer, iter(lambda: links.receive(0), []))
         return
     assert times is not None
     assert onward is not None
-    source = _Source(links, num_ranks, times.tolist(), onward)
+    source = _Source(links, num_ranks, times.tolist(), onward, one_by_one)
     if not hosts:
         source.run()
     else:
@@ -165,6 +168,7 @@ class _Source:
     num_ranks: int
     times: list[float]
     onward: Onward
+    one_by_one: bool = False
     over: threading.Event = field(default_factory=threading.Event)
     failure: list[BaseException] = field(default_factory=list)
     own: queue.SimpleQueue[list[torch.Tensor]] = field(default_factory=queue.SimpleQueue)
@@ -174,7 +178,9 @@ class _Source:
         start, released, answered, count = time.monotonic(), 0, 0, len(self.times)
         while answered < count and not self.over.is_set():
             passed, busy = time.monotonic() - start, False
-            while released < count and self.times[released] <= passed:
+            while released < count and (released == answered if self.one_by_one else self.times[released] <= passed):
+                if self.one_by_one:
+                    self.times[released] = passed
                 self._ask(released, None, [])
                 released, busy = released + 1, True
             for rank in range(self.num_ranks):
@@ -186,7 +192,7 @@ class _Source:
                         answered += 1
                         self.links.answered(query, start + self.times[query], time.monotonic())
             if not busy:
-                due = self.times[released] - passed if released < count else _NAP_S
+                due = self.times[released] - passed if released < count and not self.one_by_one else _NAP_S
                 time.sleep(min(_NAP_S, max(due, 0.0)))
         for rank in range(1, self.num_ranks):
             self.links.send(rank, [], "end")

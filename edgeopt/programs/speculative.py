@@ -23,7 +23,7 @@ from edgeopt.programs.parties import Links, PartyProgram
 from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
 from edgeopt.programs.weights import fill, open_weights, torch_dtype
 
-__all__ = ["TOLERANCE", "Speculative", "build", "draw_prompt", "reference"]
+__all__ = ["TOLERANCE", "Speculative", "architecture_of", "build", "draw_prompt", "library_model", "reference"]
 
 #: Tokens are integers: nothing but equality counts.
 TOLERANCE: float | None = None
@@ -40,7 +40,7 @@ class Speculative(PartyProgram):
         self._bounds = (max(1, limits.min_length), max(limits.max_length, self._length))
         if not plan.decisions.get("adaptive"):
             self._bounds = (self._length, self._length)
-        size = _architecture(self._model).config.get("vocab_size", 0)
+        size = architecture_of(self._model).config.get("vocab_size", 0)
         self.max_message_bytes = max(1 << 16, 16 * self._load.prompt_tokens, self._bounds[1] * (8 + 4 * size))
         layout = Layout.of(plan)
         self._target = len(plan.stages) - 1
@@ -50,7 +50,7 @@ class Speculative(PartyProgram):
 
     def _scorer(self, index: int) -> CachedScorer:
         return CachedScorer(
-            _architecture(self._model, None if index == self._target else self.plan.stages[index].variant),
+            architecture_of(self._model, None if index == self._target else self.plan.stages[index].variant),
             dtype=torch_dtype(self._model.dtype),
             device=stage_device(self.plan, index),
             max_tokens=self._load.prompt_tokens + self._load.new_tokens + self._bounds[1] + 1,
@@ -162,7 +162,7 @@ def draw_prompt(model: CausalLM, load: TextWorkload, seed: int) -> torch.Tensor:
     """
     if model.prompts is None:
         generator = torch.Generator().manual_seed(seed)
-        size = _architecture(model).config["vocab_size"]
+        size = architecture_of(model).config["vocab_size"]
         return torch.randint(size, (load.batch, load.prompt_tokens), generator=generator)
     from safetensors.torch import load_file
 
@@ -186,7 +186,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     """
     model, load = _inputs(plan)
     prompt = draw_prompt(model, load, seed)
-    target = _library_model(model, None)
+    target = library_model(model, None)
     threads = stage_threads(plan, len(plan.stages) - 1)
     with torch.inference_mode(), threads_restored():
         if threads is not None:
@@ -202,7 +202,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
         verifier = Verifier(WholeScorer(target), load.temperature, seed)
         drafter = None
         if party._length:
-            drafter = Drafter(WholeScorer(_library_model(model, plan.stages[0].variant)), load.temperature, seed)
+            drafter = Drafter(WholeScorer(library_model(model, plan.stages[0].variant)), load.temperature, seed)
         return [party._verify(_Alone(), verifier, drafter, prompt[0].tolist())]
 
 
@@ -224,8 +224,9 @@ class _Alone(Links):
         return contextlib.nullcontext()
 
 
-def _library_model(model: CausalLM, draft: str | None) -> Any:
-    architecture = _architecture(model, draft)
+def library_model(model: CausalLM, draft: str | None) -> Any:
+    """Return a model of the family, the target or a draft, as the library has it, in evaluation mode."""
+    architecture = architecture_of(model, draft)
     config = model_config(architecture)
     whole: Any = build_model(architecture, config)
     if config.tie_word_embeddings:
@@ -235,7 +236,14 @@ def _library_model(model: CausalLM, draft: str | None) -> Any:
     return whole
 
 
-def _architecture(model: CausalLM, draft: str | None = None) -> Architecture:
+def architecture_of(model: CausalLM, draft: str | None = None) -> Architecture:
+    """Return what to build the target or a draft from.
+
+    Raises
+    ------
+    InputError
+        The profile does not say.
+    """
     found, name = (model.architecture, "model") if draft is None else (None, f"model.drafts.{draft}")
     if draft is not None:
         found = model.drafts[draft].architecture

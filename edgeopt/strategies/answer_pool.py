@@ -185,8 +185,8 @@ class AnswerPool:
         if not found:
             least = min(passes.memory_bytes for passes in self.passes)
             raise NoPlanError(
-                f"no plan exists for {self.problem.name!r}: memory or links: the smallest model needs {least:.9g} bytes, "
-                "and no device that may compute and has links with the source both ways holds it"
+                f"no plan exists for {self.problem.name!r}: memory or links: the smallest model needs {least:.9g} "
+                "bytes, and no device that may compute and has links with the source both ways holds it"
             )
         return found
 

@@ -1,4 +1,4 @@
-"""Train the family on one core, measure what the target takes of the drafts and what all of them answer, and write its profile."""
+"""Train the family on one core, measure what is taken of drafts and what all models answer, and write its profile."""
 
 from __future__ import annotations
 

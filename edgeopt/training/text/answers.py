@@ -106,8 +106,8 @@ def record_answers(folder: Path, architectures: Mapping[str, Architecture], say:
         shares = correct[classes == kind].mean(axis=0)
         say(f"{kind}: " + ", ".join(f"{name} {share:.3f}" for name, share in zip(names, shares, strict=True)))
     source = (
-        f"recorded {date.today().isoformat()}: {len(asked)} held-out lines of the grammar, every other one {SPLITS[1]}; "
-        "right if every character is, confidence is the probability of the whole answer"
+        f"recorded {date.today().isoformat()}: {len(asked)} held-out lines of the grammar, every other one "
+        f"{SPLITS[1]}; right if every character is, confidence is the probability of the whole answer"
     )
     return Answers(trace=f"../{folder.parent.name}/{folder.name}/{TRACE}",
                    queries=f"../{folder.parent.name}/{folder.name}/{QUERIES}", source=source)  # fmt: skip

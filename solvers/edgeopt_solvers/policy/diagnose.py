@@ -96,8 +96,8 @@ def _cascade(instance: Cascade, stop_at: float) -> str:
     if instance.max_busy_s is not None and math.isinf(_best(replace(free, max_busy_s=instance.max_busy_s), stop_at)):
         least = _least_busy(instance)
         return (
-            f"max_busy_s is {instance.max_busy_s:.9g} s, a model alone keeps its device busy {least:.9g} s per query at "
-            f"least, {least - instance.max_busy_s:.6g} s too much"
+            f"max_busy_s is {instance.max_busy_s:.9g} s, a model alone keeps its device busy {least:.9g} s per query "
+            f"at least, {least - instance.max_busy_s:.6g} s too much"
         )
     if instance.min_accuracy is None or math.isinf(_best(replace(instance, min_accuracy=None), stop_at)):
         if instance.max_busy_s is not None and math.isfinite(

@@ -78,7 +78,9 @@ def cascades(draw, wild=False, most_queries=10, most_models=4):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     N, M = draw(st.integers(1, most_queries)), draw(st.integers(1, most_models))
     used = draw(st.sets(st.sampled_from(
-        ["ties", "graded", "per_query", "floor", "latency", "cost", "models", "levels", "grid", "busy", "conflicts"])))  # fmt: skip
+        ["ties", "graded", "per_query", "floor", "latency", "cost", "models", "levels", "grid", "busy",
+         "conflicts"]
+    )))  # fmt: skip
 
     def numbers(centre, size):
         if not wild:
