@@ -25,7 +25,7 @@ def mixed_interval(
 ) -> Interval:
     """Return what accuracy to expect of a run on other queries, with its 95 % interval.
 
-    Three things vary: which queries were recorded, which others are asked, and which of those the run draws, so that the
+    Three things vary: which queries were recorded, which others are asked, and which of those the run draws; the
     variance is Σ_c share_c² p_c (1 - p_c) (1 / fit_c + 1 / held out_c) + p (1 - p) / requests. As in
     :func:`edgeopt.costs.answering.accuracy_interval`, p_c is moved towards one half by two answers of each kind.
 

@@ -46,6 +46,7 @@ class Routing(Strategy):
     """Plan which part of each class of queries goes to which model on which device."""
 
     name: ClassVar[str] = "routing"
+    proven: ClassVar[float] = 1e-6
 
     def unfit(self, problem: Problem) -> str | None:
         """Refuse models without recorded answers, requests that follow each other, and what its cost does not count."""
@@ -170,11 +171,8 @@ class _Classes:
         for name, members, others in zip(self.names, self.members, self.num_held_out, strict=True):
             for split, count in (("fit", len(members)), ("held-out", others)):
                 if not count:
-                    message, mend = (
-                        f"class '{name}' has no query of the split '{split}'",
-                        "record some, or drop the class",
-                    )
-                    findings.append(Finding("model.answers.trace", message, mend))
+                    message = f"class '{name}' has no query of the split '{split}'"
+                    findings.append(Finding("model.answers.trace", message, "record some, or drop the class"))
         limits = self.problem.constraints
         for name in limits.routing.accuracy:
             if name not in self.names:

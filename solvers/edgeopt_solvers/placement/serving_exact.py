@@ -91,6 +91,8 @@ class _Search:
         self.total = math.fsum(instance.arrival_per_s.tolist())
         self.value, self.best = math.inf, None
         self.num_nodes = 0
+        self._unsure = False  # whether a node was left without having been decided
+        self._begun: dict[bytes, tuple[Columns, Array] | None] = {}
 
     best: ServingSolution | None
     value: float
@@ -114,7 +116,7 @@ class _Search:
             parent = heap[0][0]
             bound = max(bound, min(parent, loose, self.value))
             if parent >= self.value * (1 - gap):
-                return bound, True
+                return bound, not self._unsure
             if time.perf_counter() > self.stop_at or self.num_nodes >= MOST_NODES:
                 return bound, False
             _, _, node = heapq.heappop(heap)
@@ -125,19 +127,14 @@ class _Search:
                 loose = min(loose, value)
             for child in children:
                 heapq.heappush(heap, (value, next(counter), child))
-        return min(loose, self.value), True
+        return (bound, False) if self._unsure else (min(loose, self.value), True)
 
     def _look(self, node: _Node, gap: float) -> tuple[float, list[_Node]]:
         """Bound a node (mean response), try its routing, and split it; no children: nothing better is in it."""
-        columns = columns_of(self.instance, node.usable)
-        if columns.hopeless:
+        begun = self._begin(node.usable)
+        if begun is None:
             return math.inf, []
-        left_s = self.stop_at - time.perf_counter()
-        found = least_load(columns, left_s if math.isfinite(left_s) else None)
-        limit = self.instance.max_load
-        if found is None or found[1] is None or found[0] > limit * (1 + 1e-9) or found[0] >= 1:
-            return math.inf, []
-        self._try(columns, found[1])
+        columns, start = begun
         low, high = columns.square_ranges()
         if node.low is not None and node.high is not None:
             empty = np.bincount(columns.at[2], minlength=len(low)) == 0
@@ -148,7 +145,7 @@ class _Search:
         if (low > high * (1 + 1e-12)).any():  # only unused, which the box beside it says as well
             return math.inf, []
         high = np.maximum(low, high)
-        point = relax(columns, low, high, _inner(columns, found[1], min(limit, 1.0)))
+        point = relax(columns, low, high, start)
         bound = point.bound / self.total
         self._try(columns, point.x)
         x = np.where(point.x > TRACE, point.x, 0.0)
@@ -157,6 +154,21 @@ class _Search:
         if bound >= self.value * (1 - gap):
             return bound, []
         return bound, _cut(node, columns, x, low, high)
+
+    def _begin(self, usable: Bits) -> tuple[Columns, Array] | None:
+        """Return the columns for what devices may use and fractions to start from; ``None``: none keep the limits."""
+        key = usable.tobytes()
+        if key not in self._begun:
+            self._begun[key] = None
+            columns, limit = columns_of(self.instance, usable), self.instance.max_load
+            if not columns.hopeless:
+                left_s = self.stop_at - time.perf_counter()
+                found = least_load(columns, left_s if math.isfinite(left_s) else None)
+                self._unsure = self._unsure or found is None
+                if found is not None and found[1] is not None and found[0] <= limit * (1 + 1e-9) and found[0] < 1:
+                    self._try(columns, found[1])
+                    self._begun[key] = columns, _inner(columns, found[1], limit)
+        return self._begun[key]
 
     def _overfull(self, node: _Node, columns: Columns, x: Array) -> list[_Node] | None:
         """Split by what a device holds where the routing uses more models than fit."""
