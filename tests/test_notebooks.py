@@ -26,9 +26,8 @@ def test_stored_without_output(path):
         assert cell.get("execution_count") is None
 
 
-@pytest.mark.torch
-@pytest.mark.processes
-def test_multi_stage_diffusion_runs(tmp_path, monkeypatch):
+def _run(name, tmp_path, monkeypatch):
+    """Run a notebook in its quick mode and return what its cells said in words."""
     from jupyter_client import KernelManager
     from jupyter_client.kernelspec import KernelSpec
 
@@ -40,19 +39,31 @@ def test_multi_stage_diffusion_runs(tmp_path, monkeypatch):
     manager._kernel_spec = KernelSpec(
         argv=[sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"], language="python"
     )
-    notebook = nbformat.read(ROOT / "notebooks" / "multi_stage_diffusion.ipynb", as_version=4)
+    notebook = nbformat.read(ROOT / "notebooks" / f"{name}.ipynb", as_version=4)
     client = nbclient.NotebookClient(
         notebook, km=manager, timeout=240, resources={"metadata": {"path": str(ROOT / "notebooks")}}
     )
     client.execute()
-    assert not [out for cell in notebook.cells for out in cell.get("outputs", []) if out.output_type == "error"]
+    outputs = [out for cell in notebook.cells for out in cell.get("outputs", [])]
+    assert not [out for out in outputs if out.output_type == "error"]
+    return " ".join(out.data.get("text/markdown", "") for out in outputs if out.output_type == "execute_result")
+
+
+@pytest.mark.torch
+@pytest.mark.processes
+def test_multi_stage_diffusion_runs(tmp_path, monkeypatch):
+    said = _run("multi_stage_diffusion", tmp_path, monkeypatch)
     for name in ("story-quality.svg", "story-shares.svg", "story-digits.png"):
         assert (tmp_path / "figures" / name).stat().st_size > 5000
-    said = " ".join(
-        out.data.get("text/markdown", "")
-        for cell in notebook.cells
-        for out in cell.get("outputs", [])
-        if out.output_type == "execute_result"
-    )
     assert "predicted only" in said
     assert "against split: better at" in said
+
+
+@pytest.mark.torch
+@pytest.mark.processes
+def test_llm_on_the_edge_runs(tmp_path, monkeypatch):
+    said = _run("llm_on_the_edge", tmp_path, monkeypatch)
+    assert (tmp_path / "llm-house.svg").stat().st_size > 5000
+    assert "Predicted only" in said
+    assert "no plan" not in said
+    assert "| 100 | 0.2 | pipeline |" in said
