@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import contextlib
+import random
 
 import pytest
 
@@ -57,13 +58,13 @@ def texts(party, seeds):
 
 
 def test_two_hundred_texts_are_the_targets_own():
-    """Drafts of one to sixteen tokens, as the length follows what is taken; the reference knows no draft."""
+    """Drafts of one to sixteen tokens, which stop when they doubt; the reference knows no draft."""
     case = load_problem("text-speculative")
     load = case.workload.model_copy(update={"new_tokens": 12})
     limits = case.constraints.model_copy(update={"drafting": case.constraints.drafting.model_copy(
         update={"min_length": 1, "max_length": 16, "adaptive": True})})  # fmt: skip
     plan = in_one_place(planner.solve(case.model_copy(update={"workload": load, "constraints": limits})))
-    assert plan.decisions["adaptive"]
+    assert 0 < plan.decisions["stop_below"] < 1
     party, target = build(plan, (0, 1)), library_model(case.model)
     found = texts(party, range(200))
     prompts = torch.cat([draw_prompt(case.model, load, seed) for seed in range(200)])
@@ -78,10 +79,10 @@ def test_two_hundred_texts_are_the_targets_own():
 
 
 class Script:
-    """A model that says one token everywhere, except where it is told to err; counts its passes."""
+    """A model that says one token everywhere, except where it errs; it is as sure as it is told to be."""
 
-    def __init__(self, errs=lambda place: False):
-        self.num_cached, self.passes, self._errs = 0, 0, errs
+    def __init__(self, errs=lambda place: False, sure=lambda place: 0.99):
+        self.num_cached, self.passes, self._errs, self._sure = 0, 0, errs, sure
 
     def reset(self):
         self.num_cached = self.passes = 0
@@ -92,37 +93,81 @@ class Script:
     def score(self, tokens, last):
         self.passes += 1
         self.num_cached += len(tokens)
-        places = range(self.num_cached - last + 1, self.num_cached + 1)
-        return torch.nn.functional.one_hot(torch.tensor([3 if self._errs(p) else 2 for p in places]), 11).float()
+        rows = torch.empty(last, 11)
+        for row, place in zip(rows, range(self.num_cached - last + 1, self.num_cached + 1), strict=True):
+            row.fill_((1 - self._sure(place)) / 10)[3 if self._errs(place) else 2] = self._sure(place)
+        return rows.log()
 
 
-def cost(length, adaptive, errs, *, new_tokens=120, draft_s=0.2):
-    """Seconds of a text when a pass of the target takes one, whatever it checks; and the text."""
-    drafting = {"min_length": 1 if adaptive else length, "max_length": 8 if adaptive else length, "adaptive": adaptive}
-    load = {"kind": "text", "prompt_tokens": 6, "new_tokens": new_tokens}
-    case = problem(workload=load, constraints={"drafting": drafting | {"min_length": 1}})
-    plan = in_one_place(planner.solve(case), draft_length=length, adaptive=adaptive)
+STEP_S, NEW = 0.2, 120
+
+
+def cost(length, errs, sure=lambda place: 0.9, **decisions):
+    """Seconds of a text when a pass of the target takes one, whatever it checks, and a guess :data:`STEP_S`."""
+    adaptive = bool(decisions)
+    case = problem(
+        workload={"kind": "text", "prompt_tokens": 6, "new_tokens": NEW},
+        constraints={"drafting": {"min_length": 1, "max_length": 8}},
+    )
+    plan = in_one_place(planner.solve(case), draft_length=length, adaptive=adaptive, **decisions)
 
     class Scripted(Speculative):
         def _scorer(self, index):
-            return Script() if index == self._target else Script(errs)
+            return Script() if index == self._target else Script(errs, sure)
 
     party, links = Scripted(plan, (0, 1)), Alone()
     party.begin()
     (text,) = party.play(links, party.request(0))
-    drafted = party._scorers[0].passes - 1
-    return links.rounds[1] + draft_s * drafted, text.tolist()
+    assert text.tolist() == [[2] * NEW]
+    return links.rounds[1] + STEP_S * (party._scorers[0].passes - 1)
 
 
-def test_a_length_that_follows_what_is_taken_stays_lossless_and_beats_every_fixed_one():
-    """Half of the text is easy to guess and half is not, in long stretches: no one length is right for both."""
-    found = {length: cost(length, False, lambda place: place // 40 % 2 == 1) for length in range(1, 9)}
-    seconds, text = cost(4, True, lambda place: place // 40 % 2 == 1)
-    assert all(row == [[2] * 120] for _, row in [*found.values(), (seconds, text)])
-    assert seconds < 0.97 * min(value for value, _ in found.values())
+def threshold(length, errs):
+    """What the plan's formula gives where the share of right guesses is known: half of λ τ."""
+    return 0.5 * STEP_S * NEW / cost(length, errs)
 
 
-def test_where_guesses_are_all_alike_a_fixed_length_is_as_good():
-    """Every fourth guess is wrong: following costs at most a tenth more than the best fixed length."""
-    found = {length: cost(length, False, lambda place: place % 4 == 0)[0] for length in range(1, 9)}
-    assert cost(4, True, lambda place: place % 4 == 0)[0] < 1.1 * min(found.values())
+def test_drafts_that_stop_in_doubt_beat_every_fixed_length_where_acceptance_varies():
+    """Half of the text cannot be guessed, in stretches, and the draft is unsure there: no one length is right."""
+
+    def hard(place):
+        return place // 20 % 2 == 1
+
+    fixed = {length: cost(length, hard) for length in range(1, 9)}
+    best = min(fixed, key=fixed.get)
+    doubt = threshold(best, hard)
+    assert cost(best, hard, lambda place: 0.1 if hard(place) else 0.95, stop_below=doubt) < 0.85 * fixed[best]
+
+
+def test_a_draft_whose_doubts_mean_nothing_loses_little():
+    """A fifth of the guesses is wrong, wherever, and the draft is four fifths sure of each: its length never changes."""
+    draw = random.Random(0)
+    wrong = {place for place in range(200) if draw.random() < 0.2}.__contains__
+    fixed = {length: cost(length, wrong) for length in range(1, 9)}
+    best = min(fixed, key=fixed.get)
+    assert cost(best, wrong, lambda place: 0.8, stop_below=threshold(best, wrong)) < 1.1 * fixed[best]
+
+
+def test_without_a_threshold_lengths_follow_what_was_taken():
+    """As for sampled drafts: one longer or one shorter; long stretches pay for it."""
+
+    def hard(place):
+        return place // 40 % 2 == 1
+
+    case = problem(
+        workload={"kind": "text", "prompt_tokens": 6, "new_tokens": 13, "temperature": 1.0},
+        constraints={"drafting": {"min_length": 1, "adaptive": True}},
+    )
+    assert "stop_below" not in planner.solve(case).decisions
+    assert cost(4, hard, stop_below=0) < 0.97 * min(cost(length, hard) for length in range(1, 9))
+
+
+def test_the_plan_says_how_much_doubt_is_worth_a_stop():
+    limits = {"drafting": {"min_length": 2, "max_length": 2, "adaptive": True}}
+    model = problem().model
+    model = model.model_copy(update={"drafts": {"small": model.drafts["small"]}})
+    plan = planner.solve(problem(constraints=limits, model=model))
+    # On the server alone: a draft step takes 0.01 s, a pass over n positions 0.2 n s; 1 + 0.8 + 0.64 tokens a round.
+    assert plan.decisions["draft_device"] == "server"
+    assert plan.decisions["stop_below"] == pytest.approx(0.5 * 0.21 * 2.44 / (2 * 0.01 + 0.6), rel=1e-6)
+    assert planner.verify(plan) == []
