@@ -140,7 +140,7 @@ def test_drafts_that_stop_in_doubt_beat_every_fixed_length_where_acceptance_vari
 
 
 def test_a_draft_whose_doubts_mean_nothing_loses_little():
-    """A fifth of the guesses is wrong, wherever, and the draft is four fifths sure of each: its length never changes."""
+    """A fifth of the guesses is wrong, wherever, and the draft is four fifths sure of each: its length stays."""
     draw = random.Random(0)
     wrong = {place for place in range(200) if draw.random() < 0.2}.__contains__
     fixed = {length: cost(length, wrong) for length in range(1, 9)}
