@@ -94,8 +94,9 @@ class ImageWorkload(Strict):
 class Drafting(Strict):
     """How the strategy ``speculative`` may draft: from ``min_length`` (0: not at all) to ``max_length`` tokens a round.
 
-    ``adaptive`` lets a run change the length within these limits: one more after a draft that was taken whole, one
-    less after another. The plan still counts with the length that it starts from.
+    ``adaptive`` lets a run change the length within these limits: a draft stops when it doubts its guesses (sampled
+    ones are one longer after a draft that was taken whole, one shorter after another). The plan still counts with one
+    length.
     """
 
     min_length: int = Field(default=0, ge=0)

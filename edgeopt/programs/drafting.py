@@ -142,14 +142,20 @@ class Drafter(_Side):
         self.settled = list(prompt)
         self.scorer.score(prompt, 1)
 
-    def guess(self, count: int) -> tuple[list[int], torch.Tensor]:
-        """Return ``count`` tokens and the probabilities that they were drawn from (empty at temperature 0)."""
+    def guess(self, count: int, stop_below: float = 0.0, at_least: int = 1) -> tuple[list[int], torch.Tensor]:
+        """Return ``count`` tokens and the probabilities that they were drawn from (empty at temperature 0).
+
+        At temperature 0 there may be fewer, though not fewer than ``at_least``: the draft stops once it thinks that all
+        of its guesses are right with less than the probability ``stop_below``.
+        """
         guesses: list[int] = []
         rows = []
-        for _ in range(count):
+        sure = 1.0
+        while len(guesses) < count and (sure >= stop_below or len(guesses) < at_least):
             logits = self.score(guesses, 1)[-1]
             if self.temperature == 0:
                 guesses.append(int(logits.argmax()))
+                sure *= float(torch.softmax(logits, -1)[guesses[-1]]) if stop_below else 1.0
                 continue
             rows.append(self.probabilities(logits))
             guesses.append(_draw(rows[-1].double(), self.generator))

@@ -40,6 +40,10 @@ class Speculative(PartyProgram):
         self._bounds = (max(1, limits.min_length), max(limits.max_length, self._length))
         if not plan.decisions.get("adaptive"):
             self._bounds = (self._length, self._length)
+        # Of greedy drafts the draft itself says when to stop; others follow what was taken.
+        self._stop_below = float(plan.decisions.get("stop_below") or 0.0)  # type: ignore[arg-type]
+        if self._stop_below:
+            self._length = self._bounds[1]
         size = architecture_of(self._model).config.get("vocab_size", 0)
         self.max_message_bytes = max(1 << 16, 16 * self._load.prompt_tokens, self._bounds[1] * (8 + 4 * size))
         layout = Layout.of(plan)
@@ -104,7 +108,7 @@ class Speculative(PartyProgram):
             round_index += 1
             with links.computing(0, round_index):
                 drafter.settle([*guesses[:count], token])
-                guesses, guessed = drafter.guess(min(length, left - 1))
+                guesses, guessed = drafter.guess(min(length, left - 1), self._stop_below, self._bounds[0])
             links.send(self._verifier, [torch.tensor(guesses), guessed], "draft")
 
     def _verify(self, links: Links, verifier: Verifier, drafter: Drafter | None, prompt: list[int]) -> torch.Tensor:
@@ -129,7 +133,7 @@ class Speculative(PartyProgram):
             elif drafter is not None and left > 1:
                 with links.computing(0, round_index):
                     drafter.settle(last)
-                    guesses, guessed = drafter.guess(min(length, left - 1))
+                    guesses, guessed = drafter.guess(min(length, left - 1), self._stop_below, self._bounds[0])
             with links.computing(self._target, round_index):
                 count, token = verifier.check(guesses, guessed)
             last = [*guesses[:count], token]
@@ -141,7 +145,7 @@ class Speculative(PartyProgram):
 
     def _next_length(self, length: int, count: int, guessed: int) -> int:
         """One more token after a draft that was taken whole, one less after another, within the bounds."""
-        if not guessed:
+        if not guessed or self._stop_below:
             return length
         shortest, longest = self._bounds
         return min(longest, length + 1) if count == guessed else max(shortest, length - 1)

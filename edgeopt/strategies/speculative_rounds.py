@@ -230,16 +230,37 @@ class Choice:
             if i != j and rounds.links.rate_bytes_per_s[i, j] > 0
         ]
 
+    @property
+    def stop_below(self) -> float:
+        """How sure a draft must be of all its guesses for another one to be worth its seconds.
+
+        One more guess takes τ seconds, in which rounds make λ τ tokens; it makes one more if all of them are right.
+        Small models are right more often than they think, so they may doubt twice as much.
+        """
+        s, rounds = self.solution, self.rounds
+        i, j, verify_s = s.draft_device, s.target_device, self.instance.verify_s[0, s.target_device]
+        step_s = float(self.instance.draft_s[s.draft, i])
+        round_s = s.length * step_s + float(verify_s[s.length])
+        more_s = step_s + float(verify_s[-1] - verify_s[0]) / (len(verify_s) - 1)
+        round_s += rounds.sending_s(i, j, s.length * rounds.token_bytes) + rounds.sending_s(j, i, _REPLY_BYTES)
+        more_s += rounds.sending_s(i, j, rounds.token_bytes) - rounds.sending_s(i, j, 0.0)
+        tokens = 1.0 + float(np.cumprod(self.instance.acceptance[s.draft, 0, : s.length]).sum())
+        return 0.5 * more_s * tokens / round_s
+
     def decisions(self) -> dict[str, Any]:
         """Return what the plan decides, in names."""
         s, devices = self.solution, self.rounds.problem.devices
-        return {
+        adaptive = self.drafts and self.rounds.problem.constraints.drafting.adaptive
+        found = {
             "draft": list(self.rounds.model.drafts)[s.draft] if self.drafts else None,
             "draft_device": devices[s.draft_device].name if self.drafts else None,
             "target_device": devices[s.target_device].name,
             "draft_length": s.length,
-            "adaptive": self.drafts and self.rounds.problem.constraints.drafting.adaptive,
+            "adaptive": adaptive,
         }
+        if adaptive and self.rounds.load.temperature == 0:
+            found["stop_below"] = self.stop_below
+        return found
 
     def stages(self) -> list[Stage]:
         """Return a stage for the draft, if there is one, and one for the target."""

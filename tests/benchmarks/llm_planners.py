@@ -254,8 +254,8 @@ def section(found: dict[str, Any], executed: dict[str, Any] | None) -> list[str]
     lines += [
         "",
         "The demonstration model on emulated hosts, measured seconds of a request (in brackets over ours); a dash: the "
-        "planner's plan does not fit. What several planners decide is run once, all in two turns; our tokens are those of "
-        "one process"
+        "planner's plan does not fit. What several planners decide is run once, all in two turns; our tokens are those "
+        "of one process"
         f"{'' if all(c['equal'] for c in executed['clusters']) else ' NOT EVERYWHERE'}.",
         "",
         f"| links, devices | ours | {' | '.join(map(_words, PLANNERS))} |",

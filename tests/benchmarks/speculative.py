@@ -78,7 +78,7 @@ class Effort:
     repeats: int
 
 
-FULL, QUICK = Effort(32, 14, 4, 2, 15), Effort(4, 2, 1, 1, 5)
+FULL, QUICK = Effort(28, 12, 4, 2, 15), Effort(4, 2, 1, 1, 5)
 
 
 def settings(quick: bool) -> list[Setting]:
@@ -137,7 +137,7 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
             "workload": LOAD,
             "devices": [device("phone", setting.draft_quota, 1.2e6), device("server", setting.target_quota, 1e9)],
             "network": Network.model_validate({"name": "emulated", "source": "emulated", "default": network}),
-            "constraints": {"drafting": {"max_length": LONGEST}},
+            "constraints": {"drafting": {"max_length": LONGEST, "adaptive": True}},
         }
     )  # fmt: skip
 
@@ -163,13 +163,13 @@ class Priced:
         computing = [stage.compute_s for stage in choice.stages()]
         return _parts(choice.latency_s, computing)
 
-    def plan(self, length: int, turns: list[list[int]]) -> Plan:
-        """Write down the plan of a length, to be run with other lengths by turns."""
+    def plan(self, length: int, turns: list[list[int]], **decisions: Any) -> Plan:
+        """Write down the plan of a length, to be run with other lengths by turns and with further decisions."""
         solution = self._solution(length)
         value = self.technique.evaluate(self.instance, solution).objective
         result = Result(Status("optimal", True), value, value, solution, "exact", 0.0)
         plan = self.technique.plan(self.problem, self.instance, result)
-        return plan.model_copy(update={"decisions": {**plan.decisions, "turns": turns}})
+        return plan.model_copy(update={"decisions": {**plan.decisions, **decisions, "turns": turns}})
 
 
 def _parts(latency_s: float, computing: list[float]) -> dict[str, float]:
@@ -210,8 +210,10 @@ def measure(
     priced = Priced(problem, 1 if chosen.decisions["draft_device"] == "server" else 0)
     turns = schedule(length or 1, number * effort.planned, effort)
     warm_up = [[max(length, 1), 0], [0, 0]]
+    doubt = {key: value for key, value in chosen.decisions.items() if key == "stop_below"}
+    carrier = priced.plan(max(each for each, _ in turns), warm_up + turns, **doubt)
     report = execute(
-        priced.plan(max(each for each, _ in turns), warm_up + turns), on=on, repeat=len(turns), warmup=len(warm_up),
+        carrier, on=on, repeat=len(turns), warmup=len(warm_up),
         timeout_s=400.0, _command=COMMAND,
     )  # fmt: skip
     by_length: dict[int, list[float]] = {}
@@ -305,7 +307,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         "Error is predicted / measured − 1 of the speed-up; in brackets with the draft's guesses on the very prompts, "
         "which leaves the seconds of passes and messages. Above best: the planned length's time over the best one's; "
         "in brackets without luck, for which the guesses on all prompts tell how far those that were run are from the "
-        "mean. Adaptive: time relative to the planned length if that may change by one after each round.",
+        "mean. Adaptive: the time of drafts that stop when they doubt, over that of the planned length.",
         "",
         "| draft, target at | latency (ms) | draft on | length | best of | above best | adaptive | speed-up | planned "
         "| error |",

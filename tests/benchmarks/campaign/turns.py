@@ -1,9 +1,9 @@
 """Worker of speculative decoding whose draft length and prompt change from request to request.
 
 Starting processes takes longer than most requests, so one set of them serves everything that a setting is measured on.
-``plan.decisions["turns"]`` has a length and a row of prompts for each request; 0 is the target alone, a negative length
-one that may change from there on. The plan itself is that of the longest draft. The result is all texts so far: what
-the reference compares is every one of them.
+``plan.decisions["turns"]`` has a length and a row of prompts for each request; 0 is the target alone, a negative
+length drafts that stop by themselves. The plan itself is that of the longest draft. The result is all texts so far:
+what the reference compares is every one of them.
 """
 
 from __future__ import annotations
@@ -28,16 +28,15 @@ class Turns(Speculative):
     def __init__(self, plan: Plan, stages: Sequence[int]) -> None:
         super().__init__(plan, stages)
         self._turns: list[list[int]] = plan.decisions["turns"]  # type: ignore[assignment]
-        self._number, self._drafts_at, self._made = -1, self._drafter, []
+        self._number, self._drafts_at, self._doubt, self._made = -1, self._drafter, self._stop_below, []
 
     def begin(self) -> None:
         """Take the next turn."""
         super().begin()
         self._number += 1
         asked = self._turns[self._number][0]
-        self._length = abs(asked)
-        longest = self.plan.problem.constraints.drafting.max_length
-        self._bounds = (1, longest) if asked < 0 else (asked, asked)
+        self._bounds = (1, self.plan.problem.constraints.drafting.max_length) if asked < 0 else (asked, asked)
+        self._length, self._stop_below = self._bounds[1], self._doubt if asked < 0 else 0.0
         self._drafter = self._drafts_at if self._length else None
 
     def request(self, seed: int) -> list[torch.Tensor]:
