@@ -37,6 +37,9 @@ __all__ = [
 #: Parts that the results of a run with several requests in flight are split into, for a spread.
 _BLOCKS = 5
 
+#: Bars of a stream that a timeline shows: thousands of requests are no picture.
+_MOST_BARS = 400
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -179,8 +182,11 @@ def shifted(trace: Trace, offset_s: float) -> Trace:
 
 
 def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> list[Interval]:
-    """Bars of one request on the lanes of devices and links, from its start; times on one clock."""
-    origin = traces[0].start or 0.0
+    """Bars of one request on the lanes of devices and links, from its start; times on one clock.
+
+    Of a stream of requests the first :data:`_MOST_BARS`.
+    """
+    origin, streams = traces[0].start or 0.0, bool(traces[0].answers)
     bars = []
     for rank, trace in traces.items():
         for stage, round_index, start, stop in trace.computes:
@@ -199,7 +205,9 @@ def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> lis
             bars.append((lane, label or "message", start, arrived.get((rank, to, number), start)))
     return [
         Interval(lane=lane, label=label, start_s=start - origin, stop_s=stop - origin)
-        for lane, label, start, stop in sorted(bars, key=lambda bar: (bar[2], bar[3]))
+        for lane, label, start, stop in sorted(bars, key=lambda bar: (bar[2], bar[3]))[
+            : _MOST_BARS if streams else None
+        ]
     ]
 
 
