@@ -190,7 +190,7 @@ def verify(plan: Plan, *, resolve_time_limit_s: float | None = 10.0) -> list[str
     if evaluation.violations:
         return [technique.describe(plan.problem)(sentence) for sentence in evaluation.violations]
     fresh = solve_instance(instance, time_limit_s=resolve_time_limit_s) if resolve_time_limit_s else None
-    claimed = _Claim(plan, evaluation, solution)
+    claimed = _Claim(plan, evaluation, solution, technique.proven)
     rebuilt = technique.plan(plan.problem, instance, claimed.result())
     findings = list(_differences(plan.model_dump(mode="json"), rebuilt.model_dump(mode="json")))
     if fresh is not None and fresh.solution is not None:
@@ -203,16 +203,16 @@ def verify(plan: Plan, *, resolve_time_limit_s: float | None = 10.0) -> list[str
 class _Claim:
     """A plan's own proof (status, bound, gap) joined to the recomputed cost of its decisions."""
 
-    def __init__(self, plan: Plan, evaluation: Any, solution: Any) -> None:
-        self.plan, self.evaluation, self.solution = plan, evaluation, solution
+    def __init__(self, plan: Plan, evaluation: Any, solution: Any, proven: float) -> None:
+        self.plan, self.evaluation, self.solution, self.proven = plan, evaluation, solution, proven
 
     def result(self) -> Any:
         from edgeopt_solvers import Result, Status
 
         plan, objective = self.plan, self.evaluation.objective
         offset = plan.objective - plan.bound
-        # An optimum is proven up to rounding and no further.
-        closed = plan.status == "optimal" and offset > TOLERANCE * abs(plan.objective)
+        # An optimum is proven up to what its solver leaves open and no further.
+        closed = plan.status == "optimal" and offset > self.proven * abs(plan.objective)
         bound = objective if closed else objective - offset
         return Result(
             Status(plan.status, True), objective, bound, self.solution, plan.backend, plan.runtime_s,

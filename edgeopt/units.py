@@ -128,8 +128,8 @@ def unit_factor(unit: str) -> tuple[str, Rational] | None:
     Returns
     -------
     tuple of str and Fraction, or None
-        The SI symbol of its dimension, ``s B B/s FLOP FLOP/s J W Hz m requests/s`` (empty: another one), and how many of
-        these it is; None when there is no such unit.
+        The SI symbol of its dimension, ``s B B/s FLOP FLOP/s J W Hz m requests/s`` (empty: another one), and how
+        many of these it is; None when there is no such unit.
     """
     found = _COMMON.get(unit)
     if found is None and _UNIT.fullmatch(unit):
@@ -326,9 +326,7 @@ FlopPerSecond = Annotated[float, Quantity("a computing rate", "FLOP/s", ("3.5 TF
 Joules = Annotated[float, Quantity("an energy", "J", ("12 J", "3 kJ"))]
 Watts = Annotated[float, Quantity("a power", "W", ("15 W", "800 mW"))]
 Hertz = Annotated[float, Quantity("a frequency", "Hz", ("80 MHz", "5.25 GHz"))]
-RequestsPerSecond = Annotated[
-    float, Quantity("a rate of requests", "requests/s", ("4 requests/s", "30 requests/min"))
-]
+RequestsPerSecond = Annotated[float, Quantity("a rate of requests", "requests/s", ("4 requests/s", "30 requests/min"))]
 Metres = Annotated[float, Quantity("a distance", "m", ("10 m", "1.5 km"))]
 Decibel = Annotated[float, Level("a ratio", "dB", ("7 dB", "46.8 dB"))]
 DecibelMilliwatt = Annotated[float, Level("a power level", "dBm", ("20 dBm", "-3 dBm"))]

@@ -16,7 +16,7 @@ from edgeopt.units import Joules, RequestsPerSecond, Seconds
 
 __all__ = [
     "CascadeWorkload", "Constraints", "Drafting", "ImageWorkload", "Objective", "PatchOptions", "Problem",
-    "TextWorkload", "Workload",
+    "RoutingOptions", "TextWorkload", "Workload",
 ]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
@@ -126,6 +126,16 @@ class PatchOptions(Strict):
         return self
 
 
+class RoutingOptions(Strict):
+    """How the strategy ``routing`` may load devices: to ``max_load`` of their time at most.
+
+    ``accuracy`` is the least fraction of right answers in single classes of queries, by name.
+    """
+
+    max_load: float = Field(default=0.95, gt=0, le=1)
+    accuracy: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+
+
 class CascadeWorkload(Strict):
     """Denoise ``images`` through every level of a cascade.
 
@@ -165,6 +175,7 @@ class Constraints(Strict):
     forbid: list[str] = []
     drafting: Drafting = Drafting()
     patch: PatchOptions = PatchOptions()
+    routing: RoutingOptions = RoutingOptions()
 
 
 class Problem(Strict):

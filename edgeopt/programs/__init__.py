@@ -29,6 +29,7 @@ _MODULES = {
     "hierarchical": "edgeopt.programs.hierarchical",
     "split_diffusion": "edgeopt.programs.split_diffusion",
     "patch": "edgeopt.programs.patch",
+    "routing": "edgeopt.programs.routing",
     "speculative": "edgeopt.programs.speculative",
 }
 

@@ -16,6 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import torch
 
@@ -106,7 +107,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
     if batches < 2:
         return Interval(mean, -math.inf, math.inf)
     ends = [round(i * count / batches) for i in range(batches + 1)]
-    means = [math.fsum(values[a:b]) / (b - a) for a, b in zip(ends, ends[1:], strict=False)]
+    means = [math.fsum(values[a:b]) / (b - a) for a, b in pairwise(ends)]
     middle = math.fsum(means) / batches
     variance = math.fsum((each - middle) ** 2 for each in means) / (batches - 1)
     half = _STUDENT[batches - 2] * math.sqrt(variance / batches)

@@ -80,7 +80,7 @@ class Links(ABC):
         """
 
     def answered(self, query: int, arrived_s: float, answered_s: float) -> None:  # noqa: B027  (a rehearsal keeps none)
-        """Note, at the source of a stream of requests, when one arrived and when it had its answer (monotonic clock)."""
+        """Note, at the source of a stream of requests, when one arrived and when it was answered (monotonic clock)."""
 
 
 class PartyProgram(ABC):

@@ -19,6 +19,7 @@ BUNDLED = {
     "multi_stage": "edgeopt.strategies.multi_stage:MultiStage",
     "patch": "edgeopt.strategies.patch:Patch",
     "pipeline": "edgeopt.strategies.pipeline:Pipeline",
+    "routing": "edgeopt.strategies.routing:Routing",
     "speculative": "edgeopt.strategies.speculative:Speculative",
     "split_diffusion": "edgeopt.strategies.split_diffusion:SplitDiffusion",
 }

@@ -25,6 +25,9 @@ class Strategy(ABC):
 
     name: ClassVar[str]
 
+    #: Relative gap up to which the technique's solver calls a plan optimal: rounding, or what a convex one leaves open.
+    proven: ClassVar[float] = 1e-9
+
     @abstractmethod
     def unfit(self, problem: Problem) -> str | None:
         """Say why the technique does not apply to the problem's model and workload, or ``None`` if it does."""

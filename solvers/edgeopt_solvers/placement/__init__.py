@@ -16,6 +16,8 @@ from edgeopt_solvers.placement.instance import (
     ExpertsSolution,
     Routing,
     RoutingSolution,
+    Serving,
+    ServingSolution,
 )
 
 __all__ = [
@@ -29,6 +31,8 @@ __all__ = [
     "ExpertsSolution",
     "Routing",
     "RoutingSolution",
+    "Serving",
+    "ServingSolution",
     "diagnose",
     "evaluate",
 ]

@@ -19,7 +19,9 @@ from edgeopt_solvers.placement.instance import (
     ExpertsSolution,
     Routing,
     RoutingSolution,
+    Serving,
 )
+from edgeopt_solvers.placement.serving_check import serving_terms
 
 __all__ = ["Evaluation", "evaluate"]
 
@@ -37,9 +39,9 @@ class Evaluation:
     Attributes
     ----------
     objective
-        Experts: sum of the layers' makespans. Routing and deployment: mean seconds per query.
+        Experts: sum of the layers' makespans. Routing, serving and deployment: mean seconds per query.
     metrics
-        Experts: ``makespan_s``, ``slowest_layer_s``, ``num_replicas``, ``memory_bytes``. Routing:
+        Experts: ``makespan_s``, ``slowest_layer_s``, ``num_replicas``, ``memory_bytes``. Routing and serving:
         ``response_s``, ``network_s``, ``waiting_s`` (queue and service), ``accuracy``, ``load`` (of the fullest queue).
         Deployment: ``response_s``, ``quality``, ``memory_bytes``, and the fractions ``local``, ``neighbour``,
         ``downloaded``.
@@ -61,7 +63,7 @@ def evaluate(instance: Any, solution: Any) -> Evaluation:
     Parameters
     ----------
     instance
-        An :class:`Experts`, :class:`Routing` or :class:`Deployment`.
+        An :class:`Experts`, :class:`Routing`, :class:`Serving` or :class:`Deployment`.
     solution
         The solution type of that problem; malformed ones are reported as violations.
     """
@@ -77,6 +79,13 @@ def evaluate(instance: Any, solution: Any) -> Evaluation:
         shape = (instance.num_classes, instance.num_models, instance.num_devices)
         wrong = _wrong_shape(shape, solution.fractions) or _wrong_shape(shape[1:], solution.loaded)
         return wrong or _routing(instance, solution)
+    if isinstance(instance, Serving) and isinstance(solution, RoutingSolution):
+        shape = (instance.num_classes, instance.num_models, instance.num_devices)
+        wrong = _wrong_shape(shape, solution.fractions) or _wrong_shape(shape[1:], solution.loaded)
+        if wrong:
+            return wrong
+        metrics, broken = serving_terms(instance, solution)
+        return Evaluation(metrics["response_s"], metrics, _listed(broken))
     if isinstance(instance, Deployment) and isinstance(solution, DeploymentSolution):
         J, N = instance.num_variants, instance.num_nodes
         wrong = _wrong_shape((J, N), solution.kept) or _wrong_shape((N, J, N), solution.served)

@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 
 from edgeopt_solvers.placement.deployment_ways import cheapest, ways_of
-from edgeopt_solvers.placement.instance import Deployment, Experts, Routing
+from edgeopt_solvers.placement.instance import Deployment, Experts, Routing, Serving
 from edgeopt_solvers.placement.levels import table_of
 from edgeopt_solvers.placement.routing_flows import Flows
+from edgeopt_solvers.placement.serving_limits import diagnose_serving
 
 __all__ = ["diagnose"]
 
@@ -24,6 +25,8 @@ def diagnose(instance: Any, time_limit_s: float | None = None) -> str:
         return _experts(instance)
     if isinstance(instance, Routing):
         return _routing(instance, stop_at)
+    if isinstance(instance, Serving):
+        return diagnose_serving(instance, stop_at)
     return _deployment(instance, stop_at)
 
 
