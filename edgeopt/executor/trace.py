@@ -74,6 +74,7 @@ class RequestTimes:
     waiting_s: dict[int, float]
     active_s: dict[int, float]
     response_s: list[float] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def transfer_s(self) -> float:
@@ -135,6 +136,7 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
         },
         active_s={rank: _active_s(trace, source.start, source.stop) * each for rank, trace in traces.items()},
         response_s=stream,
+        measures=dict(source.measures),
     )
 
 
@@ -263,7 +265,7 @@ def compare_transfers(plan: Plan, layout: Layout, requests: Sequence[RequestTime
 def compare_metrics(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]) -> dict[str, Comparison]:
     """Time to first token, time per output token and tokens per second of language models; images per second else.
 
-    Of a stream of requests the load of the device that is loaded most.
+    Of a stream of requests the load of the device that is loaded most; and what the program itself measured.
     """
     workload, measured = plan.problem.workload, {}
     if requests[0].response_s:
@@ -279,6 +281,8 @@ def compare_metrics(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]
         measured["tokens_per_s"] = [workload.batch * rounds / r.latency_s for r in requests]
     else:
         measured["images_per_s"] = [workload.images / r.latency_s for r in requests]
+    for name in requests[0].measures:
+        measured[name] = [r.measures[name] for r in requests]
     return {name: Comparison.between(plan.metrics.get(name), samples) for name, samples in measured.items()}
 
 

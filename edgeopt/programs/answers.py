@@ -18,7 +18,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.answers import read_answers
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import TextWorkload
-from edgeopt.programs.answering import CONFIDENCE_DECIMALS, Answer, answer, read_queries
+from edgeopt.programs.answering import CONFIDENCE_DECIMALS, Answer, Queries, answer, read_queries
 from edgeopt.programs.arrivals import Ask, draw_stream, play_stream
 from edgeopt.programs.drafting import CachedScorer, WholeScorer
 from edgeopt.programs.parties import Links, PartyProgram
@@ -110,6 +110,10 @@ class Answers(PartyProgram):
             )  # fmt: skip
         return told.result(rows)
 
+    def measures(self, result: Sequence[torch.Tensor]) -> dict[str, float]:
+        """Count right answers."""
+        return {"accuracy": share_right(self._known, result)}
+
     def _answer(self, stage: int, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         scorer = self._scorers[stage]
         scorer.reset()
@@ -185,11 +189,8 @@ def ask_here(party: Answers, seed: int) -> list[torch.Tensor]:
     return told.result(rows)
 
 
-def share_right(plan: Plan, result: Sequence[torch.Tensor]) -> float:
+def share_right(known: Queries, result: Sequence[torch.Tensor]) -> float:
     """Fraction of a run's queries whose answer is right."""
-    model, _ = _inputs(plan)
-    assert model.answers is not None
-    known = read_queries(str(model.answers.queries))
     rows, _, tokens = result
     right = [
         [token for token in told if token != _NOTHING] == known.answers[row]

@@ -35,6 +35,8 @@ class Pipeline(Strategy):
         if isinstance(problem.model, CausalLM) and isinstance(problem.workload, TextWorkload):
             if problem.workload.temperature > 0:
                 return f"pipeline takes the likeliest token; workload.temperature is {problem.workload.temperature:g}"
+            if problem.constraints.accuracy is not None:
+                return "pipeline counts no right answers, and constraints.accuracy asks for some"
             return None
         return f"pipeline splits language models; {problem.model.name!r} is a {problem.model.family} model"
 

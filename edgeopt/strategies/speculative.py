@@ -58,6 +58,8 @@ class Speculative(Strategy):
             return "speculative makes requests short; it weighs neither energy nor quality against time"
         if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
             return "speculative keeps a model on one device: nothing to pin or count (constraints pin, first, stages)"
+        if limits.accuracy is not None:
+            return "speculative counts no right answers, and constraints.accuracy asks for some"
         if any(medium.sharing == "reserved" for medium in problem.network.media.values()):
             return "speculative reserves no share of a medium, and the network's is shared that way"
         return None
