@@ -37,6 +37,9 @@ __all__ = [
 #: Parts that the results of a run with several requests in flight are split into, for a spread.
 _BLOCKS = 5
 
+#: Bars of a stream that a timeline shows: thousands of requests are no picture.
+_MOST_BARS = 400
+
 
 @dataclass(frozen=True, slots=True)
 class Moved:
@@ -71,6 +74,7 @@ class RequestTimes:
     waiting_s: dict[int, float]
     active_s: dict[int, float]
     response_s: list[float] = field(default_factory=list)
+    measures: dict[str, float] = field(default_factory=dict)
 
     @property
     def transfer_s(self) -> float:
@@ -132,6 +136,7 @@ def times_of(layout: Layout, traces: Mapping[int, Trace]) -> RequestTimes:
         },
         active_s={rank: _active_s(trace, source.start, source.stop) * each for rank, trace in traces.items()},
         response_s=stream,
+        measures=dict(source.measures),
     )
 
 
@@ -179,8 +184,11 @@ def shifted(trace: Trace, offset_s: float) -> Trace:
 
 
 def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> list[Interval]:
-    """Bars of one request on the lanes of devices and links, from its start; times on one clock."""
-    origin = traces[0].start or 0.0
+    """Bars of one request on the lanes of devices and links, from its start; times on one clock.
+
+    Of a stream of requests the first :data:`_MOST_BARS`.
+    """
+    origin, streams = traces[0].start or 0.0, bool(traces[0].answers)
     bars = []
     for rank, trace in traces.items():
         for stage, round_index, start, stop in trace.computes:
@@ -199,7 +207,9 @@ def intervals_of(plan: Plan, layout: Layout, traces: Mapping[int, Trace]) -> lis
             bars.append((lane, label or "message", start, arrived.get((rank, to, number), start)))
     return [
         Interval(lane=lane, label=label, start_s=start - origin, stop_s=stop - origin)
-        for lane, label, start, stop in sorted(bars, key=lambda bar: (bar[2], bar[3]))
+        for lane, label, start, stop in sorted(bars, key=lambda bar: (bar[2], bar[3]))[
+            : _MOST_BARS if streams else None
+        ]
     ]
 
 
@@ -256,7 +266,7 @@ def compare_transfers(plan: Plan, layout: Layout, requests: Sequence[RequestTime
 def compare_metrics(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]) -> dict[str, Comparison]:
     """Time to first token, time per output token and tokens per second of language models; images per second else.
 
-    Of a stream of requests the load of the device that is loaded most.
+    Of a stream of requests the load of the device that is loaded most; and what the program itself measured.
     """
     workload, measured = plan.problem.workload, {}
     if requests[0].response_s:
@@ -272,6 +282,8 @@ def compare_metrics(plan: Plan, layout: Layout, requests: Sequence[RequestTimes]
         measured["tokens_per_s"] = [workload.batch * rounds / r.latency_s for r in requests]
     else:
         measured["images_per_s"] = [workload.images / r.latency_s for r in requests]
+    for name in requests[0].measures:
+        measured[name] = [r.measures[name] for r in requests]
     return {name: Comparison.between(plan.metrics.get(name), samples) for name, samples in measured.items()}
 
 

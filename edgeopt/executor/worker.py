@@ -159,7 +159,10 @@ def _run_worker(
             if spans.result is not None and handed and not isinstance(program, PartyProgram):
                 spans.result = program.join(handed, spans.result)
             result = digest(spans.result) if spans.result is not None else None
-            channel.send(_trace(number, number < job.warmup, spans, result))
+            measures = {}
+            if spans.result is not None and isinstance(program, PartyProgram):
+                measures = program.measures(spans.result)
+            channel.send(_trace(number, number < job.warmup, spans, result, measures))
             if spans.result is not None and number == job.warmup + job.repeat - 1:
                 _hand_in(job, channel, spans.result)
     if transport is not None:
@@ -269,7 +272,7 @@ def _prepare(job: Job) -> None:
         memory.limit_growth(limit)
 
 
-def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace:
+def _trace(number: int, warmup: bool, spans: Spans, result: str | None, measures: dict[str, float]) -> Trace:
     return Trace(
         request=number,
         warmup=warmup,
@@ -282,6 +285,7 @@ def _trace(number: int, warmup: bool, spans: Spans, result: str | None) -> Trace
         sent=spans.sent,
         taken=spans.taken,
         answers=spans.answers,
+        measures=measures,
     )
 
 

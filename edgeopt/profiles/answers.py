@@ -188,13 +188,16 @@ class _Reader:
         confidence = self._stack("confidence", models, most=1.0)
         lengths = answers = None
         if _PROMPT in self.header:
-            lengths = self._numbers(_PROMPT, least=1, whole=True).astype(np.int64)
-            answers = self._stack("tokens", models, least=1, whole=True).astype(np.int64)
+            lengths = self._numbers(_PROMPT, least=1, whole=True)
+            answers = self._stack("tokens", models, least=1, whole=True)
         if self.findings:
             return None
         held_out = np.array([split == SPLITS[1] for split in splits])
         classes = np.array(self._words("class"), dtype=np.str_)
-        return Trace(models, query.astype(np.int64), classes, held_out, correct, confidence, lengths, answers)
+        if lengths is not None and answers is not None:
+            known = lengths.astype(np.int64), answers.astype(np.int64)
+            return Trace(models, query.astype(np.int64), classes, held_out, correct, confidence, *known)
+        return Trace(models, query.astype(np.int64), classes, held_out, correct, confidence)
 
     def _words(self, column: str) -> list[str]:
         at = self.header.index(column)

@@ -18,7 +18,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.answers import read_answers
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import TextWorkload
-from edgeopt.programs.answering import CONFIDENCE_DECIMALS, Answer, answer, read_queries
+from edgeopt.programs.answering import CONFIDENCE_DECIMALS, Answer, Queries, answer, read_queries
 from edgeopt.programs.arrivals import Ask, draw_stream, play_stream
 from edgeopt.programs.drafting import CachedScorer, WholeScorer
 from edgeopt.programs.parties import Links, PartyProgram
@@ -26,7 +26,7 @@ from edgeopt.programs.placing import stage_device, stage_threads, threads_restor
 from edgeopt.programs.speculative import architecture_of, library_model
 from edgeopt.programs.weights import torch_dtype
 
-__all__ = ["TOLERANCE", "Answers", "build", "reference", "share_right"]
+__all__ = ["TOLERANCE", "Answers", "Told", "ask_here", "build", "reference", "share_right"]
 
 #: Tokens are integers: nothing but equality counts.
 TOLERANCE: float | None = None
@@ -41,7 +41,7 @@ class Answers(PartyProgram):
     def __init__(self, plan: Plan, stages: Sequence[int]) -> None:
         super().__init__(plan, stages)
         self._model, self._load = _inputs(plan)
-        self._thresholds = _checked_thresholds(plan)
+        self.decide()
         assert self._model.answers is not None
         assert self._model.answers.queries is not None
         self._known = read_queries(self._model.answers.queries)
@@ -57,6 +57,20 @@ class Answers(PartyProgram):
             )
             for index in self.stages
         }
+
+    def decide(self) -> None:
+        """Read the plan's decisions.
+
+        Raises
+        ------
+        InputError
+            They do not fit the stages.
+        """
+        self._thresholds = _checked_thresholds(self.plan)
+
+    def told(self, inputs: list[torch.Tensor]) -> Told:
+        """Return what keeps a request's answers and says who is asked next."""
+        return Told(self._thresholds)
 
     def request(self, seed: int) -> list[torch.Tensor]:
         """Draw held-out queries: when each arrives, (requests,) float64, and which rows they are, (requests,) int64.
@@ -81,21 +95,24 @@ class Answers(PartyProgram):
             if inputs is None:
                 play_stream(links, count, self._answer)
                 return None
-            times, queries = inputs
-            said = _Said(self._thresholds, [self._layout.host_of(i).rank for i in range(len(self.plan.stages))])
-            rows = queries.tolist()
+            told, rows = self.told(inputs), inputs[1].tolist()
+            ranks = [self._layout.host_of(i).rank for i in range(len(self.plan.stages))]
 
             def onward(query: int, stage: int | None, answered: list[torch.Tensor]) -> Ask | None:
-                if not said.asks_on(query, stage, answered):
+                following = told.following(query, stage, answered)
+                if following is None:
                     return None
-                following = 0 if stage is None else stage + 1
-                return Ask(said.ranks[following], following, [torch.tensor(self._known.queries[rows[query]])])
+                return Ask(ranks[following], following, [torch.tensor(self._known.queries[rows[query]])])
 
             play_stream(
-                links, count, self._answer, times, onward, hosts=bool(self.stages),
+                links, count, self._answer, inputs[0], onward, hosts=bool(self.stages),
                 one_by_one=self._load.requests_per_s is None,
             )  # fmt: skip
-        return said.result(rows)
+        return told.result(rows)
+
+    def measures(self, result: Sequence[torch.Tensor]) -> dict[str, float]:
+        """Count right answers."""
+        return {"accuracy": share_right(self._known, result)}
 
     def _answer(self, stage: int, tensors: list[torch.Tensor]) -> list[torch.Tensor]:
         scorer = self._scorers[stage]
@@ -104,19 +121,24 @@ class Answers(PartyProgram):
         return [torch.tensor(said.tokens), torch.tensor([said.confidence], dtype=torch.float64)]
 
 
-class _Said:
-    """What each query was answered last, and by whom."""
+class Told:
+    """What each query was answered last and by whom, and who is asked next: stages in turn, by their thresholds."""
 
-    def __init__(self, thresholds: Sequence[float], ranks: Sequence[int]) -> None:
-        self.thresholds, self.ranks = thresholds, ranks
+    def __init__(self, thresholds: Sequence[float] = ()) -> None:
+        self.thresholds = thresholds
         self.answers: dict[int, tuple[int, list[int]]] = {}
 
-    def asks_on(self, query: int, stage: int | None, answered: list[torch.Tensor]) -> bool:
-        """Keep an answer, and say whether another model shall be asked."""
+    def following(self, query: int, stage: int | None, answered: list[torch.Tensor]) -> int | None:
+        """Keep an answer, and return the stage that shall be asked now; ``None``: the answer stands."""
         if stage is None:
-            return True
+            return self.first(query)
         self.answers[query] = stage, answered[0].tolist()
-        return stage < len(self.thresholds) and float(answered[1]) < self.thresholds[stage]
+        asks_on = stage < len(self.thresholds) and float(answered[1]) < self.thresholds[stage]
+        return stage + 1 if asks_on else None
+
+    def first(self, query: int) -> int:
+        """Stage that a query goes to when it arrives."""
+        return 0
 
     def result(self, rows: Sequence[int]) -> list[torch.Tensor]:
         """Rows, stages and tokens, (requests,), (requests,) and (requests, longest), in the order of release."""
@@ -139,18 +161,21 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     list of tensors
         As :meth:`Answers.play`.
     """
+    return ask_here(Answers(plan, ()), seed)
+
+
+def ask_here(party: Answers, seed: int) -> list[torch.Tensor]:
+    """Ask whom a party would ask, as :func:`reference` says."""
+    plan = party.plan
     model, load = _inputs(plan)
-    party = Answers(plan, ())
-    said = _Said(party._thresholds, [0] * len(plan.stages))
-    rows = party.request(seed)[1].tolist()
+    inputs = party.request(seed)
+    told, rows = party.told(inputs), inputs[1].tolist()
     modules: dict[int, Any] = {}
     known: dict[tuple[int, int], Answer] = {}
     with torch.inference_mode(), threads_restored():
         for n, row in enumerate(rows):
-            stage: int | None = None
-            answered: list[torch.Tensor] = []
-            while said.asks_on(n, stage, answered):
-                stage = 0 if stage is None else stage + 1
+            stage = told.following(n, None, [])
+            while stage is not None:
                 if stage not in modules:
                     modules[stage] = library_model(model, plan.stages[stage].variant)
                 if (threads := stage_threads(plan, stage)) is not None:
@@ -158,16 +183,14 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
                 if (row, stage) not in known:
                     scorer = WholeScorer(modules[stage])
                     known[row, stage] = answer(scorer, party._known.queries[row], party._known.stop, load.new_tokens)
-                told = known[row, stage]
-                answered = [torch.tensor(told.tokens), torch.tensor([told.confidence], dtype=torch.float64)]
-    return said.result(rows)
+                said = known[row, stage]
+                answered = [torch.tensor(said.tokens), torch.tensor([said.confidence], dtype=torch.float64)]
+                stage = told.following(n, stage, answered)
+    return told.result(rows)
 
 
-def share_right(plan: Plan, result: Sequence[torch.Tensor]) -> float:
+def share_right(known: Queries, result: Sequence[torch.Tensor]) -> float:
     """Fraction of a run's queries whose answer is right."""
-    model, _ = _inputs(plan)
-    assert model.answers is not None
-    known = read_queries(str(model.answers.queries))
     rows, _, tokens = result
     right = [
         [token for token in told if token != _NOTHING] == known.answers[row]

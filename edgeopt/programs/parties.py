@@ -129,6 +129,10 @@ class PartyProgram(ABC):
     def begin(self) -> None:
         """Forget the previous request (caches, solver state)."""
 
+    def measures(self, result: Sequence[torch.Tensor]) -> dict[str, float]:
+        """Say what a result is worth beside its time, by name as in ``plan.metrics``; asked at the source."""
+        return {}
+
 
 def check_message(tensors: Sequence[torch.Tensor], label: str, limit: int) -> int:
     """Return the bytes of a message.

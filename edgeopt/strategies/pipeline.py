@@ -33,6 +33,10 @@ class Pipeline(Strategy):
     def unfit(self, problem: Problem) -> str | None:
         """Refuse everything that is not a language model with a text workload."""
         if isinstance(problem.model, CausalLM) and isinstance(problem.workload, TextWorkload):
+            if problem.workload.requests_per_s is not None:
+                return "pipeline queues nothing, and requests arrive by themselves (workload.requests_per_s)"
+            if problem.constraints.accuracy is not None:
+                return "pipeline counts no right answers, and constraints.accuracy asks for some"
             return None
         return f"pipeline splits language models; {problem.model.name!r} is a {problem.model.family} model"
 

@@ -34,12 +34,16 @@ class Speculative(Strategy):
             return f"speculative drafts for language models; {model.name!r} is a {model.family} model"
         if not model.drafts:
             return f"speculative needs a draft of the same tokenizer, and {model.name!r} names none under `drafts:`"
+        if load.requests_per_s is not None:
+            return "speculative queues nothing, and requests arrive by themselves (workload.requests_per_s)"
         if load.batch > 1 or load.new_tokens < 2:
             return "speculative serves one sequence of at least two new tokens (workload.batch, new_tokens)"
         if problem.objective not in ("latency", "throughput") or limits.energy is not None or limits.quality:
             return "speculative makes requests short; it weighs neither energy nor quality against time"
         if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
             return "speculative keeps a model on one device: nothing to pin or count (constraints pin, first, stages)"
+        if limits.accuracy is not None:
+            return "speculative counts no right answers, and constraints.accuracy asks for some"
         if any(medium.sharing == "reserved" for medium in problem.network.media.values()):
             return "speculative reserves no share of a medium, and the network's is shared that way"
         return None

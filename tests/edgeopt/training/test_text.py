@@ -133,3 +133,34 @@ def test_training_repeats_itself_and_learns():
     assert loss == again < 3.3
     for left, right in zip(one.parameters(), other.parameters(), strict=True):
         assert torch.equal(left, right)
+
+
+def test_the_answers_are_those_of_held_out_lines_and_tell_sizes_apart():
+    """A few queries of each class, asked again; the trace's own figures for the rest."""
+    from edgeopt.profiles.answers import read_answers
+    from edgeopt.programs.answering import answer, read_queries
+    from edgeopt.programs.drafting import CachedScorer
+    from edgeopt.training.text.answers import MOST_TOKENS, questions
+
+    model = load_model("text")
+    trace, known = read_answers(model), read_queries(model.answers.queries)
+    assert len(trace) == len(known.queries) == len({tuple(query) for query in known.queries}) >= 600
+    for kind in set(trace.classes.tolist()):
+        part = trace.classes == kind
+        assert abs(int((part & trace.held_out).sum()) - int((part & ~trace.held_out).sum())) <= 1
+    small, medium, large = (trace.correct[:, trace.models.index(name)].mean() for name in ("small", "medium", "text"))
+    assert small + 0.2 < medium < large - 0.2
+    for name, query, told in questions(7, {"when": 3, "spelling": 3, "day": 3}):
+        line = (query + told).strip("\n").split("\n")[-1] + "\n"
+        assert is_held_out(line), name
+    options = {"dtype": torch.float32, "device": torch.device("cpu"), "max_tokens": 162 + MOST_TOKENS}
+    for name in trace.models:
+        architecture = model.architecture if name == "text" else model.drafts[name].architecture
+        scorer, m = CachedScorer(architecture, **options), trace.models.index(name)
+        with torch.inference_mode():
+            for n in range(0, 640, 80):
+                scorer.reset()
+                said = answer(scorer, known.queries[n], known.stop, MOST_TOKENS)
+                assert (said.tokens == known.answers[n]) == bool(trace.correct[n, m])
+                assert said.confidence == pytest.approx(trace.confidence[n, m], abs=2e-4)
+                assert len(said.tokens) == trace.tokens[n, m]
