@@ -4,10 +4,11 @@
 
 The seconds of prefills and decode rounds are measured once in this process and scaled to a phone, which asks and cannot
 hold the largest model, and a server. First each floor on accuracy is planned and all held-out queries are asked, one
-after the other. Then queries arrive so fast that the fullest device is planned to be busy for 0.3, 0.6 and 0.8 of the
-time. No formula of a queue knows how lucky a stream is: twenty are followed on paper with the planned seconds, and the
-one that comes nearest to the formula is executed. Eight minutes as root on an idle machine; ``--quick`` shows in one
-that it works. Results are kept in ``--folder``: a run that was cut off goes on. The last line is JSON.
+after the other; what that took calibrates the seconds. Then queries arrive so fast that the fullest device is planned to
+be busy for 0.3, 0.6 and 0.8 of the time. No formula of a queue knows how lucky a stream is: twenty are followed on paper
+with the planned seconds, and the one that comes nearest to the formula is executed. Eight minutes as root on an idle
+machine; ``--quick`` shows in one that it works. Results are kept in ``--folder``: a run that was cut off goes on. The
+last line is JSON.
 """
 
 from __future__ import annotations
@@ -89,6 +90,7 @@ def at_floor(floor: float, known: Known, requests: int, on: str) -> dict[str, An
     plan = planner.solve(problem_at(floor, known, requests))
     report = execute(plan, on=on, repeat=1, warmup=0, seed=0, timeout_s=400.0)
     right = report.metrics["accuracy"].median
+    planned = zip(followed(plan, 0)[1], report.stages, plan.stages, strict=True)
     return {
         "floor": floor,
         "decisions": plan.decisions,
@@ -100,8 +102,21 @@ def at_floor(floor: float, known: Known, requests: int, on: str) -> dict[str, An
         "measured_s": report.latency_s.median,
         "passed_on": [each.messages for each in report.transfers if each.purpose == "input"],
         "largest_alone_s": plan.metrics["largest_alone_s"],
+        "ratios": {stage.variant or "text": ran.compute_s.median / s for s, ran, stage in planned if s},
         "equal": bool(report.output and report.output.equal),
     }
+
+
+def calibrated(known: Known, floors: list[dict[str, Any]]) -> Known:
+    """Scale each model's seconds by what the runs of the floors took of those planned for the same queries (median)."""
+    found = dict(known)
+    for name, seconds in known.items():
+        ratios = [row["ratios"][short] for row in floors if (short := name.rpartition(".")[2]) in row["ratios"]]
+        if ratios:
+            by = statistics.median(ratios)
+            prefill, decode = ({n: by * s for n, s in part.items()} for part in (seconds.prefill, seconds.decode))
+            found[name] = Seconds(prefill, decode)
+    return found
 
 
 def rate_of(load: float, known: Known) -> float:
@@ -113,8 +128,11 @@ def rate_of(load: float, known: Known) -> float:
     return load / max(busy.values())
 
 
-def followed(plan: Plan, seed: int) -> float:
-    """Mean response of the very stream that is executed, if every query took what the costs say."""
+def followed(plan: Plan, seed: int) -> tuple[float, list[float]]:
+    """Mean response of the very stream that is executed, if every query took what the costs say.
+
+    Beside it the mean seconds that each stage computes, those of queries that never get there too.
+    """
     model, load = plan.problem.model, plan.problem.workload
     assert isinstance(model, CausalLM)
     times, rows = (tensor.tolist() for tensor in build(plan, ()).request(seed))
@@ -124,26 +142,27 @@ def followed(plan: Plan, seed: int) -> float:
     where, thresholds = {int(row): k for k, row in enumerate(trace.query)}, plan.decisions["thresholds"]
     assert isinstance(thresholds, list)
     source, arrivals = plan.problem.devices[0].name, [(at, n) for n, at in enumerate(times)]
-    done = [0.0] * len(times)
+    done, spent = [0.0] * len(times), []
     for stage in plan.stages:  # no two stages share a device here
         name = stage.variant or model.name
         m, each = trace.models.index(name), model if stage.variant is None else draft_model(model, name)
         busy = answer_s(each, load, devices[stage.device], trace.prompt_tokens, trace.tokens[:, m])[0]  # type: ignore[arg-type]
         way_s, free, passed = (0.0 if stage.device == source else LINK["latency"]), 0.0, []
+        spent.append(sum(float(busy[where[rows[n]]]) for _, n in arrivals) / len(times))
         for at, n in sorted(arrivals):
             free = max(free, at + way_s) + float(busy[where[rows[n]]])
             done[n] = free + way_s
             if stage.index < len(thresholds) and trace.confidence[where[rows[n]], m] < thresholds[stage.index]:  # type: ignore[operator]
                 passed.append((done[n], n))
         arrivals = passed
-    return statistics.fmean(b - a for a, b in zip(times, done, strict=True))
+    return statistics.fmean(b - a for a, b in zip(times, done, strict=True)), spent
 
 
 def at_load(load: float, known: Known, requests: int, on: str) -> dict[str, Any]:
     """Let queries arrive at a rate, and compare what they wait."""
     rate = rate_of(load, known)
     plan = planner.solve(problem_at(FLOOR, known, requests, rate))
-    streams = [followed(plan, seed) for seed in range(STREAMS)]
+    streams = [followed(plan, seed)[0] for seed in range(STREAMS)]
     seed = min(range(STREAMS), key=lambda k: abs(streams[k] - plan.latency_s))
     report = execute(plan, on=on, repeat=1, warmup=0, seed=seed, timeout_s=300.0 + 2 * requests / rate)
     assert report.responses is not None
@@ -190,8 +209,9 @@ def section(floors: list[dict[str, Any]], loads: list[dict[str, Any]], quick: bo
         )
     lines += [
         "",
-        f"Queries that arrive by themselves, floor {FLOOR:g}. *Followed*: streams on paper, with the planned seconds "
-        f"of each query; {STREAMS} on average, and the one nearest to the plan, which is executed.",
+        f"Queries that arrive by themselves, floor {FLOOR:g}; seconds calibrated by the runs above. *Followed*: streams "
+        f"on paper, with the planned seconds of each query; {STREAMS} on average, and the one nearest to the plan, which "
+        "is executed.",
         "",
         "| load | measured | requests/s | requests | mean response planned (ms) | followed | this one "
         "| measured | 95 % confidence | planned / measured |",
@@ -242,6 +262,7 @@ def main() -> None:
         kept(f"floor-{floor:g}", lambda floor=floor: at_floor(floor, known, count, asked.on))
         for floor in (FLOORS[-1:] if asked.quick else FLOORS)
     ]
+    known = calibrated(known, floors)
     loads = [
         kept(
             f"load-{load:g}",
