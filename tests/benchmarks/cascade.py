@@ -4,11 +4,11 @@
 
 The seconds of prefills and decode rounds are measured once in this process and scaled to a phone, which asks and cannot
 hold the largest model, and a server. First each floor on accuracy is planned and all held-out queries are asked, one
-after the other; what that took calibrates the seconds. Then queries arrive so fast that the fullest device is planned to
-be busy for 0.3, 0.6 and 0.8 of the time. No formula of a queue knows how lucky a stream is: twenty are followed on paper
-with the planned seconds, and the one that comes nearest to the formula is executed. Eight minutes as root on an idle
-machine; ``--quick`` shows in one that it works. Results are kept in ``--folder``: a run that was cut off goes on. The
-last line is JSON.
+after the other; what that took calibrates the seconds. Then queries arrive so fast that the fullest device is planned
+to be busy for 0.3, 0.6 and 0.8 of the time. No formula of a queue knows how lucky a stream is: twenty are followed on
+paper with the planned seconds, and the one that comes nearest to the formula is executed. Eight minutes as root on an
+idle machine; ``--quick`` shows in one that it works. Results are kept in ``--folder``: a run that was cut off goes on.
+The last line is JSON.
 """
 
 from __future__ import annotations
@@ -209,9 +209,9 @@ def section(floors: list[dict[str, Any]], loads: list[dict[str, Any]], quick: bo
         )
     lines += [
         "",
-        f"Queries that arrive by themselves, floor {FLOOR:g}; seconds calibrated by the runs above. *Followed*: streams "
-        f"on paper, with the planned seconds of each query; {STREAMS} on average, and the one nearest to the plan, which "
-        "is executed.",
+        f"Queries that arrive by themselves, floor {FLOOR:g}; seconds calibrated by the runs above. *Followed*: "
+        f"streams on paper, with the planned seconds of each query; {STREAMS} on average, and the one nearest to the "
+        "plan, which is executed.",
         "",
         "| load | measured | requests/s | requests | mean response planned (ms) | followed | this one "
         "| measured | 95 % confidence | planned / measured |",
