@@ -14,10 +14,10 @@ import torch
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
 from edgeopt.profiles.answers import read_answers
-from edgeopt.programs.answers import Answers, Told, ask_here, share_right
+from edgeopt.programs.answers import Answers, Told, ask_here
 from edgeopt.programs.arrivals import draw_stream
 
-__all__ = ["TOLERANCE", "Routing", "build", "reference", "share_right"]
+__all__ = ["TOLERANCE", "Routing", "build", "reference"]
 
 #: Tokens are integers: nothing but equality counts.
 TOLERANCE: float | None = None

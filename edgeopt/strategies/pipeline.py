@@ -35,6 +35,8 @@ class Pipeline(Strategy):
         if isinstance(problem.model, CausalLM) and isinstance(problem.workload, TextWorkload):
             if problem.workload.temperature > 0:
                 return f"pipeline takes the likeliest token; workload.temperature is {problem.workload.temperature:g}"
+            if problem.workload.requests_per_s is not None:
+                return "pipeline queues nothing, and requests arrive by themselves (workload.requests_per_s)"
             if problem.constraints.accuracy is not None:
                 return "pipeline counts no right answers, and constraints.accuracy asks for some"
             return None

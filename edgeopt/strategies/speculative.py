@@ -52,6 +52,8 @@ class Speculative(Strategy):
             return f"speculative drafts for language models; {model.name!r} is a {model.family} model"
         if not model.drafts:
             return f"speculative needs a draft of the same tokenizer, and {model.name!r} names none under `drafts:`"
+        if load.requests_per_s is not None:
+            return "speculative queues nothing, and requests arrive by themselves (workload.requests_per_s)"
         if load.batch > 1 or load.new_tokens < 2:
             return "speculative serves one sequence of at least two new tokens (workload.batch, new_tokens)"
         if problem.objective not in ("latency", "throughput") or limits.energy is not None or limits.quality:
