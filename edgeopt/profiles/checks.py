@@ -306,7 +306,11 @@ def check_timings(device: Device, model: Model) -> Iterator[Flaw]:
         expected = 1 if whole else sum(layer.count for layer in model.layers)
         if len(timing.elements) != expected:
             message = f"has {len(timing.elements)} values, '{model.name}' has {expected} in phase '{timing.phase}'"
-            mend = "give 1, that of the whole pass or of one expert" if whole else f"give {expected}, one per chain element"
+            mend = (
+                "give 1, that of the whole pass or of one expert"
+                if whole
+                else f"give {expected}, one per chain element"
+            )
             yield Flaw((*at, "elements"), message, mend)
         if timing.phase == "step" and timing.variant not in variants:
             message = f"there is no variant '{timing.variant}'" if timing.variant else "is missing for phase 'step'"

@@ -47,5 +47,9 @@ def _check_row(name: str, i: int, row: Sequence[float], layer: Layer) -> Iterato
     if len(row) != count:
         yield Flaw(("gates", name, i), f"has {len(row)} values for {what}", "give one for each, measured together")
     elif abs(math.fsum(row) - total) > _ROUNDING * count:
-        message = f"adds up to {math.fsum(row):.6g}; each token is sent to {k} of {E} experts, so that {total} is expected"
-        yield Flaw(("gates", name, i), message, "give parts of the tokens, as `edgeopt profile model --gates` measures them")
+        message = (
+            f"adds up to {math.fsum(row):.6g}; each token is sent to {k} of {E} experts, so that {total} is expected"
+        )
+        yield Flaw(
+            ("gates", name, i), message, "give parts of the tokens, as `edgeopt profile model --gates` measures them"
+        )

@@ -16,9 +16,7 @@ __all__ = ["HeldExperts", "expert_layers"]
 
 def expert_layers(model: Any) -> dict[int, nn.Module]:
     """Return the modules that hold the experts of each layer, by the layer's index; dense layers have none."""
-    return {
-        index: layer.mlp.experts for index, layer in enumerate(model.model.layers) if hasattr(layer.mlp, "experts")
-    }
+    return {index: layer.mlp.experts for index, layer in enumerate(model.model.layers) if hasattr(layer.mlp, "experts")}
 
 
 class HeldExperts:

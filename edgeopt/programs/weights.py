@@ -175,8 +175,7 @@ class Checkpoint:
             raise InputError(
                 Finding(
                     "architecture.config",
-                    f"'{key}' in checkpoint {self.path} has shape {tuple(found)}, "
-                    f"the model expects {tuple(shape)}",
+                    f"'{key}' in checkpoint {self.path} has shape {tuple(found)}, the model expects {tuple(shape)}",
                     "make the configuration the checkpoint's own (its config.json)",
                 )
             )
@@ -187,9 +186,13 @@ class Checkpoint:
     def _experts(self, name: str, kind: str, shape: torch.Size, rows: Sequence[int]) -> torch.Tensor:
         """Put experts together that are stored one by one."""
         stem = name[: -len(kind)]
-        names = next((n for n in _PUBLISHED[kind] if self._found(f"{stem}{rows[0]}.{n[0]}.weight")), _PUBLISHED[kind][0])
+        names = next(
+            (n for n in _PUBLISHED[kind] if self._found(f"{stem}{rows[0]}.{n[0]}.weight")), _PUBLISHED[kind][0]
+        )
         each = torch.Size((shape[1] // len(names), shape[2]))
-        return torch.stack([torch.cat([self.read(f"{stem}{row}.{part}.weight", each) for part in names]) for row in rows])
+        return torch.stack(
+            [torch.cat([self.read(f"{stem}{row}.{part}.weight", each) for part in names]) for row in rows]
+        )
 
     def _found(self, name: str) -> str | None:
         """Return the key that is meant by a name, ``None`` if none is or several might be."""

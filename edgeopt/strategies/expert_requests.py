@@ -1,4 +1,4 @@
-"""What a request to a mixture with its experts spread out is made of: the solver's arrays, decisions in names, the cost."""
+"""What a request to a mixture with its experts spread out is made of: arrays, decisions in names, the cost."""
 
 from __future__ import annotations
 
@@ -58,9 +58,7 @@ class Request:
 
         Otherwise a layer takes as long as its slowest device, and every device that serves is asked in every step.
         """
-        return self.load.new_tokens > 1 and (
-            self.load.batch * self.costs.gates.num_active < _FULL * len(self.devices)
-        )
+        return self.load.new_tokens > 1 and (self.load.batch * self.costs.gates.num_active < _FULL * len(self.devices))
 
     @cached_property
     def links(self) -> LinkArrays:
@@ -135,7 +133,9 @@ class Request:
         num_steps = sum(count for _, count in self.costs.steps)
         return family.Experts(
             load=self.load_tokens,
-            unit_s=np.where(self.able, self._computing_s().sum(axis=1) / self.load_tokens.sum(axis=1)[:, None], math.inf),
+            unit_s=np.where(
+                self.able, self._computing_s().sum(axis=1) / self.load_tokens.sum(axis=1)[:, None], math.inf
+            ),
             expert_bytes=sizes,
             dispatch_bytes=self.costs.state_bytes + INDEX_BYTES,
             combine_bytes=self.costs.state_bytes,
@@ -226,7 +226,9 @@ class Request:
         """
         names = [device.name for device in self.devices]
         if decisions["trunk"] != names[self.trunk]:
-            raise ValueError(f"decisions.trunk is {decisions['trunk']!r}, constraints.experts.trunk {names[self.trunk]!r}")
+            raise ValueError(
+                f"decisions.trunk is {decisions['trunk']!r}, constraints.experts.trunk {names[self.trunk]!r}"
+            )
         layers = decisions["experts"]
         if list(layers) != self.costs.names or any(len(rows) != self.num_experts for rows in layers.values()):
             raise ValueError(
@@ -313,6 +315,8 @@ class Placed:
         for d in np.flatnonzero(back > 0).tolist():
             hops.append(("dispatch", trunk, d, float(sent[d]), float(messages[d])))
             hops.append(("combine", d, trunk, float(back[d]), float(messages[d])))
+        held = np.flatnonzero(request.held(self.solution).any(axis=(0, 1))).tolist()
+        hops += [("end", trunk, d, 0.0, 1.0) for d in held]
         hops.append(("output", trunk, source, request.output_bytes, 1.0))
         names = [device.name for device in request.devices]
         rate = request.links.rate_bytes_per_s

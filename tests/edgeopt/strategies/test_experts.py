@@ -128,6 +128,7 @@ def test_a_plan_costs_what_the_formulas_say():
     assert moved == {
         ("dispatch", "desk", "box"): pytest.approx((1008.0, messages)),
         ("combine", "box", "desk"): pytest.approx((1000.0, messages)),
+        ("end", "desk", "box"): (0.0, 1.0),
     }
     # One by one: every expert's own chance of a message in the prefill, and its computing, after each other.
     hits = [1 - (1 - f) ** 5 for f in frequency]
@@ -233,13 +234,15 @@ def test_what_it_does_not_do_is_refused(fields, why):
 
 def test_an_expert_or_a_trunk_that_fits_nowhere_is_named_with_bytes_and_mend():
     small = [device("desk", gflops=10, memory=1.3e6), device("box", gflops=10, memory=0.9e6)]
-    with pytest.raises(NoPlanError, match=r"(?s)memory: expert 0|memory: layer 'block' \(expert 0\) needs 1000000") as one:
+    with pytest.raises(NoPlanError, match=r"memory: layer 'block' \(expert 0\) needs 1000000 bytes") as one:
         planner.solve(problem(devices=small))
     assert "add memory or a device" in str(one.value)
-    with pytest.raises(NoPlanError, match=r"the trunk .* needs 1210000 bytes, and device 'desk' has 1000000, 210000 too"):
+    with pytest.raises(
+        NoPlanError, match=r"the trunk .* needs 1210000 bytes, and device 'desk' has 1000000, 210000 too"
+    ):
         planner.solve(problem(devices=[device("desk", memory=1e6)]))
     tight = [device("desk", gflops=10, memory=2.3e6), device("box", gflops=10, memory=2.1e6)]
-    with pytest.raises(NoPlanError, match="one copy of every expert needs 4000000 bytes.*add memory or a device"):
+    with pytest.raises(NoPlanError, match=r"one copy of every expert needs 4000000 bytes.*add memory or a device"):
         planner.solve(problem(devices=tight))
 
 
