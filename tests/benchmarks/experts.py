@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -92,7 +93,7 @@ def make_model(folder: Path) -> CausalLM:
     assert isinstance(bare, CausalLM)
     assert bare.architecture is not None
     known = write_skewed(
-        folder / "skewed.safetensors", bare.architecture.model_dump(by_alias=True, exclude_none=True), strength=24.0
+        folder / "skewed.safetensors", bare.architecture.model_dump(by_alias=True, exclude_none=True), strength=4.0
     )
     model = bare.model_copy(update={"architecture": Architecture.model_validate(known)})
     gates = measure_gates(model, prompts=64, prompt_tokens=PROMPT, new_tokens=NEW, seed=1000)
@@ -128,22 +129,38 @@ class _Stub(Links):
         self.seconds[round_index] = self.seconds.get(round_index, 0.0) + took
 
 
-def measure_trunk(plan: Plan, repeats: int = 7) -> tuple[float, float]:
-    """Processor seconds of the trunk's prefill and of a decode round, one message per layer included."""
-    party = Party(plan, (0,))
-    found = []
-    for seed in range(repeats):
-        links = _Stub()
-        party.begin()
-        party.play(links, party.request(seed))
-        rounds = [links.seconds[k] for k in range(1, NEW)]
-        found.append((links.seconds[0], statistics.median(rounds)))
-    prefill, decode = (statistics.median(values) for values in zip(*found[1:], strict=True))
-    return prefill, decode
+def measure_trunk(alone: Plan, asking: Plan, repeats: int = 7) -> tuple[float, float, float]:
+    """Processor seconds of the trunk's prefill and of a decode round, and what a round takes longer that asks and waits.
+
+    Parameters
+    ----------
+    alone, asking
+        Plans with all experts on the trunk, and with none.
+    """
+
+    def seconds(plan: Plan) -> tuple[float, float]:
+        party, found = Party(plan, (0,)), []
+        for spread in party._spread:
+            if spread.own is not None:
+                spread.own = _nothing  # type: ignore[assignment]
+        for seed in range(repeats):
+            links = _Stub()
+            party.begin()
+            party.play(links, party.request(seed))
+            found.append((links.seconds[0], statistics.median(links.seconds[k] for k in range(1, NEW))))
+        prefill, decode = (statistics.median(values) for values in zip(*found[1:], strict=True))
+        return prefill, decode
+
+    (prefill, decode), (_, waiting) = seconds(alone), seconds(asking)
+    return prefill, decode, max(0.0, waiting - decode)
 
 
-def measure_expert(model: CausalLM, repeats: int = 15) -> dict[int, float]:
-    """Median processor seconds of one expert over so many tokens."""
+def _nothing(states: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(states)
+
+
+def measure_expert(model: CausalLM, repeats: int = 15) -> dict[tuple[int, int], float]:
+    """Median processor seconds of a call of so many experts over so many tokens each."""
     assert model.architecture is not None
     config = model_config(model.architecture)
     templates = expert_layers(build_model(model.architecture, config))
@@ -151,38 +168,43 @@ def measure_expert(model: CausalLM, repeats: int = 15) -> dict[int, float]:
     held = [HeldExperts(t, g, range(NUM_EXPERTS), source, dtype=torch.float32) for g, t in templates.items()]
     generator, found = torch.Generator().manual_seed(0), {}
     with torch.inference_mode():
-        for rows in ROWS:
+        for count, rows in product((1, 3), ROWS):
             samples = []
             for k in range(repeats + 3):
-                states = torch.randn(rows, config.hidden_size, generator=generator)
-                chosen = torch.full((rows,), k % NUM_EXPERTS)
+                states = torch.randn(count * rows, config.hidden_size, generator=generator)
+                chosen = (k + torch.arange(count)).remainder(NUM_EXPERTS).repeat(rows)
                 time.sleep(REST_S)
                 started = time.thread_time()
                 held[k % len(held)](states, chosen)
                 samples.append(time.thread_time() - started)
-            found[rows] = statistics.median(samples[3:])
+            found[count, rows] = statistics.median(samples[3:])
     return found
 
 
 def problem_of(
-    setting: Setting, model: CausalLM, trunk: tuple[float, float] | None, expert: dict[int, float]
+    setting: Setting,
+    model: CausalLM,
+    trunk: tuple[float, float, float] | None,
+    expert: dict[tuple[int, int], float],
 ) -> Problem:
     """The desk owns the request; each device has room for three experts of each layer beside what else it holds."""
     load = {"kind": "text", "prompt_tokens": PROMPT, "new_tokens": NEW, "batch": setting.batch}
     elements = sum(layer.count for layer in model.layers)
 
-    def row(name: str, phase: str, seconds: list[float], **where: int) -> dict[str, Any]:
+    def row(name: str, phase: str, seconds: list[float], **where: float) -> dict[str, Any]:
         return {
             "model": name, "phase": phase, "dtype": "float32", "unit": "s", "elements": seconds, "repeats": 7,
             "source": "measured by tests/benchmarks/experts.py", **where,
         }  # fmt: skip
 
     def device(name: str, quota: float, memory: float) -> Device:
-        rows = [row(model.name, "expert", [s / quota], tokens=n, batch=1) for n, s in expert.items()]
+        rows = [row(model.name, "expert", [s / quota], tokens=n, batch=b) for (b, n), s in expert.items()]
         nothing = [0.0] * (elements - 1)
         if trunk is not None:
-            at, name_ = {"batch": setting.batch}, f"{model.name}.trunk"
+            at: dict[str, float] = {"batch": setting.batch}
+            name_ = f"{model.name}.trunk"
             rows.append(row(name_, "prefill", [trunk[0] / quota, *nothing], tokens=PROMPT, **at))
+            at["wake"] = trunk[2] / quota
             rows += [row(name_, "decode", [trunk[1] / quota, *nothing], context=c, **at) for c in (1, PROMPT + NEW)]
         return Device.model_validate(
             {
@@ -228,7 +250,8 @@ def measure(setting: Setting, model: CausalLM, asked: argparse.Namespace) -> dic
     expert = measure_expert(model)
     bare = problem_of(setting, model, None, expert)
     elsewhere = bare.model_copy(update={"devices": [d.model_copy(update={"memory": 1e12}) for d in bare.devices]})
-    trunk = measure_trunk(written(elsewhere, np.ones((layers, NUM_EXPERTS), int)))
+    places = [np.full((layers, NUM_EXPERTS), device) for device in (0, 1)]
+    trunk = measure_trunk(*(written(elsewhere, homes) for homes in places))
     problem = problem_of(setting, model, trunk, expert)
     plans = {
         "planned": planner.solve(problem, time_limit_s=asked.limit),
@@ -238,7 +261,7 @@ def measure(setting: Setting, model: CausalLM, asked: argparse.Namespace) -> dic
     equal = True
     for turn in range(asked.turns):
         for name, plan in plans.items():
-            report = execute(plan, on=asked.on, repeat=asked.repeat, warmup=1, timeout_s=300.0, check=turn == 0)
+            report = execute(plan, on=asked.on, repeat=asked.repeat, warmup=1, seed=turn, timeout_s=300.0, check=turn == 0)
             seconds[name].append(report.metrics["tpot_s"].median)
             equal = equal and (turn > 0 or bool(report.output and report.output.equal))
     found = {name: statistics.median(values) for name, values in seconds.items()}
@@ -284,13 +307,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one setting, one turn, one request each")
     parser.add_argument("--on", choices=["emulated", "local"], default="emulated", help="launcher")
-    parser.add_argument("--turns", type=int, help="runs of each plan, by turns; default 2, quick 1")
-    parser.add_argument("--repeat", type=int, help="requests per run; default 5, quick 1")
+    parser.add_argument("--turns", type=int, help="prompts, on each of which both plans run by turns; default 3, quick 1")
+    parser.add_argument("--repeat", type=int, help="requests per run; default 3, quick 1")
     parser.add_argument("--limit", type=float, default=5.0, help="seconds for a plan")
     parser.add_argument("--save", type=Path, help="file for the rows, as JSON lines")
     parser.add_argument("--write", type=Path, metavar="FILE", help="page whose section is replaced")
     asked = parser.parse_args()
-    asked.turns, asked.repeat = asked.turns or (1 if asked.quick else 2), asked.repeat or (1 if asked.quick else 5)
+    asked.turns, asked.repeat = asked.turns or (1 if asked.quick else 3), asked.repeat or (1 if asked.quick else 3)
     torch.set_num_threads(1)
     rows = []
     with tempfile.TemporaryDirectory() as folder:

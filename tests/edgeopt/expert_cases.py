@@ -105,7 +105,7 @@ def write_skewed(path: Any, known: dict[str, Any], strength: float, seed: int = 
     tensors = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
     width = tensors["model.embed_tokens.weight"].shape[1]
     direction = torch.nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
-    tensors["model.embed_tokens.weight"] += 2 * width**0.5 * tensors["model.embed_tokens.weight"].std() * direction
+    tensors["model.embed_tokens.weight"] += 0.5 * width**0.5 * tensors["model.embed_tokens.weight"].std() * direction
     for name, value in tensors.items():
         if name.endswith(".gate.weight"):
             place = torch.linspace(1, -1, len(value))[torch.randperm(len(value), generator=generator)]

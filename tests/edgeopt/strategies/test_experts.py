@@ -77,19 +77,28 @@ def test_the_trunk_is_what_the_experts_leave():
     assert (trunk.name, trunk.layers[1].weights, trunk.layers[1].flop_per_token) == ("toy.trunk", 2 * EXPERT, 2e9)
     costs = ExpertCosts(model, TextWorkload(prompt_tokens=5, new_tokens=6))
     assert costs.trunk_bytes == pytest.approx(2 * EXPERT + 2 * REST + 2 * 5 * 1000)
-    assert costs.expert_s(device("d", gflops=10), 0, np.array([1.0, 3.0]))[0] == pytest.approx([0.1, 0.3])
+    each, call, measured = costs.expert_s(device("d", gflops=10), 0, np.array([1.0, 3.0]))
+    assert each == pytest.approx([0.1, 0.3])
+    assert call == pytest.approx(6e-9)
+    assert not measured
 
 
 def test_measured_seconds_of_an_expert_count_before_the_roofline():
-    rows = [
-        {"model": "toy", "phase": "expert", "dtype": "float32", "batch": 1, "tokens": n, "unit": "ms",
-         "elements": [5 + n], "repeats": 3, "source": "made for a test"} for n in (1, 9)
-    ]  # fmt: skip
+    def row(batch, tokens, ms):
+        return {"model": "toy", "phase": "expert", "dtype": "float32", "batch": batch, "tokens": tokens, "unit": "ms",
+                "elements": [ms], "repeats": 3, "source": "made for a test"}  # fmt: skip
+
+    rows = [row(1, n, 5 + n) for n in (1, 9)]
     costs = ExpertCosts(mixture(), TextWorkload(prompt_tokens=5, new_tokens=6))
-    seconds, measured = costs.expert_s(device("d", timings=rows), 0, np.array([1.5, 4.0]))
-    assert measured
-    assert seconds == pytest.approx([0.0065, 0.009])
-    assert not costs.expert_s(device("d", timings=rows), 0, np.array([10.0]))[1]
+    each, call, measured = costs.expert_s(device("d", timings=rows), 0, np.array([1.5, 4.0]))
+    assert each == pytest.approx([0.0065, 0.009])
+    assert (call, measured) == (0.0, True)
+    assert not costs.expert_s(device("d", timings=rows), 0, np.array([10.0]))[2]
+    # Three at once take 2 (2 + n) ms more than one: what a call takes by itself is 3 ms.
+    rows += [row(3, n, 5 + n + 2 * (2 + n)) for n in (1, 9)]
+    each, call, _ = costs.expert_s(device("d", timings=rows), 0, np.array([1.5, 4.0]))
+    assert each == pytest.approx([0.0035, 0.006])
+    assert call == pytest.approx(0.003)
 
 
 def test_a_plan_costs_what_the_formulas_say():
