@@ -67,35 +67,46 @@ def profile_model(
         str | None,
         typer.Option(metavar="DEVICE", help="Run it here as this device does; write the device with tables."),
     ] = None,
-    prompt_tokens: Annotated[list[int] | None, typer.Option(help="With --on; repeatable. Default 64.")] = None,
-    new_tokens: Annotated[int, typer.Option(help="With --on, for language models.")] = 32,
+    prompt_tokens: Annotated[
+        list[int] | None, typer.Option(help="With --on (repeatable) or --gates. Default 64.")
+    ] = None,
+    new_tokens: Annotated[int, typer.Option(help="With --on, for language models, or --gates.")] = 32,
     batch: Annotated[list[int] | None, typer.Option(help="With --on: sequences or images; repeatable.")] = None,
     steps: Annotated[int, typer.Option(help="With --on, for diffusion models.")] = 4,
     guidance: Annotated[float, typer.Option(help="With --on; above 1 doubles a denoiser's batch.")] = 1.0,
     repeats: Annotated[int, typer.Option(help="With --on: requests timed per process.")] = 3,
     processes: Annotated[int, typer.Option(help="With --on: fresh processes to time in.")] = 2,
+    gates: Annotated[
+        int | None, typer.Option(metavar="PROMPTS", help="Count here how often a mixture's experts are chosen.", min=1)
+    ] = None,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="With --on, for each process.")] = "600 s",
     json: Json = False,
 ) -> None:
     """Derive a model's FLOPs, bytes and cuts from its architecture, without weights; or, --on, time it here."""
+    from edgeopt.errors import Finding, InputError
     from edgeopt.profiles import load_device, load_model
     from edgeopt.profiles.library import is_path, known_names
     from edgeopt.profiles.problem import TextWorkload
 
     writable(output)
-    if on is None:
+    if on is not None and gates is not None:
+        raise InputError(Finding("--gates", "is given with --on, which times the model", "give one of the two"))
+    timeout_s, device = duration("--timeout", timeout), None if on is None else load_device(on)
+    profiled = config.endswith((".yaml", ".yml")) if is_path(config) else config in known_names("model")
+    if device is None and gates is None:
         from edgeopt.profiler.architectures import derive_model
 
         hand_over(derive_model(config, name=name, source=source, dtype=dtype, weights=weights), output, json)
         return
-    timeout_s, device = duration("--timeout", timeout), load_device(on)
-    profiled = config.endswith((".yaml", ".yml")) if is_path(config) else config in known_names("model")
     if profiled and (name, source, dtype, weights) == (None, None, None, None):
         model = load_model(config)
     else:
         from edgeopt.profiler.architectures import derive_model
 
         model = derive_model(config, name=name, source=source, dtype=dtype, weights=weights)
+    if device is None:
+        hand_over(_with_gates(model, gates or 1, (prompt_tokens or [64])[0], new_tokens), output, json)
+        return
     batches = batch or [1]
     loads: list[Workload] = (
         [
@@ -114,6 +125,18 @@ def profile_model(
             command=context.obj, progress=progress,
         )  # fmt: skip
     hand_over(timed, output, json)
+
+
+def _with_gates(model: Model, prompts: int, prompt_tokens: int, new_tokens: int) -> Model:
+    """Measure a mixture's gates."""
+    from edgeopt.errors import Finding, InputError
+    from edgeopt.profiler.gates import measure_gates
+
+    if model.family != "causal_lm":
+        message = f"'{model.name}' is no language model"
+        raise InputError(Finding("--gates", message, "leave it out, or name a mixture of experts"))
+    gates = measure_gates(model, prompts=prompts, prompt_tokens=prompt_tokens, new_tokens=new_tokens)
+    return model.model_copy(update={"gates": gates})
 
 
 def _images(model: Model, steps: int, images: int, guidance: float) -> Workload:

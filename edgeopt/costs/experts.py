@@ -73,11 +73,14 @@ class Wires:
         Seconds per byte to and from each device; ``inf``: no link.
     latency_s : (D,)
         Of a message there and one back.
+    trunk
+        Index of its device.
     """
 
     out_s: Array
     back_s: Array
     latency_s: Array
+    trunk: int
 
     @classmethod
     def of(cls, rate: Array, latency: Array, trunk: int) -> Wires:
@@ -86,7 +89,7 @@ class Wires:
             out_s, back_s = 1 / rate[trunk], 1 / rate[:, trunk]
         both = latency[trunk] + latency[:, trunk]
         here = np.arange(len(both)) == trunk
-        return cls(*(np.where(here, 0.0, values) for values in (out_s, back_s, both)))
+        return cls(*(np.where(here, 0.0, values) for values in (out_s, back_s, both)), trunk)
 
 
 @dataclass(frozen=True)
@@ -145,48 +148,69 @@ class ExpertCosts:
         load = self.workload
         return float(load.batch * load.prompt_tokens * (1 + self.gates.num_active) * self.state_bytes.max())
 
-    def expert_s(self, device: Device, g: int, rows: Array) -> tuple[Array, bool]:
-        """Seconds of one expert of layer g over each number of tokens, and whether they are measured."""
+    def expert_s(self, device: Device, g: int, rows: Array) -> tuple[Array, float, bool]:
+        """Seconds of experts of layer g in one call.
+
+        Returns
+        -------
+        each : (len(rows),)
+            Seconds that an expert over each number of tokens adds to a call.
+        call : float
+            Seconds of the call itself, however many experts it computes; nought where no table tells it apart.
+        measured : bool
+            Whether both are.
+        """
         timings = matching(device, self.model.name, "expert", self.model.dtype)
         whole = np.arange(math.floor(rows.min()), math.ceil(rows.max()) + 1)
-        measured = interpolate_s(timings, 1, "tokens", whole)
-        if measured is not None:
-            return np.interp(rows, whole, measured[:, 0]), True
+        alone = interpolate_s(timings, 1, "tokens", whole)
+        if alone is not None:
+            most = max(timing.batch for timing in timings)
+            several = interpolate_s(timings, most, "tokens", whole) if most > 1 else None
+            each = alone[:, 0] if several is None else (several - alone)[:, 0] / (most - 1)
+            call = max(0.0, float(np.median(alone[:, 0] - each)))
+            return np.interp(rows, whole, np.maximum(alone[:, 0] - call, 0.0)), call, True
         layer = self.layers[g]
         work = Work(
             flop=rows * _flop_per_token(layer),
             weights=self.expert_bytes[g],
             rows=rows,
             activations=rows * 2 * layer.output_per_token,
-            kernels=_KERNELS,
+            kernels=0,
         )
-        return roofline(device, self.model.dtype, work).total, False
+        return roofline(device, self.model.dtype, work).total, _KERNELS * device.launch_overhead, False
 
-    def computing_s(self, device: Device, g: int, frequency: Array, tokens: float) -> tuple[Array, bool]:
-        """Expected seconds of experts that get parts ``frequency`` of a step's tokens.
+    def computing_s(self, device: Device, g: int, frequency: Array, tokens: float) -> tuple[Array, float]:
+        """Expected seconds of experts that get parts ``frequency`` of a step's tokens, and seconds of each call.
 
         An expert that gets any of T tokens (chance h = 1 - (1 - f)^T) gets T f / h of them on average, and takes what
         that many take: exact where its seconds grow linearly with its tokens.
         """
-        hit = 1 - (1 - np.minimum(frequency, 1.0)) ** tokens
+        hit = self.hits(frequency, tokens)
         rows = np.where(hit > 0, tokens * frequency / np.maximum(hit, 1e-300), 1.0)
-        seconds, measured = self.expert_s(device, g, np.maximum(rows, 1.0))
-        return hit * seconds, measured
+        seconds, call, _ = self.expert_s(device, g, np.maximum(rows, 1.0))
+        return hit * seconds, call
 
-    def device_s(self, g: int, share: Array, tokens: float, devices: list[Device], wires: Wires) -> Array:
-        """Expected seconds of each device in a step, as a sum over chances that it is asked, (D,); latency apart.
+    @staticmethod
+    def hits(frequency: Array, tokens: float) -> Array:
+        """Chance that a step sends an expert any token."""
+        chances: Array = 1 - (1 - np.minimum(frequency, 1.0)) ** tokens
+        return chances
+
+    def device_s(self, g: int, share: Array, tokens: float, devices: list[Device], wires: Wires) -> tuple[Array, Array]:
+        """Expected seconds of each device in a step, (D,), and what it takes beside whenever it is asked, (D,).
 
         Parameters
         ----------
         share : (E, D)
             Part of each expert's tokens that each device serves.
         """
-        seconds = np.zeros(len(devices))
+        seconds, fixed = np.zeros(len(devices)), wires.latency_s.copy()
         sent, back = self.traffic(g, share, tokens)
         for d in np.flatnonzero(back > 0).tolist():
-            computing, _ = self.computing_s(devices[d], g, self.gates.frequency[g] * share[:, d], tokens)
+            computing, call = self.computing_s(devices[d], g, self.gates.frequency[g] * share[:, d], tokens)
             seconds[d] = computing.sum() + (sent[d] * wires.out_s[d] + back[d] * wires.back_s[d])
-        return seconds
+            fixed[d] += call
+        return seconds, fixed
 
     def traffic(self, g: int, share: Array, tokens: float) -> tuple[Array, Array]:
         """Expected bytes that a step sends to each device and gets back, (D,) each, if it were no trunk."""
@@ -198,14 +222,17 @@ class ExpertCosts:
     def layer_s(self, g: int, share: Array, tokens: float, devices: list[Device], wires: Wires) -> float:
         """Expected seconds from a layer's gate until the last state is back: those of the slowest device asked.
 
+        A trunk that has to wait is slower afterwards (``wake`` of its decode rounds in the device's tables).
         Which devices are asked is followed exactly; what a device that is asked then does is taken at its mean.
         """
         used = np.flatnonzero(self.gates.frequency[g] @ share > 0)
         chance, asked = asked_subsets(self.gates, g, share[:, used], tokens)
-        each = self.device_s(g, share, tokens, devices, wires)[used]
+        each, fixed = (values[used] for values in self.device_s(g, share, tokens, devices, wires))
         often = chance @ asked
-        seconds = wires.latency_s[used] + each / np.maximum(often, 1e-300)
-        return float(chance @ np.where(asked, seconds, 0.0).max(axis=1))
+        seconds = fixed + each / np.maximum(often, 1e-300)
+        away = asked[:, used != wires.trunk].any(axis=1)
+        wake_s = self.trunk.wake_s(devices[wires.trunk]) / len(self.layers)
+        return float(chance @ (np.where(asked, seconds, 0.0).max(axis=1) + wake_s * away))
 
     def asked(self, g: int, share: Array, tokens: float) -> Array:
         """Chance that a step asks each device, (D,)."""

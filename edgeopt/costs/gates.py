@@ -1,9 +1,9 @@
 """Which devices a step of a mixture asks, from how often the gates choose each expert.
 
-A token is sent to k of E experts. Tokens are taken as independent; what is chosen together for one token follows from the
-measured pairs where k = 2, and otherwise from the one distribution of k-sets that has the measured frequencies and no
-further structure: a set's chance is proportional to the product of its experts' weights (conditional Bernoulli; Chen,
-Dempster, Liu, Biometrika 81(3), 1994, https://doi.org/10.1093/biomet/81.3.457).
+A token is sent to k of E experts. Tokens are taken as independent; what is chosen together for one token follows from
+the measured pairs where k = 2, and otherwise from the one distribution of k-sets that has the measured frequencies and
+no further structure: a set's chance is proportional to the product of its experts' weights (conditional Bernoulli;
+Chen, Dempster, Liu, Biometrika 81(3), 1994, https://doi.org/10.1093/biomet/81.3.457).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a request to a mixture with its experts spread out is made of: the solver's arrays, decisions in names, the cost."""
+"""What a request to a mixture with its experts spread out is made of: arrays, decisions in names, the cost."""
 
 from __future__ import annotations
 
@@ -130,17 +130,19 @@ class Request:
                 max_replicas=1,  # copies could not share the work of a single token
                 **common,
             )
-        num_steps = sum(count for _, count in self.costs.steps)
+        num_steps, (seconds, call_s) = sum(count for _, count in self.costs.steps), self._computing_s()
+        latency_s = self.links.latency_s.copy()
+        latency_s[self.trunk] += call_s.mean(axis=0)  # whoever is asked answers with a call
         return family.Experts(
             load=self.load_tokens,
             unit_s=np.where(
-                self.able, self._computing_s().sum(axis=1) / self.load_tokens.sum(axis=1)[:, None], math.inf
+                self.able, seconds.sum(axis=1) / self.load_tokens.sum(axis=1)[:, None], math.inf
             ),
             expert_bytes=sizes,
             dispatch_bytes=self.costs.state_bytes + INDEX_BYTES,
             combine_bytes=self.costs.state_bytes,
             rate_bytes_per_s=self.links.rate_bytes_per_s,
-            latency_s=num_steps * self.links.latency_s,
+            latency_s=num_steps * latency_s,
             home=np.eye(len(self.devices))[self.trunk],
             max_replicas=self.problem.constraints.experts.max_replicas,
             **common,
@@ -166,28 +168,34 @@ class Request:
         whole = np.floor(room / sizes[0] * (1 + 1e-12)) * sizes[0]
         return np.where(room >= sizes[0], whole, room)
 
-    def _computing_s(self) -> Array:
-        """Expected seconds of a request's computing of each expert, (G, E, D), if it served all its tokens."""
+    def _computing_s(self) -> tuple[Array, Array]:
+        """Expected seconds of a request's computing of each expert, if it served all its tokens, and of calls.
+
+        Returns
+        -------
+        seconds : (G, E, D)
+        call_s : (G, D)
+            Of one call, however many experts it computes.
+        """
         G, D = len(self.costs.layers), len(self.devices)
-        seconds = np.full((G, self.num_experts, D), math.inf)
+        seconds, call_s = np.full((G, self.num_experts, D), math.inf), np.zeros((G, D))
         for g in range(G):
             for d in np.flatnonzero(self.able).tolist():
                 frequency = self.costs.gates.frequency[g]
-                parts = [
-                    count * self.costs.computing_s(self.devices[d], g, frequency, tokens)[0]
-                    for tokens, count in self.costs.steps
-                ]
-                seconds[g, :, d] = sum(parts)
-        return seconds
+                seconds[g, :, d] = 0.0
+                for tokens, count in self.costs.steps:
+                    each, call_s[g, d] = self.costs.computing_s(self.devices[d], g, frequency, tokens)
+                    seconds[g, :, d] += count * each
+        return seconds, call_s
 
     def _apart_s(self) -> Array:
         """Expected seconds of each expert on each device, (G, E, D), messages included, if experts took turns."""
         frequency, state = self.costs.gates.frequency, self.costs.state_bytes[:, None, None]
         with np.errstate(invalid="ignore"):
-            seconds = self._computing_s()
+            seconds, call_s = self._computing_s()
             for tokens, count in self.costs.steps:
-                hit = 1 - (1 - np.minimum(frequency, 1.0)) ** tokens
-                seconds += count * hit[:, :, None] * self.wires.latency_s
+                hit = self.costs.hits(frequency, tokens)
+                seconds += count * hit[:, :, None] * (self.wires.latency_s + call_s[:, None, :])
             served = self.load_tokens[:, :, None]
             seconds += served * ((state + INDEX_BYTES) * self.wires.out_s + state * self.wires.back_s)
         return seconds
@@ -302,7 +310,9 @@ class Placed:
             for g in range(len(self.share)):
                 frequency = request.costs.gates.frequency[g] * self.share[g, :, d]
                 for tokens, count in request.costs.steps:
-                    seconds[d] += count * request.costs.computing_s(request.devices[d], g, frequency, tokens)[0].sum()
+                    each, call_s = request.costs.computing_s(request.devices[d], g, frequency, tokens)
+                    asked = float(request.costs.asked(g, self.share[g], tokens)[d])
+                    seconds[d] += count * (each.sum() + asked * call_s)
         return seconds
 
     @cached_property
@@ -315,6 +325,8 @@ class Placed:
         for d in np.flatnonzero(back > 0).tolist():
             hops.append(("dispatch", trunk, d, float(sent[d]), float(messages[d])))
             hops.append(("combine", d, trunk, float(back[d]), float(messages[d])))
+        held = np.flatnonzero(request.held(self.solution).any(axis=(0, 1))).tolist()
+        hops += [("end", trunk, d, 0.0, 1.0) for d in held]
         hops.append(("output", trunk, source, request.output_bytes, 1.0))
         names = [device.name for device in request.devices]
         rate = request.links.rate_bytes_per_s
@@ -378,7 +390,7 @@ class Placed:
         basis = {}
         for stage in self.stages():
             device = next(each for each in request.devices if each.name == stage.device)
-            basis[device.name] = costs.expert_s(device, 0, np.ones(1))[1]
+            basis[device.name] = costs.expert_s(device, 0, np.ones(1))[2]
             if stage.index == 0:
                 known = costs.trunk.prefill_s(device)[1] and costs.trunk.decode_s(device)[1]
                 basis[device.name] = known and (basis[device.name] or not stage.stop)

@@ -1,8 +1,8 @@
 """Mixtures of experts: the trunk of a model on one device, its experts, with replicas, on all.
 
-In a layer with experts the trunk sends each token's state to the devices that hold what the gate chose, and waits for all
-of them. The solver places the experts of all layers (:class:`edgeopt_solvers.placement.Experts`); each device that can
-hold the trunk is a case of its own. The solver's objective is linear in what devices serve, ``latency_s`` is the
+In a layer with experts the trunk sends each token's state to the devices that hold what the gate chose, and waits for
+all of them. The solver places the experts of all layers (:class:`edgeopt_solvers.placement.Experts`); each device that
+can hold the trunk is a case of its own. The solver's objective is linear in what devices serve, ``latency_s`` is the
 expectation over what a step asks (:mod:`edgeopt.costs.experts`); ``docs/design/experts.md`` says why there are two.
 """
 

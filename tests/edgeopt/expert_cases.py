@@ -82,3 +82,33 @@ def problem(**fields: Any) -> Problem:
             **fields,
         }
     )
+
+
+def write_skewed(path: Any, known: dict[str, Any], strength: float, seed: int = 0) -> dict[str, Any]:
+    """Write a checkpoint whose gates favour some experts, others in each layer; return its architecture.
+
+    Every embedding has a part in one direction, which residual connections carry to all layers; each expert's row of
+    a gate has another part in it, in an order drawn from ``seed``. The rest are the architecture's random weights.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    from edgeopt.profiles.model import Architecture
+    from edgeopt.programs.language import build_model, model_config
+    from edgeopt.programs.weights import RandomWeights, fill
+
+    architecture = Architecture.model_validate(known)
+    model = fill(
+        build_model(architecture, model_config(architecture)), RandomWeights(architecture.seed), dtype=torch.float32
+    )
+    generator = torch.Generator().manual_seed(seed)
+    tensors = {name: value.clone().contiguous() for name, value in model.state_dict().items()}
+    width = tensors["model.embed_tokens.weight"].shape[1]
+    direction = torch.nn.functional.normalize(torch.randn(width, generator=generator), dim=0)
+    tensors["model.embed_tokens.weight"] += 0.5 * width**0.5 * tensors["model.embed_tokens.weight"].std() * direction
+    for name, value in tensors.items():
+        if name.endswith(".gate.weight"):
+            place = torch.linspace(1, -1, len(value))[torch.randperm(len(value), generator=generator)]
+            value += strength * place[:, None] * direction * width**-0.5
+    save_file(tensors, path)
+    return {**known, "checkpoint": str(path)}

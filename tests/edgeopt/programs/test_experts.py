@@ -30,7 +30,7 @@ def placed(rows, *, trunk="desk", source="desk", batch=1, model=None) -> Plan:
     technique = Experts()
     names = [f"block.{i}" for i in range(2)]
     draft = planner.solve(roomy(case)).model_copy(
-        update={"decisions": {"trunk": trunk, "experts": {name: rows for name in names}}, "problem": roomy(case)}
+        update={"decisions": {"trunk": trunk, "experts": dict.fromkeys(names, rows)}, "problem": roomy(case)}
     )
     solution, instance = technique.solution(draft), technique.build(roomy(case))
     found = technique.evaluate(instance, solution)
