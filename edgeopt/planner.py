@@ -133,7 +133,7 @@ def _solve_case(
         raise TimeLimitError(
             f"no plan for {problem.name!r} within {time_limit_s:g} s (bound {result.bound:.6g}); raise the time limit"
         )
-    return technique.plan(problem, instance, result)
+    return technique.plan(problem, instance, technique.settle(problem, instance, result))
 
 
 def _same_model(plan: Plan, case: Problem) -> bool:

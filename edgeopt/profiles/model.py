@@ -13,7 +13,7 @@ from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 __all__ = [
     "Acceptance", "AdditiveQuality", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component", "Diffusion",
     "Draft", "Experts", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality", "Sampler",
-    "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WholeQuality",
+    "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WeightQuality", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -63,6 +63,18 @@ class Layer(Strict):
     weights_by_dtype: dict[DType, NonNegativeBytes] = {}
     experts: Experts | None = None
 
+    def stored_as(self, dtype: str) -> Layer:
+        """Return the layer with its matrices in another format; itself where that says nothing of it."""
+        size = next((value for name, value in self.weights_by_dtype.items() if name == dtype), None)
+        if size is None:
+            return self
+        smaller = self.experts
+        if smaller is not None:  # experts are nearly all of a layer, so they shrink as it does
+            share = size / self.weights
+            smaller = smaller.model_copy(update={"weights": float(round(smaller.weights * share))})
+        update = {"weights": size, "weights_by_dtype": {}, "experts": smaller}
+        return self.model_copy(update=update)
+
 
 class Acceptance(Strict):
     """How often a target takes what a draft guesses, at one temperature (0: greedy).
@@ -88,6 +100,22 @@ class Draft(Strict):
     acceptance: list[Acceptance] = Field(min_length=1)
 
 
+class WeightQuality(Strict):
+    """What a language model loses where layers' matrices are stored in fewer bits: the losses of layers add up.
+
+    ``loss[format]`` has a value for each element (embedding, every block, head): the metric with that one stored so and
+    no other. ``whole[format]`` was measured with all of them stored so. ``margin`` is the fraction by which what is
+    measured may exceed the sum: plans that have to keep a quality leave it.
+    """
+
+    form: Literal["weights"]
+    metric: str
+    loss: dict[DType, list[Annotated[float, Field(ge=0)]]] = Field(min_length=1)
+    whole: dict[DType, float] = {}
+    margin: float | None = Field(default=None, ge=0)
+    source: Provenance
+
+
 class CausalLM(Profile):
     """A decoder-only language model: embedding, blocks, head.
 
@@ -97,6 +125,7 @@ class CausalLM(Profile):
     ``tokenizer`` names what turns text into token ids: models that exchange tokens must have the same. ``prompts`` is
     a local safetensors file with ``prompts`` (rows, tokens) that requests begin with; without it they are random.
     ``drafts`` are models that guess for this one, by name.
+    ``quality`` says in which formats weights may be stored, and what that loses.
     """
 
     kind: Literal["model"] = "model"
@@ -110,6 +139,7 @@ class CausalLM(Profile):
     tokenizer: str | None = None
     prompts: str | None = None
     drafts: dict[str, Draft] = {}
+    quality: WeightQuality | None = None
 
 
 class Component(Strict):

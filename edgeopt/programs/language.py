@@ -16,6 +16,7 @@ from torch import nn
 
 from edgeopt.errors import Finding, InputError, MissingDependencyError
 from edgeopt.profiles.model import Architecture
+from edgeopt.programs.quantised import fill_quantised
 from edgeopt.programs.weights import fill, meta_parameters, open_weights
 
 __all__ = ["FAMILIES", "LanguagePart", "build_model", "model_config"]
@@ -85,6 +86,8 @@ class LanguagePart:
         Of weights and activations.
     max_tokens
         Longest sequence, prompt and generated; rotary tables are made once for it.
+    weights
+        Format that the blocks' matrices are stored in (:mod:`edgeopt.programs.quantised`); ``None``: ``dtype``.
     """
 
     def __init__(
@@ -96,6 +99,7 @@ class LanguagePart:
         dtype: torch.dtype,
         device: torch.device,
         max_tokens: int,
+        weights: str | None = None,
     ) -> None:
         config = model_config(architecture)
         num_layers = config.num_hidden_layers
@@ -109,7 +113,7 @@ class LanguagePart:
             config.layer_types = config.layer_types[self.first : self.last]
         config.num_hidden_layers = self.last - self.first
         self.config = config
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.weights = dtype, device, weights
         self._tied = bool(config.tie_word_embeddings)
         self._load(architecture)
         self._rotary = self._rotary_tables(max_tokens)
@@ -122,7 +126,7 @@ class LanguagePart:
         self.layers: list[nn.Module] = []
         for i, layer in enumerate(model.model.layers):
             prefix = f"model.layers.{self.first + i}."
-            self.layers.append(fill(layer, source, rename=prefix.__add__, **where))
+            self.layers.append(fill_quantised(layer, source, self.weights, rename=prefix.__add__, **where))
         self.rotary = model.model.rotary_emb.to(self.device)
         self.embed = self.norm = self.head = None
         if self.has_embed:
