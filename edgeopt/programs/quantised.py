@@ -1,7 +1,7 @@
 """Weights in 8 or 4 bits: stored so, computed in the model's own dtype.
 
 ``int8`` has one 16-bit scale per row (output channel), ``int4`` one per group of 128 weights in a row; neither has a
-zero point. Vectors (norms, biases), embedding and head stay as they are. These are the sizes that model profiles state as
+zero point. Vectors (norms, biases), embedding and head stay as they are. Model profiles state these sizes as
 ``weights_by_dtype``.
 """
 

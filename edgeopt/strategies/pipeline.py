@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any, ClassVar
 
 import numpy as np
@@ -277,7 +278,7 @@ def _timing(problem: Problem, whole: Chain, solution: Solution) -> tuple[float, 
         busy = [(seconds, names[d]) for seconds, (d, *_) in zip(chunk, segments, strict=True)]
         busy += [
             (costs.prefill_cut_bytes(b[2]) / chunks / rate["cut", b[2]], link_lane(names[a[0]], names[b[0]]))
-            for a, b in zip(segments, segments[1:], strict=False)
+            for a, b in pairwise(segments)
         ]
         slowest_s, lane = max(busy)
         rounds[0].append(Bar(lane, f"{chunks - 1} more chunks", (chunks - 1) * float(slowest_s)))
