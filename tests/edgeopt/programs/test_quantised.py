@@ -57,8 +57,14 @@ def test_stored_bytes_are_those_of_the_profile():
         assert sum(tensor.nbytes for tensor in held) == block.weights_by_dtype[dtype]
 
 
-@pytest.mark.parametrize(("family", "config"), [("Llama", {}), ("Qwen2", {}), ("Qwen3", {"head_dim": 16})])
-@pytest.mark.parametrize("variants", [["int8"] * 3, ["int4", None, "int8"]])
+@pytest.mark.parametrize(
+    ("family", "config", "variants"),
+    [
+        ("Llama", {}, ["int4", None, "int8"]),
+        ("Qwen2", {}, ["int8", "int4", "int4"]),
+        ("Qwen3", {"head_dim": 16}, ["int8"] * 3),
+    ],
+)
 def test_tokens_of_stages_with_their_own_formats(language_plan, run_plan, family, config, variants):
     plan = language_plan([2, 4, 6], family=family, new=9, **config)
     stages = [s.model_copy(update={"variant": name}) for s, name in zip(plan.stages, variants, strict=True)]
