@@ -10,7 +10,8 @@ carries x_k seconds of bytes for each, all of it takes (the flow shop of equal j
     TTFT = one chunk through all stages + (C - 1) max(u_1 …, x_1 …)
 
 which is no sum over elements. The chain that is solved has the mean of u over at most m stages in place of the maximum,
-so its optimum is a lower bound; :meth:`Pipeline.settle` takes the best of several chains' plans by the formula.
+so its optimum is a lower bound; :meth:`Pipeline.settle` solves the formula itself, exactly for few devices
+(:mod:`edgeopt_solvers.chain.overlapped`), and else takes the best of several chains' plans.
 """
 
 from __future__ import annotations
@@ -32,12 +33,13 @@ from edgeopt.strategies.chain import able_devices, chain_plan, compute_table, sh
 from edgeopt.strategies.timeline import Bar, link_lane
 from edgeopt_solvers import Result, Status, solve
 from edgeopt_solvers.chain import Chain, Solution, evaluate
+from edgeopt_solvers.chain.overlapped import Overlapped, least_overlapped
 from edgeopt_solvers.result import relative_gap
 
 __all__ = ["Pipeline", "basis_notes"]
 
-#: Most chunks that `auto` cuts a prompt into, and the fewest tokens in one.
-_MOST_CHUNKS, _LEAST_TOKENS = 16, 16
+#: Numbers of chunks that `auto` tries, and the fewest tokens in one.
+_CHUNKS, _LEAST_TOKENS = (2, 3, 4, 8, 16), 16
 
 
 class Pipeline(Strategy):
@@ -68,7 +70,7 @@ class Pipeline(Strategy):
         assert isinstance(load, TextWorkload)
         if load.prefill_chunk != "auto":
             return [problem]
-        sizes = {-(-load.prompt_tokens // count) for count in range(2, _MOST_CHUNKS + 1)}
+        sizes = {-(-load.prompt_tokens // count) for count in _CHUNKS}
         chosen = [None, *sorted((size for size in sizes if size >= _LEAST_TOKENS), reverse=True)]
         loads = [load.model_copy(update={"prefill_chunk": size}) for size in chosen]
         return [problem.model_copy(update={"workload": each}) for each in loads]
@@ -84,6 +86,12 @@ class Pipeline(Strategy):
         if not _overlaps(problem) or problem.objective == "tpot":
             return result
         make = _phase if problem.objective == "ttft" else _overlapped
+        overlapped = _turns(problem, make(problem, 0.0))
+        if overlapped.is_supported:
+            solution, value, bound = least_overlapped(overlapped, time_limit_s=10.0)
+            assert solution is not None, "the chain has a plan"
+            status = Status("optimal" if bound >= value else "time_limit", True)
+            return replace(result, solution=solution, objective=value, bound=bound, status=status)
         # The larger the weight, the more do plans avoid a slow stage; one stage alone counts in full at weight 1.
         others = (solve(make(problem, weight), diagnose=False, time_limit_s=5.0) for weight in (0.75, 1.5))
         found = [result.solution, *(other.solution for other in others if other.solution is not None)]
@@ -173,6 +181,18 @@ def _overlapped(problem: Problem, weight: float) -> Chain:
         loop_bytes=costs.loop_bytes,
         loop_messages=float(costs.num_decode_rounds),
     )
+
+
+def _turns(problem: Problem, chain: Chain) -> Overlapped:
+    """Everything of the first chunk, and what each further one makes stages and links busy for."""
+    costs, count = _costs(problem), len(problem.devices)
+    chunks = len(costs.workload.chunks)
+    cuts = np.array([0.0, *(costs.prefill_cut_bytes(cut) for cut in range(1, len(costs.layers))), 0.0])
+    with np.errstate(divide="ignore", invalid="ignore"):
+        transfer_s = np.nan_to_num(cuts / chunks / chain.rate_bytes_per_s[:, :, None], nan=0.0, posinf=np.inf)
+    transfer_s[range(count), range(count)] = 0.0
+    seconds = compute_table(problem, lambda device: costs.prefill_s(device)[0] / chunks)
+    return Overlapped(chain, seconds, transfer_s, chunks - 1.0)
 
 
 def _phase(problem: Problem, weight: float) -> Chain:
