@@ -47,6 +47,10 @@ class Strategy(ABC):
             A number that this technique needs is not in the profiles.
         """
 
+    def settles(self, problem: Problem) -> bool:
+        """Whether :meth:`settle` has anything to say about plans of a problem."""
+        return False
+
     def settle(self, problem: Problem, instance: Any, result: Result) -> Result:
         """Have the last word on what a solver found.
 

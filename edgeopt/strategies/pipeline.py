@@ -79,11 +79,15 @@ class Pipeline(Strategy):
         """Build the chain of layers; ``reuse`` is ``once``, since a layer's cache lives where the layer lives."""
         if problem.objective in ("ttft", "tpot"):
             return _phase(problem, _shared_weight(problem))
-        return _overlapped(problem, _shared_weight(problem)) if _overlaps(problem) else _whole(problem)
+        return _overlapped(problem, _shared_weight(problem)) if self.settles(problem) else _whole(problem)
+
+    def settles(self, problem: Problem) -> bool:
+        """Chunks that overlap take less than any chain says."""
+        return problem.objective in ("latency", "ttft") and len(_costs(problem).workload.chunks) > 1
 
     def settle(self, problem: Problem, instance: Chain, result: Result) -> Result:
         """Take the best plan of several chains, where the one that was solved only bounds what a plan takes."""
-        if not _overlaps(problem) or problem.objective == "tpot":
+        if not self.settles(problem):
             return result
         make = _phase if problem.objective == "ttft" else _overlapped
         overlapped = _turns(problem, make(problem, 0.0))
@@ -110,7 +114,7 @@ class Pipeline(Strategy):
         latency_s, bars = _timing(problem, whole, solution)
         ttft_s = float(sum(bar.seconds for bar in bars[0]))
         output_s = sum(t.seconds for t in transfers_of(problem, whole, solution) if t.purpose == "output")
-        if _overlaps(problem) and problem.objective in ("latency", "ttft"):
+        if self.settles(problem):
             value = latency_s if problem.objective == "latency" else ttft_s
             bound = result.bound + value - result.objective
             result = replace(result, objective=value, bound=bound)
@@ -143,10 +147,6 @@ def _formats(problem: Problem) -> list[LanguageCosts]:
     """Costs by variant of the chain: the model's own dtype first, then every format that weights may be stored in."""
     costs = _costs(problem)
     return [costs, *(replace(costs, weights=name) for name in weight_formats(problem))]
-
-
-def _overlaps(problem: Problem) -> bool:
-    return len(_costs(problem).workload.chunks) > 1
 
 
 def _shared_weight(problem: Problem) -> float:

@@ -224,3 +224,17 @@ def test_a_device_that_is_dropped_has_a_price_and_only_tokens_return():
     assert answer.price > 0
     loop = next(t for t in plan.transfers if t.purpose == "loop")
     assert (loop.bytes, loop.messages) == (4 * 3 * 8, 4), "a token of 8 bytes for each sequence, no logits"
+
+
+def test_prices_of_plans_in_chunks_are_those_of_plans_that_overlap():
+    problem = chunked(10)
+    plan = planner.solve(problem)
+    names = {stage.device for stage in plan.stages}
+    spare = next(d.name for d in problem.devices if d.name in names and d.name != "a")
+    left = problem.constraints.model_copy(update={"forbid": [spare]})
+    answer = why_not(plan, f"without {spare}")
+    assert answer.price == pytest.approx(
+        planner.solve(problem.model_copy(update={"constraints": left})).objective - plan.objective
+    )
+    with pytest.raises(InputError, match="overlap"):
+        why_not(plan, "head on a")
