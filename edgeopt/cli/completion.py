@@ -131,7 +131,7 @@ def kinds() -> Entries:
 @_completing
 def objectives() -> Entries:
     """What can be asked for."""
-    return ("latency", "throughput", "energy", "quality")
+    return ("latency", "throughput", "energy", "quality", "ttft", "tpot")
 
 
 @_completing

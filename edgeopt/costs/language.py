@@ -6,7 +6,7 @@ rounds; the round that yields token n + 1 attends to P + n tokens.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -16,11 +16,11 @@ from edgeopt.costs.roofline import Work, roofline
 from edgeopt.costs.terms import Terms
 from edgeopt.costs.timings import between_batches, interpolate_s, matching
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import CausalLM, Layer
-from edgeopt.profiles.problem import TextWorkload
+from edgeopt.profiles.model import CausalLM, Layer, WeightQuality
+from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.units import SECONDS_PER
 
-__all__ = ["LanguageCosts", "distinct_experts"]
+__all__ = ["LanguageCosts", "distinct_experts", "weight_formats"]
 
 Array = NDArray[np.float64]
 
@@ -30,17 +30,43 @@ def distinct_experts(num_experts: int, num_active: int, num_tokens: float) -> fl
     return num_experts * (1 - (1 - num_active / num_experts) ** num_tokens)
 
 
+def weight_formats(problem: Problem) -> list[str]:
+    """Return the formats that layers' weights may be stored in beside the model's own dtype.
+
+    They are there for the taking only where the problem says what a loss may be or costs.
+    """
+    quality = problem.model.quality
+    wanted = problem.objective if isinstance(problem.objective, dict) else {problem.objective: 1.0}
+    asked = problem.constraints.quality is not None or wanted.get("quality", 0.0) > 0
+    return list(quality.loss) if isinstance(quality, WeightQuality) and asked else []
+
+
+def _corrected(found: Terms, measured: Array, ideal: Terms) -> Terms:
+    """Scale a roofline by what was measured elsewhere over the roofline there.
+
+    A roofline beside a measurement would look better than that by all that rooflines leave out.
+    """
+    ratio = np.divide(measured, ideal.total, out=np.ones_like(ideal.total), where=ideal.total > 0)
+    return Terms(**{name: value * ratio for name, value in found})
+
+
 @dataclass(frozen=True)
 class LanguageCosts:
-    """Seconds and bytes of one model under one workload. L elements: every layer with its ``count`` expanded."""
+    """Seconds and bytes of one model under one workload. L elements: every layer with its ``count`` expanded.
+
+    ``weights`` is the format that layers' matrices are stored in; ``None``: the model's dtype, in which it computes in
+    any case.
+    """
 
     model: CausalLM
     workload: TextWorkload
+    weights: str | None = None
 
     @cached_property
     def layers(self) -> list[Layer]:
         """The L layers, one per element."""
-        return [layer for layer in self.model.layers for _ in range(layer.count)]
+        stored = [layer if self.weights is None else layer.stored_as(self.weights) for layer in self.model.layers]
+        return [layer for layer in stored for _ in range(layer.count)]
 
     @cached_property
     def names(self) -> list[str]:
@@ -80,25 +106,49 @@ class LanguageCosts:
         The roofline counts causal attention as the full square, as the FLOP counter of torch does; the last element
         (the head) sees only the last token, whose successor is sampled.
         """
-        tokens = self.workload.prompt_tokens
-        timings = matching(device, self.model.name, "prefill", self.model.dtype)
-        measured = interpolate_s(timings, self.workload.batch, "tokens", np.array([tokens]))
-        if measured is not None:
+        tokens = np.array([self.workload.prompt_tokens])
+        whole = len(self.workload.chunks) == 1
+        if whole and (measured := self._measured(device, "prefill", "tokens", tokens)) is not None:
             return Terms.from_table(measured[0]), True
-        through = np.full(len(self.layers), float(tokens))
-        through[-1] = 1.0
-        return self._roofline(device, through, np.zeros(len(self.layers))), False
+        found, own = self._prefill_roofline(device), self._own
+        if (known := own._measured(device, "prefill", "tokens", tokens)) is not None:
+            found = _corrected(found, known[0], own._prefill_roofline(device))
+        return found, False
+
+    def _prefill_roofline(self, device: Device) -> Terms:
+        """Add up the chunks of the prompt, each on those before it; the head is applied after the last."""
+        total, cached, chunks = Terms.from_table(np.zeros(len(self.layers))), 0, self.workload.chunks
+        for index, tokens in enumerate(chunks):
+            is_last = index == len(chunks) - 1
+            through = np.array([*[float(tokens)] * (len(self.layers) - 1), 1.0])
+            piece = self._roofline(device, through, np.full(len(self.layers), float(cached)))
+            # What the head sees is one token, with none before it.
+            piece = piece if is_last else Terms(**{name: np.append(value[:-1], 0.0) for name, value in piece})
+            total, cached = total + piece, cached + tokens
+        return total
 
     def decode_terms(self, device: Device) -> tuple[Terms, bool]:
         """Split each decode round by what takes the time, shape (N - 1, L)."""
         contexts = self.contexts
         if not contexts.size:
             return Terms.from_table(np.zeros((0, len(self.layers)))), True
-        timings = matching(device, self.model.name, "decode", self.model.dtype)
-        measured = interpolate_s(timings, self.workload.batch, "context", contexts)
+        measured = self._measured(device, "decode", "context", contexts)
         if measured is not None:
             return Terms.from_table(measured), True
-        return self._roofline(device, np.ones(len(self.layers)), contexts[:, None].astype(float)), False
+        ones, cached, own = np.ones(len(self.layers)), contexts[:, None].astype(float), self._own
+        found = self._roofline(device, ones, cached)
+        if (known := own._measured(device, "decode", "context", contexts)) is not None:
+            found = _corrected(found, known, own._roofline(device, ones, cached))
+        return found, False
+
+    def _measured(self, device: Device, phase: str, axis: str, values: NDArray[np.int64]) -> Array | None:
+        timings = matching(device, self.model.name, phase, self.model.dtype, self.weights)
+        return interpolate_s(timings, self.workload.batch, axis, values)
+
+    @property
+    def _own(self) -> LanguageCosts:
+        """The same in the model's own dtype and with the prompt in one piece, which is what devices are timed with."""
+        return replace(self, weights=None, workload=self.workload.model_copy(update={"prefill_chunk": None}))
 
     def pass_s(self, device: Device, tokens: int, cached: float) -> float:
         """Seconds of one pass of the whole model over ``tokens`` new ones on ``cached`` ones, by the roofline.
@@ -181,8 +231,8 @@ class LanguageCosts:
 
     @property
     def transient_bytes(self) -> Array:
-        """Activations in and out of an element during the prefill, shape (L,)."""
-        return 2 * self.workload.batch * self.workload.prompt_tokens * self._figures("output_per_token")
+        """Activations in and out of an element during the prefill (of a chunk), shape (L,)."""
+        return 2 * self.workload.batch * max(self.workload.chunks) * self._figures("output_per_token")
 
     @property
     def seed_bytes(self) -> float:
@@ -200,7 +250,7 @@ class LanguageCosts:
     @property
     def cut_messages(self) -> Array:
         """Messages that make up ``cut_bytes``: prompt and result once, hidden states once a round; shape (L + 1,)."""
-        rounds = 1 + self.num_decode_rounds
+        rounds = len(self.workload.chunks) + self.num_decode_rounds
         return np.concatenate([[1.0], np.full(len(self.layers) - 1, float(rounds)), [1.0]])
 
     def prefill_cut_bytes(self, cut: int) -> float:

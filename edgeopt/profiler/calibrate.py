@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import least_squares
 
+from edgeopt.costs.language import weight_formats
 from edgeopt.errors import Finding, InputError
 from edgeopt.planner import choose_strategy
 from edgeopt.profiler.runs import Run, hardware_words
@@ -172,7 +173,8 @@ def _compute_s(technique: Strategy, problem: Problem, device: Device, workload: 
         update={
             "devices": [device],
             "network": problem.network.model_copy(update={"default": None, "links": []}),
-            "constraints": Constraints(),
+            # Whether weights may be stored otherwise, and so how many variants there are, depends on it.
+            "constraints": Constraints(quality=0.0 if weight_formats(problem) else None),
             "objective": "latency",
             "workload": workload or problem.workload,
         }

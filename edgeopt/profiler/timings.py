@@ -89,7 +89,7 @@ class Measuring:
             if plan.strategy == "patch":
                 tables = _slabs(self.model, load, plan)
             else:
-                tables = _language(self.model, load) if text else _denoised(self.model, load, plan)
+                tables = _language(self.model, load, plan) if text else _denoised(self.model, load, plan)
             elements_s, waited = _undisturbed(found)
             wake_s = _wake_s(found)
             busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
@@ -221,10 +221,13 @@ def whole_plan(
 
 
 def _plans(model: Model, load: Workload, runtime: Runtime) -> list[Plan]:
-    """One plan for a language model, one per denoiser for a diffusion model, and some for its patches."""
+    """One plan per format of a language model's weights, or per denoiser of a diffusion model, and some of patches."""
     if isinstance(model, CausalLM):
-        num_elements = sum(layer.count for layer in model.layers)
-        return [whole_plan(model, load, runtime, cuts=[num_elements], variants=[None], strategy="pipeline")]
+        assert isinstance(load, TextWorkload)
+        whole = load.model_copy(update={"prefill_chunk": None})
+        ends = [sum(layer.count for layer in model.layers)]
+        formats = [None, *(model.quality.loss if model.quality is not None else ())]
+        return [whole_plan(model, whole, runtime, cuts=ends, variants=[name], strategy="pipeline") for name in formats]
     if isinstance(model, CascadedDiffusion):
         return _cascade_plans(model, load, runtime)
     assert isinstance(load, ImageWorkload)
@@ -274,7 +277,7 @@ def _cascade_plans(model: CascadedDiffusion, load: Workload, runtime: Runtime) -
 _Tables = Callable[[Array, str], list[Timing]]
 
 
-def _language(model: CausalLM, load: Workload) -> _Tables:
+def _language(model: CausalLM, load: Workload, plan: Plan) -> _Tables:
     """Prefill at the prompt's length, decode at a few contexts over the range of the request."""
     assert isinstance(load, TextWorkload)
 
@@ -284,8 +287,9 @@ def _language(model: CausalLM, load: Workload) -> _Tables:
             values = np.median(samples, axis=0).mean(axis=0)
             spread = samples.sum(axis=2).mean(axis=1)
             return _timing(
-                model.name, None, phase, model.dtype, load.batch, values, spread, source, tokens=tokens, context=context
-            )
+                model.name, plan.stages[0].variant, phase, model.dtype, load.batch, values, spread, source,
+                tokens=tokens, context=context,
+            )  # fmt: skip
 
         found = [timing("prefill", load.prompt_tokens, 0, elements_s[:, :1])]
         for context, rounds in decode_knots(load.prompt_tokens, elements_s.shape[1] - 1):

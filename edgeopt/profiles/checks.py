@@ -18,6 +18,7 @@ from edgeopt.profiles.model import (
     Draft,
     Model,
     TableQuality,
+    WeightQuality,
     WholeQuality,
 )
 from edgeopt.profiles.network import LinkQuality, Network
@@ -70,6 +71,8 @@ def check_model(model: Model) -> Iterator[Flaw]:
         for name, draft in model.drafts.items():
             yield from _check_draft(model, name, draft)
         yield from check_gates(model)
+        if model.quality is not None:
+            yield from _check_weights(model, model.quality)
     elif isinstance(model.quality, AdditiveQuality):
         yield from _check_additive(model.quality, list(model.variants))
     elif isinstance(model.quality, TableQuality):
@@ -83,6 +86,19 @@ def check_model(model: Model) -> Iterator[Flaw]:
         yield Flaw(
             ("variants", "common"), "'common' is what text encoder and decoder run as", "call the variant otherwise"
         )
+
+
+def _check_weights(model: CausalLM, quality: WeightQuality) -> Iterator[Flaw]:
+    """Losses are of formats that the layers have a size for, one for each element."""
+    known = {dtype for layer in model.layers for dtype in layer.weights_by_dtype}
+    num_elements = sum(layer.count for layer in model.layers)
+    for dtype, loss in quality.loss.items():
+        at = ("quality", "loss", dtype)
+        if dtype not in known:
+            yield Flaw(at, f"no layer says its size in {dtype}", "add it to `weights_by_dtype` of the layers")
+        if len(loss) != num_elements:
+            message = f"has {len(loss)} losses for {num_elements} elements"
+            yield Flaw(at, message, "give one for the embedding, for every block and for the head")
 
 
 def _check_draft(model: CausalLM, name: str, draft: Draft) -> Iterator[Flaw]:
@@ -282,7 +298,10 @@ def check_objective(
                     message,
                     "add `power: {busy: 15 W}` with its source, or drop energy",
                 )
-    if isinstance(model, Diffusion | CascadedDiffusion) and model.quality is not None:
+    if wanted & {"ttft", "tpot"} and not isinstance(model, CausalLM):
+        message = f"'{objective}' is about tokens, and '{model.name}' is {_FAMILY[model.family][0]}"
+        yield Flaw(("objective",), message, "use latency or throughput")
+    if model.quality is not None:
         return
     for path, asked in (
         (("objective",), "quality" in wanted),

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationInfo, field_validator
-from pydantic_core import PydanticCustomError
+from pydantic import Field
 
 from edgeopt.profiles.base import DType, Profile, Provenance, Strict
+from edgeopt.profiles.losses import StaleQuality, StridedLoss, WeightQuality
 from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
     "Acceptance", "AdditiveQuality", "Answers", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component",
     "Diffusion", "Draft", "Experts", "Gates", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality",
-    "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WholeQuality",
+    "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WeightQuality", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -62,6 +62,18 @@ class Layer(Strict):
     kernels: int | None = Field(default=None, ge=1)
     weights_by_dtype: dict[DType, NonNegativeBytes] = {}
     experts: Experts | None = None
+
+    def stored_as(self, dtype: str) -> Layer:
+        """Return the layer with its matrices in another format; itself where that says nothing of it."""
+        size = next((value for name, value in self.weights_by_dtype.items() if name == dtype), None)
+        if size is None:
+            return self
+        smaller = self.experts
+        if smaller is not None:  # experts are nearly all of a layer, so they shrink as it does
+            share = size / self.weights
+            smaller = smaller.model_copy(update={"weights": float(round(smaller.weights * share))})
+        update = {"weights": size, "weights_by_dtype": {}, "experts": smaller}
+        return self.model_copy(update=update)
 
 
 class Gates(Strict):
@@ -122,6 +134,7 @@ class CausalLM(Profile):
     a local safetensors file with ``prompts`` (rows, tokens) that requests begin with; without it they are random.
     ``drafts`` are smaller models of the family, by name: they guess for this one, or answer before it (``answers``).
     ``gates`` is how often a mixture's experts are chosen.
+    ``quality`` says in which formats weights may be stored, and what that loses.
     """
 
     kind: Literal["model"] = "model"
@@ -137,6 +150,7 @@ class CausalLM(Profile):
     drafts: dict[str, Draft] = {}
     answers: Answers | None = None
     gates: Gates | None = None
+    quality: WeightQuality | None = None
 
 
 class Component(Strict):
@@ -262,56 +276,6 @@ class WholeQuality(Strict):
     margin: float | None = Field(default=None, ge=0)
     floor: float | None = None
     source: Provenance
-
-
-def _one_loss_for_each(loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
-    """Refuse another number of losses than of warm-ups."""
-    count = len(info.data.get("warmup_steps", ()))
-    for name, values in loss.items():
-        if len(values) != count:
-            message, mend = f"{name} has {len(values)} losses for {count} warmup_steps", "give one for each"
-            raise PydanticCustomError("loss", "{message}; {mend}", {"message": message, "mend": mend})
-    return loss
-
-
-class StridedLoss(Strict):
-    """What asynchronous patches lose, one of which computes every ``stride``-th step; see :class:`StaleQuality`.
-
-    Each loss is the largest over divisions into two patches, by which of them has the stride and with how many rows.
-    """
-
-    stride: int = Field(ge=2)
-    warmup_steps: list[int] = Field(min_length=1)
-    loss: dict[str, list[float]] = Field(min_length=1)
-    source: Provenance
-
-    @field_validator("loss")
-    @classmethod
-    def _one_for_each(cls, loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
-        """Refuse another number of losses than of warm-ups."""
-        return _one_loss_for_each(loss, info)
-
-
-class StaleQuality(Strict):
-    """What asynchronous patches lose: by how much the metric of ``quality`` rises.
-
-    ``loss[variant][i]`` belongs to runs that begin with ``warmup_steps[i]`` synchronous steps of ``steps``; in runs of
-    more steps the context changes less from one to the next. Measured with ``patches`` equal patches.
-    ``strided`` says the same of runs in which one of two patches leaves steps out.
-    """
-
-    steps: int = Field(ge=1)
-    patches: int = Field(ge=2)
-    warmup_steps: list[int] = Field(min_length=1)
-    loss: dict[str, list[float]] = Field(min_length=1)
-    strided: list[StridedLoss] = []
-    source: Provenance
-
-    @field_validator("loss")
-    @classmethod
-    def _one_for_each(cls, loss: dict[str, list[float]], info: ValidationInfo) -> dict[str, list[float]]:
-        """Refuse another number of losses than of warm-ups."""
-        return _one_loss_for_each(loss, info)
 
 
 class Sampler(Strict):

@@ -20,6 +20,8 @@ __all__ = [
 ]  # fmt: skip
 
 Metric = Literal["latency", "throughput", "energy", "quality"]
+#: Of a language model alone: seconds until the first token, and for each later one.
+TokenMetric = Literal["ttft", "tpot"]
 
 _ASYNCHRONOUS = "use mode: asynchronous"
 
@@ -37,10 +39,10 @@ def _objective(value: Any) -> Any:
                 raise _refuse(f"the weight {weight} of {metric} is negative", "use weights of zero or more")
         if not any(value.values()):
             raise _refuse("no weight is positive", "give at least one metric a positive weight")
-    elif value not in metrics:
+    elif value not in (goals := (*metrics, *get_args(TokenMetric))):
         raise _refuse(
             f"'{value}' is not a metric",
-            f"write one of {', '.join(metrics)}, or weights: `{{latency: 1, energy: 0.1}}`",
+            f"write one of {', '.join(goals)}, or weights: `{{latency: 1, energy: 0.1}}`",
         )
     return value
 
@@ -49,7 +51,7 @@ def _refuse(message: str, mend: str) -> PydanticCustomError:
     return PydanticCustomError("objective", "{message}; {mend}", {"message": message, "mend": mend})
 
 
-Objective = Annotated[Metric | dict[Metric, float], BeforeValidator(_objective)]
+Objective = Annotated[Metric | TokenMetric | dict[Metric, float], BeforeValidator(_objective)]
 """One metric, or weights of several."""
 
 

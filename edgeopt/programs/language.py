@@ -16,6 +16,7 @@ from torch import nn
 
 from edgeopt.errors import Finding, InputError, MissingDependencyError
 from edgeopt.profiles.model import Architecture
+from edgeopt.programs.quantised import fill_quantised
 from edgeopt.programs.weights import fill, meta_parameters, open_weights
 
 __all__ = ["FAMILIES", "LanguagePart", "build_model", "model_config"]
@@ -97,6 +98,8 @@ class LanguagePart:
         Longest sequence, prompt and generated; rotary tables are made once for it.
     adapt
         Called with the library's model before its weights are read, to put other modules in the place of its own.
+    weights
+        Format that the blocks' matrices are stored in (:mod:`edgeopt.programs.quantised`); ``None``: ``dtype``.
     """
 
     def __init__(
@@ -109,6 +112,7 @@ class LanguagePart:
         device: torch.device,
         max_tokens: int,
         adapt: Callable[[nn.Module], None] | None = None,
+        weights: str | None = None,
     ) -> None:
         config = model_config(architecture)
         num_layers = config.num_hidden_layers
@@ -123,7 +127,7 @@ class LanguagePart:
         _keep_dense(config, self.first, self.last)
         config.num_hidden_layers = self.last - self.first
         self.config = config
-        self.dtype, self.device = dtype, device
+        self.dtype, self.device, self.weights = dtype, device, weights
         self._tied = bool(config.tie_word_embeddings)
         self._load(architecture, adapt)
         self._rotary = self._rotary_tables(max_tokens)
@@ -138,7 +142,7 @@ class LanguagePart:
         self.layers: list[nn.Module] = []
         for i, layer in enumerate(model.model.layers):
             prefix = f"model.layers.{self.first + i}."
-            self.layers.append(fill(layer, source, rename=prefix.__add__, **where))
+            self.layers.append(fill_quantised(layer, source, self.weights, rename=prefix.__add__, **where))
         self.rotary = model.model.rotary_emb.to(self.device)
         self.embed = self.norm = self.head = None
         if self.has_embed:

@@ -25,6 +25,7 @@ from edgeopt.programs.base import Program, TensorSpec
 from edgeopt.programs.choosing import choose_token
 from edgeopt.programs.language import LanguagePart, build_model, model_config
 from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
+from edgeopt.programs.quantised import fill_quantised
 from edgeopt.programs.weights import fill, open_weights, torch_dtype
 
 __all__ = ["TOLERANCE", "Pipeline", "build", "reference"]
@@ -58,6 +59,7 @@ class Pipeline(Program):
             dtype=self._dtype,
             device=stage_device(self.plan, index),
             max_tokens=self._load.prompt_tokens + self._load.new_tokens,
+            weights=stage.variant,
         )
 
     def _forget(self) -> None:
@@ -158,7 +160,8 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     """Generate with the whole model in this process through the library's own ``generate``.
 
     Every part of the model computes with the number of threads of the device that the plan gives it, since the
-    order of floating point sums depends on it. The prompt is computed in one piece.
+    order of floating point sums depends on it, and stores its weights in the format of its stage. The prompt is
+    computed in one piece.
 
     Returns
     -------
@@ -169,7 +172,12 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     model = build_model(architecture, config)
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
-    fill(model, open_weights(architecture), dtype=torch_dtype(model_profile.dtype))
+    source, dtype = open_weights(architecture), torch_dtype(model_profile.dtype)
+    for stage in plan.stages:
+        for number in range(max(stage.start - 1, 0), min(stage.stop - 1, config.num_hidden_layers)):
+            prefix = f"model.layers.{number}."
+            fill_quantised(model.model.layers[number], source, stage.variant, dtype=dtype, rename=prefix.__add__)
+    fill(model, source, dtype=dtype)
     elements = [model.model.embed_tokens, *model.model.layers, model.model.norm]
     for index, stage in enumerate(plan.stages):
         threads = stage_threads(plan, index)

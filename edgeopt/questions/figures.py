@@ -11,7 +11,7 @@ from edgeopt.questions.contest import Entry
 
 __all__ = ["alternative_of", "amount", "memory_by_device", "objective_unit", "short", "traffic_bytes"]
 
-_UNITS = {"latency": "s", "throughput": "s per request", "energy": "J", "quality": ""}
+_UNITS = {"latency": "s", "throughput": "s per request", "energy": "J", "quality": "", "ttft": "s", "tpot": "s"}
 
 
 def traffic_bytes(plan: Plan) -> float:

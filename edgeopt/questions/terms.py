@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from edgeopt.costs.cascade import CascadeCosts, run_of
 from edgeopt.costs.diffusion import DiffusionCosts
-from edgeopt.costs.language import LanguageCosts
+from edgeopt.costs.language import LanguageCosts, weight_formats
 from edgeopt.costs.split import SplitCosts
 from edgeopt.costs.terms import Terms
 from edgeopt.plan import Plan, Stage
@@ -55,7 +55,9 @@ def element_names(problem: Problem, strategy: str | None = None) -> list[str]:
 
 
 def variant_names(problem: Problem) -> list[str]:
-    """Names of the denoisers; empty for a model without variants."""
+    """Names of the denoisers, or of the formats that weights may be stored in; empty where there is no choice."""
+    if isinstance(problem.model, CausalLM):
+        return weight_formats(problem)
     if isinstance(problem.model, CascadedDiffusion):
         return CascadeCosts(problem.model, _cascade_load(problem)).variants[1:]
     return list(problem.model.variants) if isinstance(problem.model, Diffusion) else []
@@ -132,6 +134,7 @@ def _causes(plan: Plan, stage: Stage) -> dict[str, float]:
     costs = _costs(plan.problem, plan.strategy)
     device = next(device for device in plan.problem.devices if device.name == stage.device)
     if isinstance(costs, LanguageCosts):
+        costs = replace(costs, weights=stage.variant)
         each = costs.prefill_terms(device)[0] + costs.decode_terms(device)[0].sum(axis=0)
         terms = each[stage.start : stage.stop].sum()
     elif isinstance(costs, CascadeCosts):

@@ -158,7 +158,11 @@ def why_not(plan: Plan, question: str, time_limit_s: float | None = None) -> Ans
     """
     wish = parse(question, plan)
     technique = planner.choose_strategy(plan.problem, plan.strategy)
-    if not plan.is_chain:
+    settles = technique.settles(plan.problem)
+    if settles and not wish.without:
+        message = "chunks of a prompt overlap, which no price of a stage's place knows"
+        raise _refused(message, "ask 'without DEVICE', or leave workload.prefill_chunk out")
+    if settles or not plan.is_chain:
         return _without(plan, question, wish, technique, time_limit_s)
     chain = technique.build(plan.problem)
     if _grants(plan, wish, chain):

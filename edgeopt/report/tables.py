@@ -21,7 +21,14 @@ __all__ = [
     "is_duration", "library_view", "new_table", "plan_view", "proof_line", "report_view", "show",
 ]  # fmt: skip
 
-_OBJECTIVE_UNITS = {"latency": "s", "throughput": "s per request", "energy": "J", "quality": ""}
+_OBJECTIVE_UNITS = {
+    "latency": "s",
+    "throughput": "s per request",
+    "energy": "J",
+    "quality": "",
+    "ttft": "s",
+    "tpot": "s",
+}
 #: A plan's status in words.
 STATUS_WORDS = {
     "optimal": "optimal",

@@ -52,6 +52,18 @@ class Strategy(ABC):
             A number that this technique needs is not in the profiles.
         """
 
+    def settles(self, problem: Problem) -> bool:
+        """Whether :meth:`settle` has anything to say about plans of a problem."""
+        return False
+
+    def settle(self, problem: Problem, instance: Any, result: Result) -> Result:
+        """Have the last word on what a solver found.
+
+        For a technique whose instance is less than what its plans take: the result that it returns has the objective of
+        the plan, which need not be the solver's, and the solver's bound.
+        """
+        return result
+
     @abstractmethod
     def plan(self, problem: Problem, instance: Any, result: Result) -> Plan:
         """Turn the solver's decisions into a plan with its predicted cost by term."""

@@ -177,8 +177,8 @@ def summary(ledger: Ledger) -> dict[str, Any]:
 def section(ledger: Ledger, found: dict[str, Any]) -> list[str]:
     """Return the section's text: goals, groups, all plans."""
     lines = [
-        f"{found['plans']} plans of small models with random weights in the style of Llama, Qwen and Mixtral, on emulated",
-        "hosts: 2 to 4 devices whose speeds",
+        f"{found['plans']} plans of small models with random weights in the style of Llama, Qwen and Mixtral, on",
+        "emulated hosts: 2 to 4 devices whose speeds",
         "differ up to 4 times, links of 10 to 1000 Mbit/s and 1 to 50 ms, one sequence at a time or four, greedy or "
         f"sampled ({found['sampled']}). Plans in bold are the planner's,",
         f"the others were drawn. Every plan ran in {found['turns']} turns with new processes; measured is the median",

@@ -7,7 +7,6 @@ or the model does not follow this form and is refused.
 
 from __future__ import annotations
 
-import copy
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -244,19 +243,7 @@ def with_weights(model: CausalLM, dtype: str) -> CausalLM:
     InputError
         The model does not say how large its layers are in this format.
     """
-    layers, changed = [], False
-    for layer in model.layers:
-        if dtype not in layer.weights_by_dtype:
-            layers.append(layer)
-            continue
-        smaller = copy.copy(layer.experts)
-        if smaller is not None:  # experts are nearly all of a layer, so they shrink as it does
-            share = layer.weights_by_dtype[dtype] / layer.weights
-            smaller = smaller.model_copy(update={"weights": float(round(smaller.weights * share))})
-        update = {"weights": layer.weights_by_dtype[dtype], "weights_by_dtype": {}, "experts": smaller}
-        layers.append(layer.model_copy(update=update))
-        changed = True
-    if not changed:
+    if all(dtype not in layer.weights_by_dtype for layer in model.layers):
         known = sorted({key for layer in model.layers for key in layer.weights_by_dtype})
         mend = f"use {', '.join(known)}" if known else "derive the model anew"
         raise InputError(Finding("weights", f"'{model.name}' has no size for {dtype} weights", mend))
@@ -266,7 +253,7 @@ def with_weights(model: CausalLM, dtype: str) -> CausalLM:
         update={
             "name": f"{model.name}-{dtype}",
             "description": f"{model.description}; blocks' matrices stored in {dtype}, computed in {model.dtype}",
-            "layers": layers,
+            "layers": [layer.stored_as(dtype) for layer in model.layers],
             "sources": sources,
         }
     )

@@ -1,4 +1,4 @@
-"""The model profile of the trained family: the largest as target, the others as its drafts, acceptance measured."""
+"""The model profile of the trained family: the largest as target, the others as its drafts, with what was measured."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 
 from edgeopt.profiler.architectures import causal_lm
 from edgeopt.profiler.architectures.building import versions
+from edgeopt.profiler.quality.weights import measure_weights
 from edgeopt.profiles.model import Acceptance, CausalLM, Draft
 from edgeopt.programs.language import build_model, model_config
 from edgeopt.programs.weights import fill, open_weights
@@ -35,7 +36,7 @@ _DESCRIPTION = (
 
 
 def text_model(folder: Path, say: Any = print) -> CausalLM:
-    """Derive the profile of the checkpoints in a folder, measure the drafts' acceptance, and record answers of all.
+    """Derive the profile of a folder's checkpoints: acceptance of drafts, answers of all, the loss of fewer bits.
 
     Parameters
     ----------
@@ -70,6 +71,13 @@ def text_model(folder: Path, say: Any = print) -> CausalLM:
         say(f"{name}: first guess taken {', '.join(f'{row[0]:.3f}' for row in taken)} at {_TEMPERATURES}")
     asked = {_NAME if name == TARGET else name: MODELS[name].architecture(str(folder / f"{name}.safetensors"))
              for name in [*drafts, TARGET]}  # fmt: skip
+    target = MODELS[TARGET].architecture(str(folder / f"{TARGET}.safetensors"))
+    quality = measure_weights(
+        counted[TARGET].model_copy(update={"architecture": target}),
+        prompts,
+        f"{_ROWS} held-out prompts of {_PROMPT_TOKENS} tokens",
+    )
+    say(f"{TARGET}: {quality.metric} {quality.whole}")
     return counted[TARGET].model_copy(
         update={
             "name": _NAME,
@@ -78,6 +86,7 @@ def text_model(folder: Path, say: Any = print) -> CausalLM:
             "prompts": f"../data/text/{PROMPTS}",
             "drafts": drafts,
             "answers": record_answers(folder, asked, say),
+            "quality": quality,
         }
     )
 

@@ -17,8 +17,8 @@ from tests.edgeopt.programs.conftest import diffusion_plan, language_plan, plan_
 pytestmark = [pytest.mark.torch, pytest.mark.processes]
 
 
-def test_a_planned_language_model(language_plan) -> None:  # noqa: F811
-    problem = language_plan([2, 6]).problem
+def test_a_planned_language_model_that_draws_after_a_prompt_in_chunks(language_plan) -> None:  # noqa: F811
+    problem = language_plan([2, 6], temperature=0.9, batch=2, chunk=4).problem
     pins = Constraints(source="d0", pin={"embed": "d0", "block.1": "d1", "head": "d1"})
     plan = planner.solve(problem.model_copy(update={"constraints": pins}), strategy="pipeline")
     report = execute(plan, repeat=2, timeout_s=100)
@@ -29,8 +29,9 @@ def test_a_planned_language_model(language_plan) -> None:  # noqa: F811
     assert [t.purpose for t in report.transfers] == ["cut", "loop", "output"]
     for transfer in report.transfers:  # what the planner priced is what went over the wire
         assert transfer.predicted_messages == transfer.messages
-    for transfer in report.transfers[1:]:
         assert transfer.predicted_bytes == transfer.bytes
+    assert report.transfers[0].messages == 3 + 5, "three chunks of nine tokens, five more tokens"
+    assert report.transfers[1].bytes == 5 * 2 * 8, "tokens return, not what they were chosen from"
     assert set(report.metrics) == set(plan.metrics)
     assert all(comparison.relative_error is not None for comparison in report.metrics.values())
 
