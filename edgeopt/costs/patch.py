@@ -11,10 +11,14 @@ to every other one, over a link to each: the slowest of them counts. A synchrono
 
     c + e,    e = messages latency + bytes / rate;
 
-in an asynchronous one what is sent has a step to travel, ``max(c, latency + bytes / rate)``. After w synchronous steps
-of T the whole run takes ``max(T c + w e, w (c + e) + (T - w) (latency + bytes / rate))``: the same maximum of two
-lines in h that overlapped exchange is, with other slopes. Conditioning and rows cross once, to the source and from it.
-With a stride T is the number of steps that the device computes: w, and every s-th of the others.
+in an asynchronous one what is sent has a step to travel, ``max(c, latency + bytes / rate)``. In the first w synchronous
+steps all wait for the slowest, so that they are a part of their own (``lead`` of the divisible load),
+
+    max over devices of w (c + e)  +  max over devices of (n - w) max(c, latency + bytes / rate);
+
+n is T, the number of steps, and with a stride those that the device computes: w, and every s-th of the others. There
+nobody waits longer than the slowest takes: a patch's context is asked for when it has had time for it. Conditioning and
+rows cross once, to the source and from it.
 """
 
 from __future__ import annotations

@@ -111,7 +111,7 @@ def _whole(quality: WholeQuality, costs: DiffusionCosts) -> QualityTerms:
     for name, value in quality.quality.items():
         loss[costs.variants.index(name), costs.steps.start] = value
     unmeasured = [v for v in range(1, num_variants) if costs.variants[v] not in quality.quality]
-    return QualityTerms(0.0, loss, _no_handoff(num_variants, num_elements), unmeasured)
+    return QualityTerms(0.0, loss, _no_handoff(num_variants, num_elements), unmeasured, quality.margin or 0.0)
 
 
 def _no_handoff(num_variants: int, num_elements: int) -> Array:

@@ -225,12 +225,14 @@ class TableQuality(Strict):
 class WholeQuality(Strict):
     """Measured quality of runs with one variant throughout; nothing is known of mixtures, so plans may not mix.
 
-    ``floor`` is what real data scores against real data.
+    ``margin`` as in :class:`AdditiveQuality`, where the figures are no samples of their own; ``floor`` is what real
+    data scores against real data.
     """
 
     form: Literal["whole"]
     metric: str
     quality: dict[str, float] = Field(min_length=1)
+    margin: float | None = Field(default=None, ge=0)
     floor: float | None = None
     source: Provenance
 

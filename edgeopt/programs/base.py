@@ -99,3 +99,8 @@ class Program(ABC):
     @abstractmethod
     def run(self, stage: int, round_index: int, inputs: list[torch.Tensor]) -> list[torch.Tensor]:
         """Compute one hosted stage in one round; the last stage of the last round returns the result."""
+
+    def _done(self, element: int) -> None:
+        """Report an element, if anybody listens."""
+        if self.on_element is not None:
+            self.on_element(element)

@@ -131,10 +131,6 @@ class Hierarchical(Program):
             return [latent]
         return [latent, *conditioning] if stage.stop == span.stop else [latent, *below, *conditioning]
 
-    def _done(self, element: int) -> None:
-        if self.on_element is not None:
-            self.on_element(element)
-
 
 def build(plan: Plan, stages: Sequence[int]) -> Hierarchical:
     """Load the stages that this process hosts."""

@@ -149,10 +149,6 @@ class MultiStage(Program):
             return [latent]
         return [latent, *conditioning, *solver_state(scheduler, sampler, num_steps, elements.stop - facts.first_step)]
 
-    def _done(self, element: int) -> None:
-        if self.on_element is not None:
-            self.on_element(element)
-
 
 def build(plan: Plan, stages: Sequence[int]) -> MultiStage:
     """Load the stages that this process hosts."""

@@ -131,6 +131,8 @@ def cut_into_slabs(module: nn.Module, exchange: Exchange) -> None:
             _conv(name, child, exchange)
         elif isinstance(child, nn.GroupNorm):
             child.forward = _group_norm(child, exchange)  # type: ignore[method-assign]
+        elif kind.endswith("Attention") and kind != "Attention":
+            raise _refused(f"{name} ({kind}) attends in a way that slabs do not know")
         elif kind == "Attention" and not child.is_cross_attention:
             _attention(child, exchange)
         elif kind == "PatchEmbed":

@@ -249,10 +249,6 @@ class SplitDiffusion(Program):
             return state.latent
         return scaled(scheduler, state.latent, self._timesteps[round_index + 1])
 
-    def _done(self, element: int) -> None:
-        if self.on_element is not None:
-            self.on_element(element)
-
 
 def build(plan: Plan, stages: Sequence[int]) -> SplitDiffusion:
     """Load the stages that this process hosts."""

@@ -19,6 +19,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
+from edgeopt.strategies.cases import margin_notes
 from edgeopt.strategies.chain import (
     able_devices,
     chain_plan,
@@ -117,14 +118,8 @@ class MultiStage(Strategy):
 
 
 def _margin_notes(problem: Problem, quality: QualityTerms | None) -> list[str]:
-    """Say to which prediction the quality asked for has been tightened, if it has."""
     asked = problem.constraints.quality
-    if asked is None or quality is None or quality.target(asked) == asked:
-        return []
-    return [
-        f"quality {asked:g} is planned as {quality.target(asked):.4g}: samples may exceed their prediction by "
-        f"{quality.margin:.1%} (margin of the model's quality profile)"
-    ]
+    return [] if asked is None or quality is None else margin_notes(problem, quality.target(asked), quality.margin)
 
 
 def _costs(problem: Problem) -> DiffusionCosts:

@@ -24,7 +24,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion, StaleQuality
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.cases import narrowed, qualities, quality_of
+from edgeopt.strategies.cases import margin_of, narrowed, qualities, quality_of
 from edgeopt.strategies.chain import able_devices, wants_quality
 from edgeopt.strategies.patch_shares import PatchShares, missing_link
 from edgeopt_solvers import Result
@@ -135,7 +135,7 @@ class Patch(Strategy):
             problem=problem,
             strategy=self.name,
             backend=result.backend,
-            status=result.status.reason,
+            status="gap_reached" if result.status.reason == "optimal" and gap > 1e-6 else result.status.reason,
             objective=objective,
             bound=bound,
             gap=gap,
@@ -185,9 +185,9 @@ def _sharing(problem: Problem) -> list[list[str]]:
 def _one_takes_all_steps(shares: PatchShares, instance: Divisible, result: Result) -> tuple[list[int], float, float]:
     """Return units, makespan and its bound of the best division in which a device without a stride has rows.
 
-    Rows that all lie on devices with strides would be a run of fewer steps. If no division is better, one unit of the
-    device that ends last is moved: the others may have any smaller load, so that the best with a row on d ends at the
-    old level, or where d ends with a single unit.
+    Rows that all lie on devices with strides would be a run of fewer steps. If no division is better, one unit is moved
+    from the device from which this costs least. No division with a row on d ends before the old level, nor before a
+    single unit on d would.
 
     Raises
     ------
@@ -255,11 +255,14 @@ def _good_enough(problem: Problem, known: dict[str, float], able: set[tuple[str,
         mend = "add measured `stale.strided:` losses to the model, or drop max_stride"
         raise InputError([Finding("constraints.patch.max_stride", message, mend)])
     floor = math.inf if problem.constraints.quality is None else problem.constraints.quality
-    good = {key for key, value in reached.items() if value <= floor}
+    assert isinstance(problem.model, Diffusion)
+    spare = {name: known[name] * margin_of(problem.model, known[name]) for name, _ in reached}  # as samples may exceed
+    good = {key for key, value in reached.items() if value + spare[key[0]] <= floor}
     if not good:
-        name, stride = min(sorted(reached), key=lambda key: reached[key])
+        name, stride = min(sorted(reached), key=lambda key: reached[key] + spare[key[0]])
         message = f"constraints.quality is {floor:g}, and by patches {name!r} reaches {reached[name, stride]:.4g}"
-        raise NoPlanError(f"{message} at best")
+        margin = f", which samples may exceed by {spare[name]:.4g}" if spare[name] else ""
+        raise NoPlanError(f"{message} at best{margin}")
     return good
 
 

@@ -98,30 +98,29 @@ class PatchShares:
         """Return the load; see :mod:`edgeopt.costs.patch` for its seconds."""
         costs, steps = self.costs, self._steps()
         fresh, alone = costs.fresh_calls, int(self.able.sum()) == 1
-        own_calls = [costs.own_calls(stride) for stride in self.strides]
+        is_stale = fresh < costs.calls
+        calls = [costs.own_calls(stride) - (fresh if is_stale else 0) for stride in self.strides]
         rows: dict[str, list[float]] = {
-            name: [] for name in ("fixed_s", "unit_s", "latency_s", "fixed_bytes", "unit_bytes", "rate_bytes_per_s")
-        }
+            name: []
+            for name in (
+                "fixed_s", "unit_s", "latency_s", "fixed_bytes", "unit_bytes", "rate_bytes_per_s", "lead_s",
+                "lead_unit_s",
+            )
+        }  # fmt: skip
         for d, (start, each) in enumerate(steps):
             rate, latency = self._slowest(d)
-            calls, share = own_calls[d], fresh / own_calls[d]
             own_bytes = 0.0 if alone else costs.unit_bytes
             fixed_bytes = 0.0 if alone else costs.fixed_bytes
             waits = costs.exchange.messages * latency
-            once, once_unit = self._once(d)
-            once, once_unit = once / calls, once_unit / calls
-            unit_s = own_bytes / rate + once_unit
-            if fresh == costs.calls:
-                values = (start, each, waits + once, fixed_bytes, unit_s)
-            else:
-                fixed_e, unit_e = waits + fixed_bytes / rate, own_bytes / rate
-                values = (
-                    start + share * fixed_e + once, each + share * unit_e + once_unit,
-                    share * (start + waits) + (1 - share) * latency + once, fixed_bytes,
-                    unit_s + share * (each if math.isfinite(each) else 0.0),
-                )  # fmt: skip
+            once, once_unit = (value / calls[d] for value in self._once(d))
             known = rate if math.isfinite(rate) else 1.0  # without bytes any will do
-            for name, value in zip(rows, (*values[:4], values[4] * known, known), strict=True):
+            moved = fixed_bytes, (own_bytes / rate + once_unit) * known, known
+            if is_stale and math.isfinite(each):
+                lead = fresh * (start + waits + fixed_bytes / rate), fresh * (each + own_bytes / rate)
+                values = (start + once, each + once_unit, latency + once, *moved, *lead)
+            else:
+                values = (start, each, waits + once, *moved, 0.0, 0.0)
+            for name, value in zip(rows, values, strict=True):
                 rows[name].append(value)
         limit = self.problem.constraints.deadline
         period = self.problem.constraints.period
@@ -130,8 +129,8 @@ class PatchShares:
         fixed_memory[self.source] += sum(costs.component_bytes().values())
         return Divisible(
             num_units=costs.num_units,
-            exchange="synchronous" if fresh == costs.calls else "overlapped",
-            num_steps=np.array(own_calls, dtype=float),
+            exchange="overlapped" if is_stale else "synchronous",
+            num_steps=np.array(calls, dtype=float),
             memory_bytes=np.array([usable_bytes(device) for device in self.problem.devices]),
             fixed_memory_bytes=fixed_memory,
             unit_memory_bytes=np.full(len(steps), costs.unit_memory_bytes),
@@ -226,24 +225,6 @@ class PatchShares:
             for lane, label, start, stop in sorted(bars, key=lambda bar: bar[2])
         ]
 
-    def _idle_s(self, units: list[int]) -> float:
-        """Seconds by which the slowest warm-up step, for which all wait, and the slowest of the rest exceed the plan.
-
-        A device with a stride has more rows than it could compute in a step of the others.
-        """
-        costs, steps = self.costs, self._steps()
-        fresh, waits, rests = costs.fresh_calls, [0.0], [0.0]
-        for d, count in enumerate(units):
-            if count:
-                rate, latency = self._slowest(d)
-                step_s = steps[d][0] + steps[d][1] * count
-                waits.append(fresh * (step_s + costs.exchange.messages * latency + self._bytes(count) / rate))
-                rests.append((costs.own_calls(self.strides[d]) - fresh) * step_s)
-        return max(waits) + max(rests) - max(a + b for a, b in zip(waits, rests, strict=True))
-
-    def _bytes(self, count: int) -> float:
-        return 0.0 if int(self.able.sum()) == 1 else self.costs.fixed_bytes + self.costs.unit_bytes * count
-
     def notes(self, units: list[int], unknown_quality: bool) -> list[str]:
         """Say what the figures rest on and who has no rows."""
         devices, able = self.problem.devices, able_devices(self.problem)
@@ -259,8 +240,7 @@ class PatchShares:
             (device.name, stride) for device, stride, count in zip(devices, self.strides, units, strict=True) if count
         ]
         if fewer := [f"{name} every {stride}." for name, stride in used if stride > 1]:
-            waits = f"others wait for them up to {self._idle_s(units):.3g} s in the warm-up, which is not counted"
-            notes.append(f"steps computed after the warm-up: {', '.join(fewer)}; {waits}")
+            notes.append(f"steps computed after the warm-up: {', '.join(fewer)}")
         return notes
 
     def _slab_notes(self, sharing: list[Device]) -> list[str]:

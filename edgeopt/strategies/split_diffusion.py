@@ -18,7 +18,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion
 from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.cases import narrowed, qualities, quality_of
+from edgeopt.strategies.cases import margin_notes, margin_of, narrowed, qualities, quality_of
 from edgeopt.strategies.chain import (
     able_devices,
     chain_plan,
@@ -98,15 +98,21 @@ class SplitDiffusion(Strategy):
             loop_bytes=costs.loop_bytes,
             loop_messages=float(costs.calls - 1),
             quality_loss=None if quality is None else loss,
-            max_quality_loss=None if floor is None or quality is None else floor - quality_of(problem),
+            max_quality_loss=None if floor is None or quality is None else floor - _planned_quality(problem),
             reuse="many",
             **shared_arguments(problem, costs.names),
         )
 
     def describe(self, problem: Problem) -> Callable[[str], str]:
         """Say why the denoiser may not be cut where a message wants a cut."""
-        named, refusals = super().describe(problem), _costs(self.cases(problem)[0]).cut_refusals
-        return lambda message: with_cut_reasons(named(message), refusals)
+        case = self.cases(problem)[0]
+        named, refusals, notes = super().describe(problem), _costs(case).cut_refusals, _margin_notes(case)
+
+        def words(message: str) -> str:
+            told = with_cut_reasons(named(message), refusals)
+            return "; ".join([told, *(notes if "max_quality_loss" in message else [])])
+
+        return words
 
     def plan(self, problem: Problem, chain: Chain, result: Result) -> Plan:
         """Write the stages with the denoiser's name; the timeline shows the first two calls of it."""
@@ -117,6 +123,7 @@ class SplitDiffusion(Strategy):
         notes = basis_notes(measured, [d.name for d in able if costs.whole.is_between_batches(d)])
         if divided := [name for name, known in measured.items() if known]:
             notes.append(f"a measured step is divided among its blocks as the roofline has it: {', '.join(divided)}")
+        notes += _margin_notes(problem)
         rounds = _rounds(problem, costs, chain, result.solution)
         return chain_plan(
             problem,
@@ -130,6 +137,22 @@ class SplitDiffusion(Strategy):
             bars=[bar for bars in rounds for bar in bars],
             notes=notes,
         )
+
+
+def _planned_quality(case: Problem) -> float:
+    """Return what samples of a case's denoiser may come to: its quality and the margin."""
+    assert isinstance(case.model, Diffusion)
+    quality = quality_of(case)
+    return quality * (1.0 + margin_of(case.model, quality))
+
+
+def _margin_notes(case: Problem) -> list[str]:
+    asked = case.constraints.quality
+    if asked is None or case.model.quality is None:
+        return []
+    assert isinstance(case.model, Diffusion)
+    margin = margin_of(case.model, quality_of(case))
+    return margin_notes(case, asked / (1.0 + margin), margin)
 
 
 def _costs(case: Problem) -> SplitCosts:

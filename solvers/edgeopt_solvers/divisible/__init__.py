@@ -22,6 +22,6 @@ __all__ = [
 CAPABILITIES: dict[str, frozenset[str]] = {
     "exact": FEATURES,
     "pulp": FEATURES,
-    "ortools": FEATURES - {"shared"},
-    "cvxpy": FEATURES - {"choice"},
+    "ortools": FEATURES - {"shared", "lead"},
+    "cvxpy": FEATURES - {"choice", "lead"},
 }

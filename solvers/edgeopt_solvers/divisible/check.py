@@ -26,7 +26,8 @@ class Evaluation:
     violations
         One sentence for each broken rule, with names, amounts and units; empty when feasible.
     terms
-        Of the device that ends last: ``compute_s``, ``exchange_s`` and its index ``device``.
+        Of the device that ends last: ``compute_s``, ``exchange_s`` and its index ``device``; and ``lead_s``, the first
+        part of the one that takes longest for it.
     """
 
     objective: float
@@ -74,6 +75,7 @@ def evaluate(instance: Divisible, solution: Solution) -> Evaluation:
         return Evaluation(math.inf, {}, (f"device {d} has load {loads[d]} and share {shares[d]}: below 0",))
     used = [d for d in range(D) if loads[d] > 0]
     makespan, last, terms = 0.0, -1, {"compute_s": 0.0, "exchange_s": 0.0, "device": -1.0}
+    lead = max((float(instance.lead_s[d] + instance.lead_unit_s[d] * loads[d]) for d in used), default=0.0)
     joules = []
     for d in used:
         compute, exchange = device_seconds(instance, d, loads[d], shares[d])
@@ -84,11 +86,13 @@ def evaluate(instance: Divisible, solution: Solution) -> Evaluation:
         num_bytes = float(instance.num_steps[d]) * _step_bytes(instance, d, loads[d])
         power = float(instance.power_w[d])
         joules.append((power * compute if power else 0.0) + float(instance.byte_j[d]) * num_bytes)
+    makespan += lead
     energy = math.fsum(joules)
     share = math.fsum(shares[d] for d in range(D) if instance.shared[d])
     metrics = {"makespan_s": makespan, "energy_j": energy, "num_devices": float(len(used)), "share": share}
     objective = math.fsum(weight * metrics[METRIC[name]] for name, weight in instance.weights.items())
-    return Evaluation(objective, metrics, tuple(_broken_rules(instance, solution, used, metrics, last)), terms)
+    broken = tuple(_broken_rules(instance, solution, used, metrics, last))
+    return Evaluation(objective, metrics, broken, terms | {"lead_s": lead})
 
 
 #: Objective name → metric.

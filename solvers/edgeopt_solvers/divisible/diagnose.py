@@ -70,10 +70,10 @@ def _solved(instance: Divisible, stop_at: float) -> str:
             f"max_makespan_s is {instance.max_makespan_s:.9g} s, the fastest division takes {fastest:.9g} s, "
             f"{fastest - instance.max_makespan_s:.6g} s too long"
         )
-    least = _best(replace(free, objective="energy"), stop_at)
     limit_j = instance.max_energy_j
     if limit_j is None:
         return ""
+    least = _best(replace(free, objective="energy"), stop_at)
     if least > limit_j:
         return (
             f"max_energy_j is {limit_j:.9g} J, the least energy of any division is {least:.9g} J, "

@@ -8,6 +8,7 @@
    search stops when the level just below the best is proven impossible.
 3. *Energy*: one choice at the largest makespan allowed.
 4. *Weighted*: a branch and bound over intervals of τ (``weighted.py``).
+5. *A first part for which all wait*: pairs of levels, one for it and one for the rest (``lead.py``).
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from edgeopt_solvers.divisible.choice import OutOfTimeError, Task, cheapest, lower_bound
 from edgeopt_solvers.divisible.feasible import few_devices
 from edgeopt_solvers.divisible.instance import LIMIT_TOLERANCE, Divisible, Solution
+from edgeopt_solvers.divisible.lead import pairs_of_levels
 from edgeopt_solvers.divisible.table import Table
 from edgeopt_solvers.divisible.weighted import weigh
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
@@ -84,6 +86,9 @@ class Search:
     def run(self) -> None:
         """Dispatch on the objective."""
         self._take_warm_start()
+        if self.table.has_lead:
+            self._wait_once()
+            return
         if not self.weight:
             loads = self.least_energy(self.max_s, self.max_j)
             if loads is not None:
@@ -95,6 +100,17 @@ class Search:
             return
         if self.energy_weight:
             weigh(self, fastest[0])
+
+    def _wait_once(self) -> None:
+        """Minimise the makespan where all wait for each other once."""
+        least = math.inf
+        for loads in pairs_of_levels(self.table, self.most_devices, self.stop_at):
+            level = self.table.level_s(loads)
+            least = min(least, level)
+            if level <= self.max_s:
+                self.offer(loads)
+        if self.best is not None:
+            self._raise_bound(least)
 
     # ── what a level allows ──────────────────────────────────────────────────────────────────────────────────
 

@@ -29,8 +29,8 @@ _ABSENT: Any = None
 #: Optional features; backends state which of them they can express.
 FEATURES = frozenset(
     {
-        "choice", "transfer", "shared", "overlapped", "memory", "min_units", "steps", "energy", "weighted",
-        "max_makespan", "max_energy", "max_devices",
+        "choice", "transfer", "shared", "overlapped", "memory", "min_units", "steps", "lead", "energy",
+        "weighted", "max_makespan", "max_energy", "max_devices",
     }
 )  # fmt: skip
 
@@ -82,6 +82,9 @@ class Divisible(WeightedInstance):
         ``synchronous``: a device is done after compute + exchange; ``overlapped``: after the longer of the two.
     num_steps : (D,), optional
         Steps a device runs (slow devices may run fewer); positive, default 1.
+    lead_s, lead_unit_s : (D,), optional
+        Seconds of a first part, of a used device and per unit on it: whoever is done with it waits until all are. Only
+        for the makespan, over links of one's own.
     memory_bytes : (D,), optional
         Usable memory; ``inf``: unlimited.
     fixed_memory_bytes, unit_memory_bytes : (D,), optional
@@ -116,6 +119,8 @@ class Divisible(WeightedInstance):
     shared: NDArray[np.bool_] = _ABSENT
     exchange: str = "synchronous"
     num_steps: Array = _ABSENT
+    lead_s: Array = _ABSENT
+    lead_unit_s: Array = _ABSENT
     memory_bytes: Array = _ABSENT
     fixed_memory_bytes: Array = _ABSENT
     unit_memory_bytes: Array = _ABSENT
@@ -156,6 +161,7 @@ class Divisible(WeightedInstance):
             "memory": bool(np.isfinite(self.memory_bytes).any()),
             "min_units": bool((self.min_units > 1).any()),
             "steps": bool((self.num_steps != 1).any()),
+            "lead": bool(self.lead_s.any() or self.lead_unit_s.any()),
             "energy": "energy" in weights,
             "weighted": set(weights.values()) != {1.0} or len(weights) > 1,
             "max_makespan": self.max_makespan_s is not None,

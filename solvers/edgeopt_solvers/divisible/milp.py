@@ -12,6 +12,8 @@ y_dh ∈ {0, 1}: device d has h units, b_d >= 0: its share, s_d >= 0: seconds it
     (7) medium    Σ_d b_d <= 1
     (8) exchange  s_d b_d >= a_dh where y_dh = 1                (a: seconds with the whole medium)
     (9) energy    Σ_d E0_d u_d + E1_d h_d,   budgets on it and on τ
+   (10) lead      L0_d u_d + L1_d h_d <= λ,  and τ + λ in place of τ in objective and budget: λ >= 0, a first part
+                  for which all wait
 
 (8) is the cone √(s_d b_d) >= Σ_h √a_dh y_dh. The left side is the least of (s/κ + κ b)/2 over κ > 0, so each κ gives a
 linear cut, and any set of cuts a relaxation. Cuts are added where the relaxed optimum breaks the cone, and where its
@@ -65,6 +67,7 @@ class Model:
     unit_j: float = 1.0
     objective_unit: float = 1.0
     num_cuts: int = 0
+    lead: Any = None
 
     def loads(self) -> Loads:
         """Return the loads of the last answer."""
@@ -83,10 +86,13 @@ def build(instance: Divisible) -> Model:
     model.unit_s = unit_of([float(np.median(best))]) if len(best) else 1.0
     joules = table.joules[:, 1:][np.isfinite(table.joules[:, 1:])]
     model.unit_j = unit_of([float(np.median(joules[joules > 0]))]) if (joules > 0).any() else 1.0
+    if table.has_lead:
+        model.lead = pulp.LpVariable("lead", lowBound=0)
     _objective(model)
     _units(model)
     if "makespan" in instance.weights or instance.max_makespan_s is not None:
         _level(model)
+        _lead(model)
         _medium(model)
     _budgets(model)
     return model
@@ -122,11 +128,17 @@ def _objective(model: Model) -> None:
     model.objective_unit = max(weight * scales[name] for name, weight in weights.items())
     total: Terms = {}
     if "makespan" in weights:
-        total[model.level] = weights["makespan"] * model.unit_s / model.objective_unit
+        for part in _makespan(model):
+            total[part] = weights["makespan"] * model.unit_s / model.objective_unit
     if "energy" in weights:
         for variable, value in _energy(model).items():
             total[variable] = weights["energy"] * value * model.unit_j / model.objective_unit
     model.problem += _sum(total)
+
+
+def _makespan(model: Model) -> list[Any]:
+    """Return τ, and λ where there is one."""
+    return [model.level] if model.lead is None else [model.level, model.lead]
 
 
 def _units(model: Model) -> None:
@@ -164,6 +176,15 @@ def _level(model: Model) -> None:
                 terms[model.units[row]] = slope / model.unit_s
             if len(terms) > 1:
                 model.problem += _sum(terms) <= 0, f"level_{d}_{number}"
+
+
+def _lead(model: Model) -> None:
+    """(10) the first part ends by λ."""
+    instance = model.table.instance
+    for row, d in enumerate(model.table.devices.tolist() if model.lead is not None else ()):
+        known = {model.used[row]: float(instance.lead_s[d]), model.units[row]: float(instance.lead_unit_s[d])}
+        terms = {variable: value / model.unit_s for variable, value in known.items() if value}
+        model.problem += _sum({**terms, model.lead: -1.0}) <= 0, f"lead_{d}"
 
 
 def _medium(model: Model) -> None:
@@ -207,7 +228,8 @@ def _budgets(model: Model) -> None:
     if instance.max_energy_j is not None:
         model.problem += _sum(_energy(model)) <= instance.max_energy_j / model.unit_j, "max_energy"
     if instance.max_makespan_s is not None:
-        model.problem += _sum({model.level: 1.0}) <= instance.max_makespan_s / model.unit_s, "max_makespan"
+        whole = _sum(dict.fromkeys(_makespan(model), 1.0))
+        model.problem += whole <= instance.max_makespan_s / model.unit_s, "max_makespan"
 
 
 def solve(instance: Divisible, options: Options) -> Result:

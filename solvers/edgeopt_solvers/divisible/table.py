@@ -6,6 +6,8 @@ A pair is possible at level τ if
     private, synchronous   C + latency + A <= τ          overlapped   max(C, latency + A) <= τ
     shared                 the same with A / b in place of A, so b = A / (τ − offset) of the medium is needed,
                            offset = C + latency (synchronous) or latency (overlapped, and C <= τ)
+
+With a first part for which all wait, levels are those of the rest.
 """
 
 from __future__ import annotations
@@ -45,6 +47,10 @@ class Table:
         overlapped = instance.exchange == "overlapped"
         own = np.where(shared, 0.0, seconds)
         end = np.maximum(compute, latency + own) if overlapped else compute + latency + own
+        lead = instance.lead_s[usable, None] + instance.lead_unit_s[usable, None] * units
+        #: Seconds of the first part, for which all wait.
+        self.lead: Array = np.where(self.possible, lead, 0.0)
+        self.has_lead = bool(self.lead.any())
         #: Seconds until a pair is done without what the shared medium takes, and what it takes with all of it.
         self.end = np.where(self.possible, end, math.inf)
         self.seconds: Array = np.where(shared & self.possible, seconds, 0.0)
@@ -71,7 +77,7 @@ class Table:
         if len(sends):
             offset, seconds = self.offset[sends, loads[sends]], self.seconds[sends, loads[sends]]
             level = max(level, float((offset + seconds / level_shares(offset, seconds)).max()))
-        return level
+        return level + float(np.where(loads > 0, self.lead[self.rows, loads], 0.0).max(initial=0.0))
 
     def energy_j(self, loads: NDArray[np.int64]) -> float:
         """Return the energy of ``loads``."""

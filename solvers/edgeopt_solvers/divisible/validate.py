@@ -62,6 +62,8 @@ def normalised(given: Divisible) -> dict[str, Any]:
         "latency_s": per_device("latency_s", 0.0, "give finite seconds >= 0 per device"),
         "shared": boolean_array("shared", shared, num_devices),
         "num_steps": _positive(per_device("num_steps", 1.0, "give a positive number of steps per device")),
+        "lead_s": per_device("lead_s", 0.0, "give finite seconds >= 0 per device"),
+        "lead_unit_s": per_device("lead_unit_s", 0.0, "give finite seconds >= 0 per unit, for each device"),
         "memory_bytes": per_device("memory_bytes", math.inf, "give bytes >= 0 per device, inf: unlimited", inf=True),
         "fixed_memory_bytes": per_device("fixed_memory_bytes", 0.0, "give finite bytes >= 0 per device"),
         "unit_memory_bytes": per_device("unit_memory_bytes", 0.0, "give finite bytes >= 0 per unit, for each device"),
@@ -127,3 +129,7 @@ def _refuse_contradictions(given: Divisible, fields: dict[str, Any]) -> None:
     needs = weighs or fields["objective"] == "energy" or fields["max_energy_j"] is not None
     if needs and given.power_w is None and given.byte_j is None:
         raise InstanceError("power_w and byte_j are missing: energy counts; give watts or joules per byte per device")
+    leads = fields["lead_s"].any() or fields["lead_unit_s"].any()
+    if leads and (needs or (fields["shared"] & sends).any()):
+        what = "energy counts" if needs else "devices share a medium"
+        raise InstanceError(f"lead_s is for makespans over links of one's own, and here {what}; leave one out")

@@ -16,6 +16,7 @@ from edgeopt.programs.sampling import scaled  # noqa: E402
 from edgeopt.programs.schedules import make_scheduler  # noqa: E402
 from edgeopt.programs.slabs import Recorder, cut_into_slabs  # noqa: E402
 from edgeopt.programs.strides import stepper  # noqa: E402
+from tests.edgeopt.programs.pipelines import family  # noqa: E402
 
 pytestmark = pytest.mark.torch
 
@@ -243,3 +244,20 @@ def test_convolutions_that_slabs_do_not_know_are_refused():
     for layer in (torch.nn.Conv2d(2, 2, 5, padding=2), torch.nn.Conv2d(2, 2, 3, padding=2, dilation=2)):
         with pytest.raises(InputError, match="convolves"):
             cut_into_slabs(torch.nn.Sequential(layer), Recorder(4, 4))
+
+
+@pytest.mark.parametrize(("pipeline", "kind"), [("flux", "FluxAttention"), ("wan", "WanAttention")])
+def test_attention_that_slabs_do_not_replace_is_refused_by_name(patch_plan, pipeline, kind):
+    known = next(iter(family(pipeline).variants.values()))
+    assert known.patch is None, "its profile says of no patches"
+    with torch.device("meta"):
+        module = getattr(diffusers, known.architecture.class_name)(**known.architecture.config)
+    with pytest.raises(InputError, match=rf"\({kind}\) attends in a way that slabs do not know"):
+        cut_into_slabs(module, Recorder(4, 4))
+
+
+def test_a_plan_of_patches_that_attend_apart_is_refused(patch_plan):
+    plan = patch_plan([4, 4], variant="flux")
+    problem = plan.problem.model_copy(update={"model": family("flux")})
+    with pytest.raises(InputError, match="FluxAttention"):
+        programs.build(plan.model_copy(update={"problem": problem}), [0])

@@ -52,7 +52,7 @@ def seconds_of(problem: Problem, units: tuple[int, ...], gflop: float) -> float:
     sharing = options.devices or [name for name, count in zip(names, units, strict=True) if count]
     able = [d for d, name in enumerate(names) if name in sharing]
     link = problem.network.default
-    total = 0.0
+    leads = ends = 0.0  # in the synchronous steps before the stale ones all wait for the slowest
     for d in (d for d in range(len(units)) if units[d]):
         device_ = problem.devices[d]
         # One kernel whose operations and traffic shrink with the rows, on devices that reach their peaks.
@@ -73,8 +73,9 @@ def seconds_of(problem: Problem, units: tuple[int, ...], gflop: float) -> float:
         fresh = steps if options.mode == "synchronous" else min(options.warmup_steps, steps)
         computing = steps * compute + fresh * (waiting + travel)
         sending = fresh * (compute + waiting + travel) + (steps - fresh) * (late + travel)
-        total = max(total, max(computing, sending) + around)
-    return total
+        lead = fresh * (compute + waiting + travel) if fresh < steps else 0.0
+        leads, ends = max(leads, lead), max(ends, max(computing, sending) - lead + around)
+    return leads + ends
 
 
 @pytest.mark.parametrize("mode", ["synchronous", "asynchronous"])
@@ -146,6 +147,15 @@ def test_memory_and_deadline_are_kept():
     assert plan.decisions["units"][2] == 0
     with pytest.raises(NoPlanError, match="makespan"):
         planner.solve(patch_problem(constraints={"deadline": 0.01}))
+
+
+def test_the_margin_of_the_quality_is_left():
+    known = QUALITY | {"margin": 0.2}
+    assert planner.solve(patch_problem(quality=known, constraints={"quality": 3.6})).quality == 3.0
+    best = planner.solve(patch_problem(quality=known, constraints={"quality": 3.5}))
+    assert (best.quality, best.stages[0].variant) == (2.0, "large")
+    with pytest.raises(NoPlanError, match=r"which samples may exceed by 0\.4"):
+        planner.solve(patch_problem(quality=known, constraints={"quality": 2.3}))
 
 
 def test_quality_chooses_the_denoiser_and_the_mode():

@@ -11,6 +11,7 @@ from edgeopt import planner
 from edgeopt.costs.strides import context_step, own_steps, sent_steps, stride_vectors
 from edgeopt.errors import InputError, NoPlanError
 from edgeopt.strategies import get_strategy
+from edgeopt.strategies.patch_shares import PatchShares
 from edgeopt_solvers.divisible import Solution, evaluate
 from tests.edgeopt.factories import device, network
 from tests.edgeopt.strategies.test_patch import EXCHANGE, QUALITY, STALE, patch_problem
@@ -34,10 +35,13 @@ def only(problem, variant):
 
 
 def seconds_of(problem, units, strides, gflop):
-    """What a run of rows and strides takes: every device is summed up over the steps that it computes."""
+    """What a run of rows and strides takes: every device is summed up over the steps that it computes.
+
+    In the warm-up all wait for the slowest.
+    """
     load, options, link = problem.workload, problem.constraints.patch, problem.network.default
     used = [d for d, count in enumerate(units) if count]
-    ends = []
+    leads, ends = [], []
     for d in used:
         machine, share = problem.devices[d], units[d] / sum(units)
         weights_s = {10.0: 3e9, 1.0: 1e9}[gflop] / machine.memory_bandwidth
@@ -49,19 +53,19 @@ def seconds_of(problem, units, strides, gflop):
         if len(used) > 1:
             sent_s = (2 * EXCHANGE["per_row"] * units[d] + EXCHANGE["halo"] + EXCHANGE["sums"]) / link.rate
             wait_s, late_s = EXCHANGE["messages"] * link.latency, link.latency
-        computing = sending = 0.0
+        lead = computing = sending = 0.0
         for step in range(load.steps):
             if step < options.warmup_steps:
-                computing += step_s + wait_s + sent_s
-                sending += step_s + wait_s + sent_s
+                lead += step_s + wait_s + sent_s
             elif (step - options.warmup_steps) % strides[d] == 0:
                 computing += step_s
                 sending += late_s + sent_s
         around = 0.0
         if d:
             around = 2 * link.latency + (problem.model.conditioning + problem.model.latent * share) / link.rate
+        leads.append(lead)
         ends.append(max(computing, sending) + around)
-    return max(ends)
+    return max(leads) + max(ends)
 
 
 def divisions(strides, num_devices=3, num_units=4):
@@ -199,3 +203,56 @@ def test_other_samplers_are_refused(sampler, reason):
     assert reason in (get_strategy("patch").unfit(problem) or "")
     with pytest.raises(InputError, match=reason):
         planner.solve(problem)
+
+
+def schedule_s(step_s, strides, fresh, steps):
+    """Walk through the run: a computation begins when the one before it is over and its context is there."""
+    calls = [own_steps(steps, fresh, stride) for stride in strides]
+    # In the warm-up an exchange within a step ends when everybody has computed what goes into it.
+    over = [{step: (step + 1) * max(step_s) for step in range(fresh)} for _ in strides]
+    for step in range(fresh, steps):
+        for d in (d for d, own in enumerate(calls) if step in own):
+            known = [over[k][context_step(step, fresh, strides[k])] for k in range(len(strides)) if k != d]
+            over[d][step] = max(over[d][max(over[d])], *known, 0.0) + step_s[d]
+    return max(max(done.values()) for done in over)
+
+
+@pytest.mark.parametrize("fresh", [1, 2, 5, 6])
+@pytest.mark.parametrize(
+    ("units", "strides"),
+    [
+        ((2, 1, 1), (2, 1, 1)),
+        ((3, 0, 1), (4, 1, 1)),
+        ((1, 1, 2), (4, 2, 1)),
+        ((1, 1, 2), (1, 1, 1)),
+        ((4, 0, 0), (1,) * 3),
+    ],
+)
+def test_the_prediction_is_that_of_the_schedule_step_by_step(units, strides, fresh):
+    """Links that cost nothing, so that what is left is who waits for whom."""
+    net = network(rate=1e15, latency=0.0)
+    problem = only(strided_problem(4, fresh, network=net), "large")
+    names = ["phone", "tablet", "server"]
+    options = problem.constraints.patch.model_copy(update={"devices": names, "strides": list(strides)})
+    limits = problem.constraints.model_copy(update={"patch": options})
+    (case,) = get_strategy("patch").cases(problem.model_copy(update={"constraints": limits}))
+    predicted = evaluate(get_strategy("patch").build(case), Solution(units, (1.0,) * 3)).objective
+    costs = PatchShares.of(case).costs
+    used = [d for d, count in enumerate(units) if count]
+    seconds = [sum(x * y for x, y in zip(costs.step_s(case.devices[d])[:2], (1, units[d]), strict=True)) for d in used]
+    steps = case.workload.steps
+    expected = schedule_s(seconds, [strides[d] for d in used], fresh, steps)
+    assert steps == 10
+    if (steps - fresh) % max(strides) == 0:
+        assert predicted == pytest.approx(expected, rel=1e-6)
+    else:  # the last computation of a stride stands for fewer steps, and takes as long
+        late = max(s for s, d in zip(seconds, used, strict=True) if strides[d] > 1)
+        assert predicted * (1 - 1e-6) <= expected <= predicted + late
+
+
+def test_waiting_in_the_warm_up_by_hand():
+    # 10 steps, 2 of them synchronous. The phone takes 3 s for a step, the server 1 s, so that both take 6 s for the
+    # warm-up. With a stride of 4 the phone computes 2 steps of the other 8 and waits for the server: 6 + 8 s, where
+    # each on its own would be over after 6 + 6 and 2 + 8 s.
+    assert schedule_s([3.0, 1.0], [2, 1], 2, 10) == 2 * 3 + 4 * 3
+    assert schedule_s([3.0, 1.0], [4, 1], 2, 10) == 2 * 3 + 8 * 1

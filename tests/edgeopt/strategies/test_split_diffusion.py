@@ -162,3 +162,54 @@ def test_the_same_request_by_either_technique():
     # One stage boundary carries a latent; a block boundary carries features and skips in each of twelve steps.
     assert sum(t.bytes for t in split.transfers) > 20 * sum(t.bytes for t in staged.transfers)
     assert staged.latency_s < split.latency_s
+
+
+class TestMargin:
+    """A whole run's quality that was fitted leaves the family's margin; the best run of the fit was sampled itself."""
+
+    def _model(self, quality):
+        model = split_model(quality)
+        blocks = [block.model_copy(update={"flop": block.flop / 10}) for block in model.variants["large"].blocks]
+        small = model.variants["small"].model_copy(update={"blocks": blocks, "common_weights": 0.0})
+        return model.model_copy(update={"variants": {"large": model.variants["large"], "small": small}})
+
+    def _plan(self, quality, asked):
+        return planner.solve(
+            split_problem(
+                model=self._model(quality), devices=[device("one", memory=9e9)], constraints={"quality": asked}
+            )
+        )
+
+    def _fitted(self, margin):
+        loss = {"large": [0.0] * 10, "small": [0.1] * 10}
+        return {
+            "form": "additive", "metric": "FID", "base": 2.0, "steps": 10, "loss": loss, "margin": margin,
+            "source": "made up",
+        }  # fmt: skip
+
+    @pytest.mark.parametrize(("asked", "variant"), [(3.4, "large"), (3.61, "small")])
+    def test_a_fitted_run_is_held_to_less_than_asked(self, asked, variant):
+        # Small is 2 + 10 * 0.1 = 3, of which samples may make 3 * 1.2 = 3.6.
+        plan = self._plan(self._fitted(0.2), asked)
+        assert plan.stages[1].variant == variant
+        assert not planner.verify(plan)
+        assert self._plan(self._fitted(None), asked).stages[1].variant == "small"
+
+    def test_the_case_carries_the_margin_and_the_plan_says_so(self):
+        plan = self._plan(self._fitted(0.2), 3.61)
+        assert plan.problem.model.quality.margin == 0.2
+        assert any("3.61 is planned as 3.008" in note and "20.0%" in note for note in plan.notes)
+
+    def test_the_best_run_was_sampled_itself_and_needs_none(self):
+        plan = self._plan(self._fitted(0.5), 2.0)
+        assert (plan.stages[1].variant, plan.quality) == ("large", 2.0)
+        assert plan.problem.model.quality.margin is None
+
+    def test_a_profile_of_whole_runs_may_state_one(self):
+        whole = {"form": "whole", "metric": "FID", "quality": {"large": 2.0, "small": 3.0}, "source": "made up"}
+        assert self._plan(whole, 3.0).stages[1].variant == "small"
+        assert self._plan(whole | {"margin": 0.2}, 3.0).stages[1].variant == "large"
+        with pytest.raises(NoPlanError, match="margin of the model's quality profile"):
+            self._plan(whole | {"margin": 0.2}, 2.3)
+        mixed = image_problem(model=diffusion_model(whole | {"margin": 0.2}), constraints={"quality": 3.0})
+        assert {stage.variant for stage in planner.solve(mixed).stages if stage.variant} == {"large"}

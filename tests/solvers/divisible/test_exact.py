@@ -187,6 +187,19 @@ def test_overlapped_exchange_counts_only_where_it_exceeds_compute():
     assert solve(Divisible(**{**fields, "fixed_bytes": [9.0]}, exchange="overlapped")).objective == 9.0
 
 
+def test_all_wait_once_for_the_slowest():
+    # 3 + 1 seconds a unit on the first device, 1 + 3 on the second: two units each are done after 8 seconds of work,
+    # of which they wait for each other: 6 until both are through the first part, 6 for the rest.
+    fields = {"num_units": 4, "unit_s": [1.0, 3.0], "lead_unit_s": [3.0, 1.0]}
+    assert evaluate(Divisible(**fields), Solution((2, 2), (1.0, 1.0))).objective == 12.0
+    assert evaluate(Divisible(**fields), Solution((2, 2), (1.0, 1.0))).terms["lead_s"] == 6.0
+    assert solve(Divisible(**fields)).objective == solve(Divisible(**fields), "pulp").objective == 12.0
+    assert solve(Divisible(**fields, lead_s=[100.0, 0.0])).solution.loads == (0, 4)
+    late = solve(Divisible(**fields, max_makespan_s=11.0))
+    assert late.status.reason == "infeasible"
+    assert "the fastest division takes 12 s" in late.message
+
+
 def test_steps_multiply_everything():
     one = Divisible(4, [1.0], fixed_s=[1.0], fixed_bytes=[2.0], rate_bytes_per_s=[4.0], latency_s=[0.25])
     three = Divisible(

@@ -39,6 +39,12 @@ from tests.solvers.divisible.draws import problems
         ({"max_energy_j": 1.0}, "power_w and byte_j are missing"),
         ({"max_makespan_s": -1.0}, "max_makespan_s is -1.0"),
         ({"max_devices": 0}, "max_devices is 0"),
+        ({"lead_s": [1.0, -1.0]}, r"lead_s\[1\] is -1.0; give finite seconds"),
+        (
+            {"lead_s": [1.0, 0.0], "shared": True, "unit_bytes": [1.0, 1.0], "rate_bytes_per_s": [1.0, 1.0]},
+            "here devices share a medium",
+        ),
+        ({"lead_unit_s": [1.0, 0.0], "objective": "energy", "power_w": [1.0, 1.0]}, "here energy counts"),
     ],
 )
 def test_refused_with_field_value_and_mend(fields, message):
@@ -76,7 +82,9 @@ def test_features_name_what_is_used():
         memory_bytes=[9.0, 9.0], min_units=[1, 2], num_steps=[1, 2], power_w=[1.0, 1.0], max_devices=2,
         objective={"makespan": 1.0, "energy": 1.0}, max_makespan_s=99.0, max_energy_j=99.0,
     )  # fmt: skip
-    assert everything.features() == FEATURES
+    assert everything.features() == FEATURES - {"lead"}
+    assert Divisible(1, [1.0], lead_s=[1.0]).features() == {"lead"}
+    assert Divisible(1, [1.0], lead_unit_s=[0.0]).features() == frozenset()
 
 
 @pytest.mark.parametrize(
@@ -109,7 +117,7 @@ def test_checker_adds_up():
         shared=[True, False], power_w=[3.0, 5.0], byte_j=[0.5, 0.0], num_steps=[2.0, 1.0], objective="energy",
     )  # fmt: skip
     evaluation = evaluate(instance, Solution((2, 3), (0.5, 1.0)))
-    assert evaluation.terms == {"compute_s": 6.0, "exchange_s": 12.0, "device": 0.0}
+    assert evaluation.terms == {"compute_s": 6.0, "exchange_s": 12.0, "device": 0.0, "lead_s": 0.0}
     assert evaluation.metrics == {"makespan_s": 18.0, "energy_j": 18.0 + 6.0 + 30.0, "num_devices": 2.0, "share": 0.5}
     assert evaluation.objective == 54.0
 

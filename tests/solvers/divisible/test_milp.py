@@ -35,6 +35,8 @@ FAMILIES = {
     "mixed": {**LINKS, "shared": [True, False]},
     "energy": {**LINKS, **POWER, "objective": "energy"},  # (9)
     "weighted": {**LINKS, **POWER, "shared": True, "objective": {"makespan": 1.0, "energy": 0.5}},
+    "lead": {**LINKS, "exchange": "overlapped", "lead_s": [0.5, 0.0], "lead_unit_s": [0.25, 2.0],
+             "max_makespan_s": 9.0},  # (10)
     "budgets": {**LINKS, **POWER, "max_energy_j": 9.0, "max_makespan_s": 8.0},
 }  # fmt: skip
 
