@@ -13,11 +13,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import time
-from collections.abc import Sequence
-from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +22,17 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 import torch
 
-from edgeopt.executor.hardware import describe_hardware
 from tests.benchmarks.diffusion import changes, curve, ratio, stages, story, surrogate
 from tests.benchmarks.diffusion.bench import Bench
+from tests.benchmarks.sections import made_by, write_section
 
-__all__ = ["main", "with_section"]
+__all__ = ["main"]
 
 #: Part → the title of its section.
 PARTS = {
     story: "Six ways to share a run", surrogate: "Surrogate", stages: "Three stages", curve: "Quality against budgets",
     ratio: "Split over multi-stage, measured", changes: "Devices that change",
 }  # fmt: skip
-HEAD = "# Diffusion: quality and latency\n\nFormulations and profiles: [Quality](../quality.md).\n"
-
-
-def with_section(page: str, title: str, lines: Sequence[str]) -> str:
-    """Return a page with the section of this title replaced, or added at the end."""
-    body = f"## {title}\n\n" + "\n".join(lines).rstrip() + "\n"
-    found = re.search(rf"^## {re.escape(title)}\n.*?(?=^## |\Z)", page, re.MULTILINE | re.DOTALL)
-    if found is None:
-        return f"{page.rstrip()}\n\n{body}"
-    rest = page[found.end() :]
-    return page[: found.start()] + body + ("\n" + rest if rest else "")
 
 
 def main() -> None:
@@ -77,14 +63,9 @@ def main() -> None:
         document[part.PART] = found | seconds
         bench.sampled_now = 0
         if asked.write:
-            made = (
-                f"`python tests/benchmarks/quality.py --only {part.PART}{' --predict-only' * asked.predict_only}`, "
-                f"{date.today().isoformat()}, one thread of "
-                f"{describe_hardware().cpu}{', A SHAKE-DOWN: figures mean nothing' if asked.quick else ''}."
-            )
-            page = asked.write.read_text(encoding="utf-8") if asked.write.exists() else HEAD
-            page = with_section(page, title, [made, "", *part.section(found)])
-            asked.write.write_text(page, encoding="utf-8")
+            command = f"python tests/benchmarks/quality.py --only {part.PART}{' --predict-only' * asked.predict_only}"
+            made = made_by(command, quick=asked.quick)
+            write_section(asked.write, title, [made, "", *part.section(found)])
     print(json.dumps(document, allow_nan=False))
 
 

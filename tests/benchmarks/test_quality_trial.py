@@ -14,7 +14,7 @@ from edgeopt_solvers.chain import evaluate
 from tests.benchmarks.diffusion import curve, surrogate
 from tests.benchmarks.diffusion.bench import Bench, limited, steps_of
 from tests.benchmarks.diffusion.splitting import split_chain
-from tests.benchmarks.quality import with_section
+from tests.benchmarks.sections import with_section
 
 pytestmark = pytest.mark.torch
 
