@@ -51,10 +51,8 @@ def test_heights_that_are_timed(total, multiple, rows):
 
 
 def test_slabs_are_timed_beside_whole_steps_and_planned_with(model):
-    model, load = (
-        model.model_copy(update={"variants": {"dit": model.variants["dit"]}}),
-        ImageWorkload(steps=3, images=2),
-    )
+    model = model.model_copy(update={"variants": {"dit": model.variants["dit"]}})
+    load = ImageWorkload(steps=3, images=2)
     measuring = Measuring(model, [load], Runtime(threads=1))
     measuring.add(measure_elements(measuring.job(1, warmup=0)))
     rows = measuring.timings("a test")
