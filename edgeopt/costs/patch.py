@@ -6,8 +6,8 @@ attends to all), its fixed part being operations too small to fill the device, a
 its own. Else it is reckoned from the whole step: the roofline is convex in the rows, and its chord from none to all of
 them lies above it.
 
-It gives ``halo + sums + per_row multiple h`` bytes a step
-to every other one, over a link to each: the slowest of them counts. A synchronous step ends with the slowest device,
+It gives ``halo + sums + per_row multiple h`` bytes a step to every other one, over a link to each: the slowest of them
+counts. A synchronous step ends with the slowest device,
 
     c + e,    e = messages latency + bytes / rate;
 
@@ -17,8 +17,9 @@ steps all wait for the slowest, so that they are a part of their own (``lead`` o
     max over devices of w (c + e)  +  max over devices of (n - w) max(c, latency + bytes / rate);
 
 n is T, the number of steps, and with a stride those that the device computes: w, and every s-th of the others. There
-nobody waits longer than the slowest takes: a patch's context is asked for when it has had time for it. Conditioning and
-rows cross once, to the source and from it.
+nobody waits longer than the slowest takes: a patch's context is asked for when it has had time for it. Messages then
+come and go while it computes; what they take of the processor, where that was measured, is added to c, as if all its
+cores computed. Conditioning and rows cross once, to the source and from it.
 """
 
 from __future__ import annotations
@@ -147,6 +148,23 @@ class PatchCosts:
         else:
             start = float(roofline(device, self.costs.model.dtype, work[0]).total)
         return start, max(whole - start, 0.0) / self.num_units, measured
+
+    def carry_s(self, device: Device, patches: int) -> tuple[float, float]:
+        """Seconds that a step's messages among so many patches take from computing: of a device, and per unit on it.
+
+        0 where they were not measured, where an accelerator computes, and for a device that is emulated by rests
+        (``runtime.cpu_quota``), since messages come and go in these.
+        """
+        messages, exchange, peers = device.messages, self.exchange, patches - 1
+        if messages is None or peers < 1 or device.runtime.accelerator != "cpu" or device.runtime.cpu_quota is not None:
+            return 0.0, 0.0
+        near = min(peers, 2)
+        ends = 2 * (peers * (exchange.messages - exchange.halo_messages) + near * exchange.halo_messages)
+        around = 2 * self.costs.step_batch * (peers * exchange.sums + near * exchange.halo)
+        # Its own rows go to every other one, the rest of them come from somewhere.
+        byte_s = messages.per_mebibyte / 2**20
+        fixed_s = ends * messages.each + byte_s * (around + self.unit_bytes * self.num_units)
+        return fixed_s, byte_s * self.unit_bytes * (peers - 1)
 
     @property
     def fixed_memory_bytes(self) -> float:

@@ -15,7 +15,7 @@ from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiler.timings import profile_models
 from edgeopt.profiles.base import DType
 from edgeopt.profiles.checks import check_fit
-from edgeopt.profiles.device import Device, Efficiency, Margin, Runtime, Timing
+from edgeopt.profiles.device import Device, Efficiency, Margin, Messages, Runtime, Timing
 from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Model
 from edgeopt.profiles.problem import CascadeWorkload, ImageWorkload, TextWorkload, Workload
 
@@ -98,6 +98,7 @@ def profile_device(
             if figures.total_bytes is None
             else "of the accelerator, as its driver says",
             "memory_bandwidth": "copy of 256 MiB, bytes read and written",
+            "messages": "processor time of both ends in one process, over loopback, halved",
             "launch_overhead": "an operation of a decoder block of width 16, views and module calls included",
             "efficiency.compute_by_rows": "linear layers of 1024 x 2816 with weights in no cache, in the first format",
             "efficiency.memory_bandwidth": "weights of such layers with one row, relative to the copy",
@@ -116,6 +117,7 @@ def profile_device(
             basis="measured",
         ),
         margin=Margin(workspace=figures.workspace_bytes, fragmentation=figures.fragmentation, basis="measured"),
+        messages=Messages(each=figures.message_s, per_mebibyte=figures.message_s_per_byte * 2**20),
         runtime=Runtime(threads=count, accelerator=accelerator),
         timings=timings,
     )
@@ -196,6 +198,7 @@ def slowed(device: Device, quota: float, name: str) -> Device:
             "compute": {dtype: quota * rate for dtype, rate in device.compute.items()},
             "memory_bandwidth": quota * device.memory_bandwidth,
             "launch_overhead": device.launch_overhead / quota,
+            "messages": device.messages and _messages_at_quota(device.messages, quota),
             "runtime": device.runtime.model_copy(update={"cpu_quota": None if whole == 1 else whole}),
             "timings": _at_quota(device.timings, quota),
         }
@@ -214,6 +217,10 @@ def _at_quota(timings: Sequence[Timing], quota: float) -> list[Timing]:
         )
         for row in timings
     ]
+
+
+def _messages_at_quota(messages: Messages, quota: float) -> Messages:
+    return Messages(each=messages.each / quota, per_mebibyte=messages.per_mebibyte / quota)
 
 
 def _point(row: Timing) -> tuple[object, ...]:

@@ -31,6 +31,7 @@ class MachineJob(_Record):
 class MachineFigures(_Record):
     """What a :class:`MachineJob` found. Efficiencies are those of kernels as layers use them, relative to the peaks.
 
+    ``message_s`` and ``message_s_per_byte`` are those of :func:`edgeopt.profiler.carrying.message_seconds`.
     ``total_bytes`` is the accelerator's memory, ``None`` where it computes in the host's.
     """
 
@@ -41,6 +42,8 @@ class MachineFigures(_Record):
     rows: list[int]
     compute_by_rows: list[float]
     memory_efficiency: float
+    message_s: float
+    message_s_per_byte: float
     total_bytes: int | None
     workspace_bytes: int
     fragmentation: float

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from edgeopt.profiler.carrying import message_seconds
 from edgeopt.profiler.clocks import clock_for
 from edgeopt.profiler.jobs import MachineFigures, MachineJob
 from edgeopt.profiler.space import fragmentation, total_bytes, workspace_bytes
@@ -42,6 +43,7 @@ def measure_machine(job: MachineJob) -> MachineFigures:
         bandwidth = _copy_bytes_per_s()
         launch_s = _launch_s()
     itemsize = torch_dtype(first).itemsize
+    message_s, message_s_per_byte = message_seconds()
     return MachineFigures(
         flop_per_s=rates,
         memory_bytes_per_s=bandwidth,
@@ -49,6 +51,8 @@ def measure_machine(job: MachineJob) -> MachineFigures:
         compute_efficiency=by_rows[ROWS[-1]] / rates[first],
         rows=list(ROWS),
         compute_by_rows=[by_rows[rows] / rates[first] for rows in ROWS],
+        message_s=message_s,
+        message_s_per_byte=message_s_per_byte,
         memory_efficiency=min(1.0, by_rows[1] / 2 * itemsize / bandwidth),
         total_bytes=total_bytes(device),
         workspace_bytes=space[0],

@@ -49,10 +49,8 @@ def check_device(device: Device) -> Iterator[Flaw]:
             timing.phase
         )
         if needed and getattr(timing, needed) is None:
-            what = "latent rows" if needed == "rows" else "tokens"
-            yield Flaw(
-                (*at, needed), f"is missing for phase '{timing.phase}'", f"add `{needed}:`, the number of {what}"
-            )
+            mend = f"add `{needed}:`, the number of {'latent rows' if needed == 'rows' else 'tokens'}"
+            yield Flaw((*at, needed), f"is missing for phase '{timing.phase}'", mend)
         for j, value in enumerate(timing.elements):
             if not (math.isfinite(value) and value >= 0):
                 yield Flaw((*at, "elements", j), f"{value} {timing.unit} is not a duration", "write what was measured")

@@ -8,9 +8,19 @@ from pydantic import Field
 
 from edgeopt.profiles.base import DType, Profile, Provenance, Strict
 from edgeopt.profiles.calibration import Calibration
-from edgeopt.units import Bytes, BytesPerSecond, FlopPerSecond, Fraction, NonNegativeBytes, Seconds, TimeUnit, Watts
+from edgeopt.units import (
+    Bytes,
+    BytesPerSecond,
+    FlopPerSecond,
+    Fraction,
+    NonNegativeBytes,
+    NonNegativeSeconds,
+    Seconds,
+    TimeUnit,
+    Watts,
+)
 
-__all__ = ["Device", "Efficiency", "Margin", "Power", "Runtime", "Timing"]
+__all__ = ["Device", "Efficiency", "Margin", "Messages", "Power", "Runtime", "Timing"]
 
 
 class Power(Strict):
@@ -46,6 +56,16 @@ class Margin(Strict):
     workspace: NonNegativeBytes
     fragmentation: Fraction
     basis: Literal["measured", "assumed"]
+
+
+class Messages(Strict):
+    """Processor time of one end of a message between parties, beside what the wire does: of any, and by its bytes.
+
+    It is taken from computing where a device computes with all its cores while messages come and go.
+    """
+
+    each: NonNegativeSeconds
+    per_mebibyte: NonNegativeSeconds
 
 
 class Runtime(Strict):
@@ -98,6 +118,7 @@ class Device(Profile):
     launch_overhead: Seconds
     efficiency: Efficiency
     margin: Margin | None = None
+    messages: Messages | None = None
     power: Power | None = None
     runtime: Runtime = Runtime()
     timings: list[Timing] = []

@@ -83,6 +83,10 @@ class PatchShares:
         able, alone = zip(self.problem.devices, self.able, strict=True), self._is_alone
         return [self.costs.step_s(device, alone)[:2] if can else (0.0, math.inf) for device, can in able]
 
+    def _carries(self) -> list[tuple[float, float]]:
+        """Seconds of a stale step's messages, of a device and per unit on it."""
+        return [self.costs.carry_s(device, int(self.able.sum())) for device in self.problem.devices]
+
     @property
     def _is_alone(self) -> bool:
         return int(self.able.sum()) == 1
@@ -96,8 +100,8 @@ class PatchShares:
 
     def instance(self) -> Divisible:
         """Return the load; see :mod:`edgeopt.costs.patch` for its seconds."""
-        costs, steps = self.costs, self._steps()
-        fresh, alone = costs.fresh_calls, int(self.able.sum()) == 1
+        costs, steps, carries = self.costs, self._steps(), self._carries()
+        fresh, alone = costs.fresh_calls, self._is_alone
         is_stale = fresh < costs.calls
         calls = [costs.own_calls(stride) - (fresh if is_stale else 0) for stride in self.strides]
         rows: dict[str, list[float]] = {
@@ -117,7 +121,8 @@ class PatchShares:
             moved = fixed_bytes, (own_bytes / rate + once_unit) * known, known
             if is_stale and math.isfinite(each):
                 lead = fresh * (start + waits + fixed_bytes / rate), fresh * (each + own_bytes / rate)
-                values = (start + once, each + once_unit, latency + once, *moved, *lead)
+                carry, carry_unit = carries[d]
+                values = (start + carry + once, each + carry_unit + once_unit, latency + once, *moved, *lead)
             else:
                 values = (start, each, waits + once, *moved, 0.0, 0.0)
             for name, value in zip(rows, values, strict=True):
@@ -148,19 +153,20 @@ class PatchShares:
 
     def stages(self, units: list[int]) -> list[Stage]:
         """Return what every device computes; ``transfer_s`` is what it gives and gets around that."""
-        costs, steps, devices = self.costs, self._steps(), self.problem.devices
+        costs, steps, devices, carries = self.costs, self._steps(), self.problem.devices, self._carries()
         moved = self.transfers(units)
         stages, start = [], 0
         for d, count in enumerate(units):
             if not count:
                 continue
-            rows = count * costs.exchange.multiple
+            rows, calls = count * costs.exchange.multiple, costs.own_calls(self.strides[d])
+            carry_s = (calls - costs.fresh_calls) * (carries[d][0] + carries[d][1] * count)
             arriving = [t for t in moved if t.destination == devices[d].name and t.purpose != "output"]
             stages.append(
                 Stage(
                     index=len(stages), device=devices[d].name, variant=costs.variant, start=start, stop=start + rows,
                     elements=f"rows {start} to {start + rows - 1}",
-                    compute_s=costs.own_calls(self.strides[d]) * (steps[d][0] + steps[d][1] * count),
+                    compute_s=calls * (steps[d][0] + steps[d][1] * count) + carry_s,
                     transfer_s=max((t.seconds for t in arriving), default=0.0),
                     transfer_bytes=sum(t.bytes for t in arriving),
                     memory_bytes=costs.fixed_memory_bytes + costs.unit_memory_bytes * count,

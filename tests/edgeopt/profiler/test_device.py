@@ -50,6 +50,9 @@ def test_profile_with_models(language_model, diffusion_model):
     assert device.efficiency.basis == "measured"
     assert device.runtime.threads == 1
     assert device.power is None
+    assert device.messages.each > 0
+    assert device.messages.per_mebibyte > 0
+    assert "messages" in device.sources
 
     language = LanguageCosts(language_model, TEXT)
     (prefill_s, measured), (decode_s, all_measured) = language.prefill_s(device), language.decode_s(device)
