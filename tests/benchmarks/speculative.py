@@ -78,7 +78,7 @@ class Effort:
     repeats: int
 
 
-FULL, QUICK = Effort(28, 12, 4, 2, 15), Effort(4, 2, 1, 1, 5)
+FULL, QUICK = Effort(28, 24, 4, 1, 15), Effort(4, 2, 1, 1, 5)
 
 
 def settings(quick: bool) -> list[Setting]:
