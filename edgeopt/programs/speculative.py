@@ -23,7 +23,7 @@ from edgeopt.programs.parties import Links, PartyProgram
 from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
 from edgeopt.programs.weights import fill, open_weights, torch_dtype
 
-__all__ = ["TOLERANCE", "Speculative", "build", "draw_prompt", "library_model", "reference"]
+__all__ = ["TOLERANCE", "Speculative", "architecture_of", "build", "draw_prompt", "library_model", "reference"]
 
 #: Tokens are integers: nothing but equality counts.
 TOLERANCE: float | None = None
@@ -44,7 +44,7 @@ class Speculative(PartyProgram):
         self._stop_below = float(plan.decisions.get("stop_below") or 0.0)  # type: ignore[arg-type]
         if self._stop_below:
             self._length = self._bounds[1]
-        size = _architecture(self._model).config.get("vocab_size", 0)
+        size = architecture_of(self._model).config.get("vocab_size", 0)
         self.max_message_bytes = max(1 << 16, 16 * self._load.prompt_tokens, self._bounds[1] * (8 + 4 * size))
         layout = Layout.of(plan)
         self._target = len(plan.stages) - 1
@@ -54,7 +54,7 @@ class Speculative(PartyProgram):
 
     def _scorer(self, index: int) -> CachedScorer:
         return CachedScorer(
-            _architecture(self._model, None if index == self._target else self.plan.stages[index].variant),
+            architecture_of(self._model, None if index == self._target else self.plan.stages[index].variant),
             dtype=torch_dtype(self._model.dtype),
             device=stage_device(self.plan, index),
             max_tokens=self._load.prompt_tokens + self._load.new_tokens + self._bounds[1] + 1,
@@ -166,7 +166,7 @@ def draw_prompt(model: CausalLM, load: TextWorkload, seed: int) -> torch.Tensor:
     """
     if model.prompts is None:
         generator = torch.Generator().manual_seed(seed)
-        size = _architecture(model).config["vocab_size"]
+        size = architecture_of(model).config["vocab_size"]
         return torch.randint(size, (load.batch, load.prompt_tokens), generator=generator)
     from safetensors.torch import load_file
 
@@ -190,7 +190,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     """
     model, load = _inputs(plan)
     prompt = draw_prompt(model, load, seed)
-    target = library_model(model)
+    target = library_model(model, None)
     threads = stage_threads(plan, len(plan.stages) - 1)
     with torch.inference_mode(), threads_restored():
         if threads is not None:
@@ -228,9 +228,9 @@ class _Alone(Links):
         return contextlib.nullcontext()
 
 
-def library_model(model: CausalLM, draft: str | None = None) -> Any:
-    """Return the library's own model with the profile's weights: the target, or a draft."""
-    architecture = _architecture(model, draft)
+def library_model(model: CausalLM, draft: str | None) -> Any:
+    """Return a model of the family, the target or a draft, as the library has it, in evaluation mode."""
+    architecture = architecture_of(model, draft)
     config = model_config(architecture)
     whole: Any = build_model(architecture, config)
     if config.tie_word_embeddings:
@@ -240,7 +240,14 @@ def library_model(model: CausalLM, draft: str | None = None) -> Any:
     return whole
 
 
-def _architecture(model: CausalLM, draft: str | None = None) -> Architecture:
+def architecture_of(model: CausalLM, draft: str | None = None) -> Architecture:
+    """Return what to build the target or a draft from.
+
+    Raises
+    ------
+    InputError
+        The profile does not say.
+    """
     found, name = (model.architecture, "model") if draft is None else (None, f"model.drafts.{draft}")
     if draft is not None:
         found = model.drafts[draft].architecture

@@ -344,7 +344,7 @@ def main() -> None:
 
     @cache
     def marks_of(draft: str) -> list[list[float]]:
-        return greedy_marks(library_model(model), library_model(model, draft), fresh, NEW).tolist()
+        return greedy_marks(library_model(model, None), library_model(model, draft), fresh, NEW).tolist()
 
     effort, everything = QUICK if asked.quick else FULL, settings(asked.quick)
     ledger = Ledger(asked.folder, {"effort": asdict(effort), "on": asked.on}, asked.resume)

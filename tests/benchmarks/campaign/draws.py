@@ -6,7 +6,7 @@ anything is planned. No device is given memory for a whole model, so every plan 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -19,13 +19,15 @@ from edgeopt.profiler import profile_device
 from edgeopt.profiler.device import slowed
 from edgeopt.profiles import load_model
 from edgeopt.profiles.device import Device
-from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.model import CausalLM, Model
 from edgeopt.profiles.network import Link, Network
-from edgeopt.profiles.problem import Constraints, ImageWorkload, Problem, TextWorkload
+from edgeopt.profiles.problem import Constraints, ImageWorkload, Problem, TextWorkload, Workload
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers.chain import Solution, evaluate
 
-__all__ = ["MODELS", "PROMPTS", "SPEEDS", "Cluster", "draw_cluster", "draw_plan", "measured_devices", "priced"]
+__all__ = [
+    "MODELS", "PROMPTS", "SPEEDS", "Cluster", "draw_cluster", "draw_plan", "draw_problem", "measured_devices", "priced",
+]  # fmt: skip
 
 #: Fractions of this machine's speed: 1 to 4 times.
 SPEEDS = (1.0, 0.8, 0.6, 0.5, 0.35, 0.25)
@@ -33,6 +35,7 @@ MODELS = {"pipeline": "demo-llm", "multi_stage": "demo-diffusion"}
 #: Prompts that are profiled, and the most tokens that are made.
 PROMPTS, NEW_TOKENS = (32, 64), 16
 _MBIT = 1e6 / 8
+_COMMAND = "tests/benchmarks/executor.py"
 
 
 @dataclass(frozen=True)
@@ -43,28 +46,50 @@ class Cluster:
     problem: Problem
 
 
-def measured_devices(repeats: int, processes: int, say, strategies: Sequence[str] = tuple(MODELS)) -> list[Device]:
-    """Measure this machine with one thread for the strategies' models, and derive the slower devices from it."""
-    runs = []
-    for strategy in strategies:
-        model = load_model(MODELS[strategy])
-        if isinstance(model, CausalLM):
-            runs += [(model, TextWorkload(prompt_tokens=prompt, new_tokens=NEW_TOKENS)) for prompt in PROMPTS]
-        else:
-            runs.append((model, ImageWorkload(steps=4)))
+def measured_devices(
+    repeats: int, processes: int, say, measured: Sequence[tuple[Model, Workload]] = (), command: str = _COMMAND
+) -> list[Device]:
+    """Measure this machine with one thread, and derive the slower devices from it.
+
+    ``measured`` are the models to time, each under a workload; default: those of :data:`MODELS`.
+    """
     with awake():  # as on emulated hosts
+        models, workloads = zip(*(measured or _measured()), strict=True)
         whole = profile_device(
-            "speed-100", threads=1, models=[model for model, _ in runs],
-            workloads=[load for _, load in runs],
-            repeats=repeats, processes=processes, progress=say, command="tests/benchmarks/executor.py",
+            "speed-100", threads=1, models=models, workloads=workloads, repeats=repeats, processes=processes,
+            progress=say, command=command,
         )  # fmt: skip
     return [slowed(whole, quota, f"speed-{round(100 * quota)}") for quota in SPEEDS]
 
 
+def _measured() -> list[tuple[Model, Workload]]:
+    llm, diffusion = (load_model(name) for name in MODELS.values())
+    loads = [TextWorkload(prompt_tokens=prompt, new_tokens=NEW_TOKENS) for prompt in PROMPTS]
+    return [*((llm, load) for load in loads), (diffusion, ImageWorkload(steps=4))]
+
+
 def draw_cluster(rng: np.random.Generator, name: str, strategy: str, devices: list[Device], steps: int) -> Cluster:
     """Draw 2 to 5 devices, links of 10 to 1000 Mbit/s and 1 to 50 ms, and a request."""
-    model = load_model(MODELS[strategy])
-    chosen = [devices[i] for i in rng.permutation(len(devices))[: rng.integers(2, 6)]]
+
+    def load_of(model: Model) -> Workload:
+        if isinstance(model, CausalLM):
+            return TextWorkload(prompt_tokens=int(rng.choice(PROMPTS)), new_tokens=int(rng.integers(6, NEW_TOKENS + 1)))
+        return ImageWorkload(steps=int(rng.integers(steps - 1, steps + 2)))
+
+    return Cluster(name, draw_problem(rng, name, strategy, load_model(MODELS[strategy]), load_of, devices))
+
+
+def draw_problem(
+    rng: np.random.Generator,
+    name: str,
+    strategy: str,
+    model: Model,
+    load_of: Callable[[Model], Workload],
+    devices: list[Device],
+    most: int = 5,
+) -> Problem:
+    """Draw 2 to ``most`` devices, links, and what ``load_of`` draws for the model."""
+    chosen = [devices[i] for i in rng.permutation(len(devices))[: rng.integers(2, most + 1)]]
     needed = _needed_bytes(model)
     shares = rng.uniform(0.5, 1.0, len(chosen))
     # Together they hold more than the model, and none of them all of it.
@@ -80,17 +105,10 @@ def draw_cluster(rng: np.random.Generator, name: str, strategy: str, devices: li
             latency = 1e-3 * float(np.exp(rng.uniform(np.log(1), np.log(50))))
             links.append(Link(between=(a.name, b.name), rate=rate, latency=latency))
     network = Network(name=f"links-{name}", source="drawn for the campaign", links=links)
-    text = isinstance(model, CausalLM)
-    load = (
-        TextWorkload(prompt_tokens=int(rng.choice(PROMPTS)), new_tokens=int(rng.integers(6, NEW_TOKENS + 1)))
-        if text
-        else ImageWorkload(steps=int(rng.integers(steps - 1, steps + 2)))
-    )
-    problem = Problem(
-        name=name, model=model, strategy=strategy, workload=load, devices=chosen, network=network,
+    return Problem(
+        name=name, model=model, strategy=strategy, workload=load_of(model), devices=chosen, network=network,
         constraints=Constraints(source=chosen[0].name),
     )  # fmt: skip
-    return Cluster(name, problem)
 
 
 def _needed_bytes(model) -> float:
