@@ -40,16 +40,16 @@ class Speculative(PartyProgram):
         self._bounds = (max(1, limits.min_length), max(limits.max_length, self._length))
         if not plan.decisions.get("adaptive"):
             self._bounds = (self._length, self._length)
-        # Of greedy drafts the draft itself says when to stop; others follow what was taken.
-        self._stop_below = float(plan.decisions.get("stop_below") or 0.0)  # type: ignore[arg-type]
-        if self._stop_below:
-            self._length = self._bounds[1]
         size = architecture_of(self._model).config.get("vocab_size", 0)
         self.max_message_bytes = max(1 << 16, 16 * self._load.prompt_tokens, self._bounds[1] * (8 + 4 * size))
         layout = Layout.of(plan)
         self._target = len(plan.stages) - 1
         self._verifier = layout.host_of(self._target).rank
         self._drafter = layout.host_of(0).rank if self._length else None
+        # Of greedy drafts the draft itself says when to stop; others follow what was taken.
+        self._stop_below = float(plan.decisions.get("stop_below") or 0.0)  # type: ignore[arg-type]
+        if self._stop_below:
+            self._length = self._bounds[1]
         self._scorers = {index: self._scorer(index) for index in self.stages}
 
     def _scorer(self, index: int) -> CachedScorer:
@@ -190,7 +190,7 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     """
     model, load = _inputs(plan)
     prompt = draw_prompt(model, load, seed)
-    target = library_model(model)
+    target = library_model(model, None)
     threads = stage_threads(plan, len(plan.stages) - 1)
     with torch.inference_mode(), threads_restored():
         if threads is not None:
@@ -228,7 +228,7 @@ class _Alone(Links):
         return contextlib.nullcontext()
 
 
-def library_model(model: CausalLM, draft: str | None = None) -> Any:
+def library_model(model: CausalLM, draft: str | None) -> Any:
     """Return a model of the family, the target or a draft, as the library has it, in evaluation mode."""
     architecture = architecture_of(model, draft)
     config = model_config(architecture)

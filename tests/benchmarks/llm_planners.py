@@ -183,14 +183,15 @@ def show(rows: list[Row]) -> None:
 def execute_all(quick: bool, ledger: Ledger) -> dict[str, Any]:
     """Run every planner's plan of the demonstration model on emulated hosts with speeds up to 4 times apart."""
     from edgeopt.executor import execute
-    from tests.benchmarks.campaign.draws import measured_devices, priced, timed_runs
+    from tests.benchmarks.campaign.draws import measured_devices, priced
 
     def say(text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
     known = ledger.get("devices", "all")
     if known is None:
-        devices = measured_devices(1 if quick else 3, 1 if quick else 2, say, timed_runs(["pipeline"]))
+        runs = [(load_model("demo-llm"), _LOAD)]
+        devices = measured_devices(1 if quick else 3, 1 if quick else 2, say, runs, "tests/benchmarks/llm_planners.py")
         known = ledger.put("devices", "all", {d.name: d.model_dump(mode="json", by_alias=True) for d in devices})
     clusters = []
     for number, (rate, names) in enumerate(_EXECUTED[: 1 if quick else None]):
@@ -281,6 +282,8 @@ def _words(name: str) -> str:
     }[name]  # fmt: skip
 
 
+#: What is run.
+_LOAD = TextWorkload(prompt_tokens=64, new_tokens=12)
 #: Mbit/s and devices, the source first: fractions of this machine's speed, in percent.
 _EXECUTED = (
     (100.0, ("speed-100", "speed-25", "speed-35")),
@@ -298,7 +301,7 @@ def _tiny_problem(number: int, rate: float, devices: list[Device]) -> Problem:
     )
     return Problem(
         name=f"tiny-{number}", model=model, strategy="pipeline", network=network,
-        workload=TextWorkload(prompt_tokens=64, new_tokens=12), constraints=Constraints(source=devices[0].name),
+        workload=_LOAD, constraints=Constraints(source=devices[0].name),
         devices=[device.model_copy(update={"memory": room, "margin": None}) for device in devices],
     )  # fmt: skip
 

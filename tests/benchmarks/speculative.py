@@ -78,7 +78,7 @@ class Effort:
     repeats: int
 
 
-FULL, QUICK = Effort(28, 12, 4, 2, 15), Effort(4, 2, 1, 1, 5)
+FULL, QUICK = Effort(28, 24, 4, 1, 15), Effort(4, 2, 1, 1, 5)
 
 
 def settings(quick: bool) -> list[Setting]:
@@ -344,7 +344,7 @@ def main() -> None:
 
     @cache
     def marks_of(draft: str) -> list[list[float]]:
-        return greedy_marks(library_model(model), library_model(model, draft), fresh, NEW).tolist()
+        return greedy_marks(library_model(model, None), library_model(model, draft), fresh, NEW).tolist()
 
     effort, everything = QUICK if asked.quick else FULL, settings(asked.quick)
     ledger = Ledger(asked.folder, {"effort": asdict(effort), "on": asked.on}, asked.resume)

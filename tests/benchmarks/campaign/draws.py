@@ -27,7 +27,6 @@ from edgeopt_solvers.chain import Solution, evaluate
 
 __all__ = [
     "MODELS", "PROMPTS", "SPEEDS", "Cluster", "draw_cluster", "draw_plan", "draw_problem", "measured_devices", "priced",
-    "timed_runs",
 ]  # fmt: skip
 
 #: Fractions of this machine's speed: 1 to 4 times.
@@ -55,7 +54,7 @@ def measured_devices(
     ``measured`` are the models to time, each under a workload; default: those of :data:`MODELS`.
     """
     with awake():  # as on emulated hosts
-        models, workloads = zip(*(measured or timed_runs()), strict=True)
+        models, workloads = zip(*(measured or _measured()), strict=True)
         whole = profile_device(
             "speed-100", threads=1, models=models, workloads=workloads, repeats=repeats, processes=processes,
             progress=say, command=command,
@@ -63,15 +62,10 @@ def measured_devices(
     return [slowed(whole, quota, f"speed-{round(100 * quota)}") for quota in SPEEDS]
 
 
-def timed_runs(strategies: Sequence[str] = tuple(MODELS)) -> list[tuple[Model, Workload]]:
-    """Return what is measured for the plans of the strategies: their models, each under a request."""
-    runs: list[tuple[Model, Workload]] = []
-    for model in (load_model(MODELS[strategy]) for strategy in strategies):
-        if isinstance(model, CausalLM):
-            runs += [(model, TextWorkload(prompt_tokens=prompt, new_tokens=NEW_TOKENS)) for prompt in PROMPTS]
-        else:
-            runs.append((model, ImageWorkload(steps=4)))
-    return runs
+def _measured() -> list[tuple[Model, Workload]]:
+    llm, diffusion = (load_model(name) for name in MODELS.values())
+    loads = [TextWorkload(prompt_tokens=prompt, new_tokens=NEW_TOKENS) for prompt in PROMPTS]
+    return [*((llm, load) for load in loads), (diffusion, ImageWorkload(steps=4))]
 
 
 def draw_cluster(rng: np.random.Generator, name: str, strategy: str, devices: list[Device], steps: int) -> Cluster:

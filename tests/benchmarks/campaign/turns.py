@@ -66,7 +66,7 @@ def fresh_prompts(model: CausalLM, rows: Sequence[int], num_tokens: int) -> torc
 
 def own_texts(model: CausalLM, prompts: torch.Tensor, num_tokens: int) -> torch.Tensor:
     """Continue prompts by the library's own target and no draft, one at a time; (rows, num_tokens) int64."""
-    target, texts = library_model(model), []
+    target, texts = library_model(model, None), []
     for prompt in prompts:
         whole = target.generate(
             prompt[None], attention_mask=torch.ones_like(prompt[None]), max_new_tokens=num_tokens, do_sample=False,

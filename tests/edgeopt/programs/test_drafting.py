@@ -65,7 +65,7 @@ def test_two_hundred_texts_are_the_targets_own():
         update={"min_length": 1, "max_length": 16, "adaptive": True})})  # fmt: skip
     plan = in_one_place(planner.solve(case.model_copy(update={"workload": load, "constraints": limits})))
     assert 0 < plan.decisions["stop_below"] < 1
-    party, target = build(plan, (0, 1)), library_model(case.model)
+    party, target = build(plan, (0, 1)), library_model(case.model, None)
     found = texts(party, range(200))
     prompts = torch.cat([draw_prompt(case.model, load, seed) for seed in range(200)])
     with torch.inference_mode():
