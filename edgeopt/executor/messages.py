@@ -144,8 +144,8 @@ class Trace(_Message):
     round, start of the wait, stop). Parties that talk freely say whom they sent a message, numbered by pair, in
     ``sent``: (receiver, number, label, bytes, start), and of whom they took one in ``taken``: (sender, number, start of
     the wait, its stop, arrival). ``start``, ``stop`` and ``digest`` (SHA-256 of the result) come from the source, as do
-    ``answers`` of a stream of requests, (query, its arrival, its answer), and ``measures``, what the program finds in the
-    result beside times.
+    ``answers`` of a stream of requests, (query, its arrival, its answer), and ``measures``: what the program finds in
+    the result beside times.
     """
 
     event: Literal["trace"] = "trace"

@@ -1,10 +1,9 @@
-"""Cascades that run: parties and threads of processes say what one process says, and thresholds are what they should."""
+"""Cascades that run: parties say what one process says, and thresholds are checked before they do."""
 
 from __future__ import annotations
 
 import pytest
 
-torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 from edgeopt import planner
@@ -18,7 +17,7 @@ from edgeopt.programs.answering import Queries, read_queries, write_queries
 from edgeopt.programs.answers import build, share_right
 from edgeopt.programs.parties import rehearse
 
-pytestmark = pytest.mark.torch
+pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 
 
 def plan_of(**load) -> Plan:
@@ -70,7 +69,7 @@ def test_an_executed_plan_reports_responses_and_accuracy():
     [
         ([1.5], r"decisions.thresholds\[0\]: is 1.5; give a confidence from 0 to 1"),
         (["high"], r"decisions.thresholds\[0\]: is 'high'"),
-        ([], "decisions.thresholds: is .. for 2 models; give a confidence for each model but the last"),
+        ([], r"decisions.thresholds: is .. for 2 models; give a confidence for each model but the last"),
         (None, "decisions.thresholds: is None for 2 models"),
     ],
 )
@@ -85,7 +84,7 @@ def test_what_does_not_say_what_is_asked_does_not_run():
     plan = plan_of()
     model = load_model("text")
     mute = model.model_copy(update={"answers": model.answers.model_copy(update={"queries": None})})
-    with pytest.raises(InputError, match="model.answers.queries: of 'text' is missing"):
+    with pytest.raises(InputError, match=r"model\.answers\.queries: of 'text' is missing"):
         build(plan.model_copy(update={"problem": plan.problem.model_copy(update={"model": mute})}), ())
 
 

@@ -23,7 +23,7 @@ MEGABYTES = {"small": 3, "medium": 4, "big": 5}
 
 
 def seconds_of(one, fit, m, d):
-    """Seconds of each fit query at a model on a device, by hand: one pass for each token of query and answer but one."""
+    """Seconds of each fit query at a model on a device, by hand: a pass for each token of query and answer but one."""
     name, speed = fit.models[m], {"phone": 10, "server": 30}[one.devices[d].name]
     busy = GFLOP[name] * (fit.prompt_tokens + fit.tokens[:, m] - 1) / speed
     there = 0.05 + (16 + 8 * fit.prompt_tokens) / 1e5
