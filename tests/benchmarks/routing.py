@@ -116,7 +116,7 @@ def measured_seconds(model: CausalLM, repeats: int) -> Seconds:
     return Seconds(prefill, decode)
 
 
-def device_rows(model: CausalLM, seconds: Seconds, quota: float, between_s: float) -> list[dict[str, Any]]:
+def device_rows(model: CausalLM, seconds: Seconds, quota: float, between_s: float = 0.0) -> list[dict[str, Any]]:
     """Rows of a device profile: what was measured here, at a fraction of the speed; a query begins with a pause."""
     others = [0.0] * (sum(layer.count for layer in model.layers) - 1)
     common = {
