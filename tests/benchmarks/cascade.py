@@ -4,8 +4,9 @@
 
 The seconds of prefills and decode rounds are measured once in this process and scaled to a phone, which asks and cannot
 hold the largest model, and a server. First each floor on accuracy is planned and all held-out queries are asked, one
-after the other; what that took calibrates the seconds. Then queries arrive so fast that the fullest device is planned
-to be busy for 0.3, 0.6 and 0.8 of the time. No formula of a queue knows how lucky a stream is: twenty are followed on
+after the other. A stream that is not compared then says by how much each model takes longer in place, since near full
+load a per cent of service is five of waiting. At last queries arrive so fast that the fullest device is planned to be
+busy for 0.3, 0.6 and 0.8 of the time. No formula of a queue knows how lucky a stream is: twenty are followed on
 paper with the planned seconds, and the one that comes nearest to the formula is executed. Eight minutes as root on an
 idle machine; ``--quick`` shows in one that it works. Results are kept in ``--folder``: a run that was cut off goes on.
 The last line is JSON.
@@ -90,7 +91,6 @@ def at_floor(floor: float, known: Known, requests: int, on: str) -> dict[str, An
     plan = planner.solve(problem_at(floor, known, requests))
     report = execute(plan, on=on, repeat=1, warmup=0, seed=0, timeout_s=400.0)
     right = report.metrics["accuracy"].median
-    planned = zip(followed(plan, 0)[1], report.stages, plan.stages, strict=True)
     return {
         "floor": floor,
         "decisions": plan.decisions,
@@ -102,20 +102,28 @@ def at_floor(floor: float, known: Known, requests: int, on: str) -> dict[str, An
         "measured_s": report.latency_s.median,
         "passed_on": [each.messages for each in report.transfers if each.purpose == "input"],
         "largest_alone_s": plan.metrics["largest_alone_s"],
-        "ratios": {stage.variant or "text": ran.compute_s.median / s for s, ran, stage in planned if s},
         "equal": bool(report.output and report.output.equal),
     }
 
 
-def calibrated(known: Known, floors: list[dict[str, Any]]) -> Known:
-    """Scale each model's seconds by what the runs of the floors took of those planned for the same queries (median)."""
+def in_place(known: Known, requests: int, on: str) -> dict[str, Any]:
+    """Run a stream that is not compared, and say by what factor each model takes longer than planned in place."""
+    plan = planner.solve(problem_at(FLOOR, known, requests, rate_of(0.6, known)))
+    seed = 2 * STREAMS  # none of those that are compared
+    report = execute(plan, on=on, repeat=1, warmup=0, seed=seed, timeout_s=400.0, check=False)
+    planned = zip(followed(plan, seed)[1], report.stages, plan.stages, strict=True)
+    ratios = {stage.variant or "text": ran.compute_s.median / s for s, ran, stage in planned if s}
+    return {"ratios": ratios, "accuracy": report.metrics["accuracy"].median, "predicted_s": plan.latency_s,
+            "measured_s": report.latency_s.median}  # fmt: skip
+
+
+def calibrated(known: Known, ratios: dict[str, float]) -> Known:
+    """Scale each model's seconds by its factor."""
     found = dict(known)
     for name, seconds in known.items():
-        ratios = [row["ratios"][short] for row in floors if (short := name.rpartition(".")[2]) in row["ratios"]]
-        if ratios:
-            by = statistics.median(ratios)
-            prefill, decode = ({n: by * s for n, s in part.items()} for part in (seconds.prefill, seconds.decode))
-            found[name] = Seconds(prefill, decode)
+        by = ratios.get(name.rpartition(".")[2], 1.0)
+        prefill, decode = ({n: by * s for n, s in part.items()} for part in (seconds.prefill, seconds.decode))
+        found[name] = Seconds(prefill, decode)
     return found
 
 
@@ -209,7 +217,7 @@ def section(floors: list[dict[str, Any]], loads: list[dict[str, Any]], quick: bo
         )
     lines += [
         "",
-        f"Queries that arrive by themselves, floor {FLOOR:g}; seconds calibrated by the runs above. *Followed*: "
+        f"Queries that arrive by themselves, floor {FLOOR:g}; seconds calibrated by a stream of its own. *Followed*: "
         f"streams on paper, with the planned seconds of each query; {STREAMS} on average, and the one nearest to the "
         "plan, which is executed.",
         "",
@@ -262,7 +270,7 @@ def main() -> None:
         kept(f"floor-{floor:g}", lambda floor=floor: at_floor(floor, known, count, asked.on))
         for floor in (FLOORS[-1:] if asked.quick else FLOORS)
     ]
-    known = calibrated(known, floors)
+    known = calibrated(known, kept("in-place", lambda: in_place(known, 60 if asked.quick else 400, asked.on))["ratios"])
     loads = [
         kept(
             f"load-{load:g}",

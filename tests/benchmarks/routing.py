@@ -19,6 +19,7 @@ import statistics
 import sys
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,8 @@ PROMPTS, CONTEXTS = (24, 64, 112, 160, 200), (32, 96, 160, 232)
 NEW, LOADS, FLOOR = 40, (0.3, 0.6, 0.8), 0.85
 #: Requests of a stream by load: a full queue forgets slowly, so that more are needed.
 REQUESTS = {0.3: 1200, 0.6: 2500, 0.8: 4500}
+#: A device that had another query waiting begins it within this.
+MOST_BETWEEN_S = 0.002
 #: Streams to choose from.
 STREAMS = 20
 QUOTAS = {"gateway": 0.15, "server": 0.35, "annex": 0.3}
@@ -62,10 +65,11 @@ LINK = {"rate": 12.5e6, "latency": 0.001}
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """Seconds by model, and by what factor a model takes longer in place, on a device."""
+    """Seconds by model, by what factor a model takes longer in place, and seconds between two queries on a device."""
 
     seconds: dict[str, Seconds]
     factors: dict[tuple[str, str], float]
+    between_s: dict[str, float]
 
     def factor(self, model: str, device: str) -> float:
         """1 where nothing was compared."""
@@ -112,14 +116,14 @@ def measured_seconds(model: CausalLM, repeats: int) -> Seconds:
     return Seconds(prefill, decode)
 
 
-def device_rows(model: CausalLM, seconds: Seconds, quota: float) -> list[dict[str, Any]]:
-    """Rows of a device profile: what was measured here, at a fraction of the speed."""
+def device_rows(model: CausalLM, seconds: Seconds, quota: float, between_s: float = 0.0) -> list[dict[str, Any]]:
+    """Rows of a device profile: what was measured here, at a fraction of the speed; a query begins with a pause."""
     others = [0.0] * (sum(layer.count for layer in model.layers) - 1)
     common = {
         "model": model.name, "dtype": model.dtype, "batch": 1, "unit": "s", "repeats": 20,
         "source": "measured by tests/benchmarks/routing.py",
     }  # fmt: skip
-    rows = [{**common, "phase": "prefill", "tokens": n, "elements": [s / quota, *others]}
+    rows = [{**common, "phase": "prefill", "tokens": n, "elements": [s / quota + between_s, *others]}
             for n, s in seconds.prefill.items()]  # fmt: skip
     return rows + [{**common, "phase": "decode", "context": n, "elements": [s / quota, *others]}
                    for n, s in seconds.decode.items()]  # fmt: skip
@@ -134,7 +138,9 @@ def problem_at(rate: float, requests: int, known: Known) -> Problem:
         rows = [
             row
             for m in _family(model).values()
-            for row in device_rows(m, known.seconds[m.name], quota / known.factor(m.name, name))
+            for row in device_rows(
+                m, known.seconds[m.name], quota / known.factor(m.name, name), known.between_s.get(name, 0.0)
+            )
         ]
         devices.append(
             Device.model_validate(
@@ -160,11 +166,13 @@ def problem_at(rate: float, requests: int, known: Known) -> Problem:
 
 def calibrated(known: Known, on: str, requests: int) -> Known:
     """Run a stream that asks every model on every device alike, and compare each pair's computing with the costs."""
-    problem = problem_at(6.0, requests, known)
     technique = Routing()
-    instance = technique.build(problem)
+    instance = technique.build(problem_at(1.0, requests, known))
     alike = np.full(instance.service_s.shape, 1 / instance.service_s[0].size)
     solution = ServingSolution(alike, np.ones(alike.shape[1:], dtype=bool))
+    full = technique.evaluate(instance, solution).metrics["load"]
+    problem = problem_at(0.5 / full, requests, known)
+    instance = technique.build(problem)
     value = technique.evaluate(instance, solution).objective
     plan = technique.plan(
         problem, instance, Result(Status("gap_reached", True), value, 0.0, solution, "exact", 0.0)
@@ -178,7 +186,12 @@ def calibrated(known: Known, on: str, requests: int) -> Known:
         if asked:
             name = draft_model(problem.model, stage.variant).name if stage.variant else problem.model.name
             factors[name, stage.device] = measured.compute_s.median * requests / sum(asked)
-    return Known(known.seconds, factors)
+    between_s = {}
+    for device in problem.devices:
+        bars = [bar for bar in report.timeline if bar.lane == device.name]
+        gaps = [b.start_s - a.stop_s for a, b in pairwise(bars) if b.start_s - a.stop_s < MOST_BETWEEN_S]
+        between_s[device.name] = statistics.median(gaps) if gaps else 0.0
+    return Known(known.seconds, factors, between_s)
 
 
 def _family(model: CausalLM) -> dict[str, CausalLM]:
@@ -307,9 +320,10 @@ def main() -> None:
     model, started = load_model("text"), time.monotonic()
     assert isinstance(model, CausalLM)
     seconds = {each.name: measured_seconds(each, 15 if asked.quick else 60) for each in _family(model).values()}
-    known = calibrated(Known(seconds, {}), asked.on, 90 if asked.quick else 450)
+    known = calibrated(Known(seconds, {}, {}), asked.on, 90 if asked.quick else 450)
     factors = ", ".join(f"{name} on {device} {factor:.3f}" for (name, device), factor in known.factors.items())
-    print(f"[{time.monotonic() - started:5.0f} s] in place: {factors}", file=sys.stderr, flush=True)
+    between = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in known.between_s.items())
+    print(f"[{time.monotonic() - started:5.0f} s] in place: {factors}; between {between}", file=sys.stderr, flush=True)
     rows = []
     for load in LOADS[1:2] if asked.quick else LOADS:
         kept = asked.folder / f"load-{load:g}{'-quick' if asked.quick else ''}.json"
