@@ -27,7 +27,7 @@ __all__ = ["Placed", "Request"]
 Array = NDArray[np.float64]
 
 #: Where a decode round has fewer (token, expert) than this many times the devices, devices are mostly not asked.
-_FULL = 2
+_FULL = 4
 
 _TOKEN_BYTES = 8
 
@@ -135,9 +135,7 @@ class Request:
         latency_s[self.trunk] += call_s.mean(axis=0)  # whoever is asked answers with a call
         return family.Experts(
             load=self.load_tokens,
-            unit_s=np.where(
-                self.able, seconds.sum(axis=1) / self.load_tokens.sum(axis=1)[:, None], math.inf
-            ),
+            unit_s=np.where(self.able, seconds.sum(axis=1) / self.load_tokens.sum(axis=1)[:, None], math.inf),
             expert_bytes=sizes,
             dispatch_bytes=self.costs.state_bytes + INDEX_BYTES,
             combine_bytes=self.costs.state_bytes,
