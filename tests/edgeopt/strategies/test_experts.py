@@ -225,6 +225,14 @@ def plan_offset(technique, case, instance):
     return Request.of(case).trunk_s
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_experts_that_are_never_chosen_are_placed_all_the_same():
+    plan = planner.solve(problem(model=mixture(gates=gates([[0.0, 0.7, 0.3, 0.0]]))))
+    assert all(sum(row.values()) == 1.0 for row in plan.decisions["experts"]["block"])
+    assert [plan.decisions["experts"]["block"][e] for e in (1, 2)] == [{plan.decisions["trunk"]: 1.0}] * 2
+    assert planner.verify(plan) == []
+
+
 def test_the_trunk_is_chosen_too():
     devices = [device("slow", gflops=1, memory=8e9), device("fast", gflops=100, memory=8e9)]
     plan = planner.solve(problem(devices=devices, network=network(rate=1e9, latency=1e-4)))
