@@ -27,9 +27,10 @@ __all__ = ["Placed", "Request"]
 Array = NDArray[np.float64]
 
 #: Where a decode round has fewer (token, expert) than this many times the devices, devices are mostly not asked.
-_FULL = 2
+_FULL = 4
 
 _TOKEN_BYTES = 8
+_LEAST_CHOSEN = 1e-9
 
 
 class Request:
@@ -121,8 +122,8 @@ class Request:
         common: dict[str, Any] = {"memory_bytes": self._room + self.reserved, "reserved_bytes": self.reserved}
         sizes = self.costs.expert_bytes
         if self.apart:
-            unit_s = np.where(self.able, self._apart_s() / np.maximum(self.load_tokens, 1e-300)[:, :, None], math.inf)
-            unit_s = np.where(np.isnan(unit_s), math.inf, unit_s)
+            tokens = sum(tokens * count for tokens, count in self.costs.steps) * self._frequency
+            unit_s = np.where(self.able, self._apart_s() / tokens[:, :, None], math.inf)
             return family.Experts(
                 load=self.load_tokens.reshape(-1, 1),
                 unit_s=unit_s.reshape(-1, len(self.devices)),
@@ -166,6 +167,11 @@ class Request:
         whole = np.floor(room / sizes[0] * (1 + 1e-12)) * sizes[0]
         return np.where(room >= sizes[0], whole, room)
 
+    @property
+    def _frequency(self) -> Array:
+        """Frequencies, (G, E), with a little for experts that were never chosen: they too take seconds per token."""
+        return np.maximum(self.costs.gates.frequency, _LEAST_CHOSEN)
+
     def _computing_s(self) -> tuple[Array, Array]:
         """Expected seconds of a request's computing of each expert, if it served all its tokens, and of calls.
 
@@ -179,7 +185,7 @@ class Request:
         seconds, call_s = np.full((G, self.num_experts, D), math.inf), np.zeros((G, D))
         for g in range(G):
             for d in np.flatnonzero(self.able).tolist():
-                frequency = self.costs.gates.frequency[g]
+                frequency = self._frequency[g]
                 seconds[g, :, d] = 0.0
                 for tokens, count in self.costs.steps:
                     each, call_s[g, d] = self.costs.computing_s(self.devices[d], g, frequency, tokens)
@@ -188,13 +194,13 @@ class Request:
 
     def _apart_s(self) -> Array:
         """Expected seconds of each expert on each device, (G, E, D), messages included, if experts took turns."""
-        frequency, state = self.costs.gates.frequency, self.costs.state_bytes[:, None, None]
+        frequency, state = self._frequency, self.costs.state_bytes[:, None, None]
         with np.errstate(invalid="ignore"):
             seconds, call_s = self._computing_s()
             for tokens, count in self.costs.steps:
                 hit = self.costs.hits(frequency, tokens)
                 seconds += count * hit[:, :, None] * (self.wires.latency_s + call_s[:, None, :])
-            served = self.load_tokens[:, :, None]
+            served = sum(tokens * count for tokens, count in self.costs.steps) * frequency[:, :, None]
             seconds += served * ((state + INDEX_BYTES) * self.wires.out_s + state * self.wires.back_s)
         return seconds
 

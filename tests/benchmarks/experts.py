@@ -82,7 +82,7 @@ def settings(quick: bool) -> list[Setting]:
     everything = [
         Setting(batch, latency, quotas)
         for batch in (1, 8)
-        for latency, quotas in ((0.0005, (0.3, 0.3, 0.3)), (0.002, (0.3, 0.3, 0.3)), (0.0005, (0.5, 0.3, 0.15)))
+        for latency, quotas in ((0.001, (0.6, 0.6, 0.6)), (0.003, (0.6, 0.6, 0.6)), (0.001, (0.8, 0.4, 0.2)))
     ]
     return everything[1:2] if quick else everything
 
@@ -130,7 +130,7 @@ class _Stub(Links):
 
 
 def measure_trunk(alone: Plan, asking: Plan, repeats: int = 7) -> tuple[float, float, float]:
-    """Processor seconds of the trunk's prefill and of a decode round, and what a round takes longer that asks and waits.
+    """Processor seconds of the trunk's prefill and of a decode round, and what a round that waits takes longer.
 
     Parameters
     ----------
@@ -261,7 +261,9 @@ def measure(setting: Setting, model: CausalLM, asked: argparse.Namespace) -> dic
     equal = True
     for turn in range(asked.turns):
         for name, plan in plans.items():
-            report = execute(plan, on=asked.on, repeat=asked.repeat, warmup=1, seed=turn, timeout_s=300.0, check=turn == 0)
+            report = execute(
+                plan, on=asked.on, repeat=asked.repeat, warmup=1, seed=turn, timeout_s=300.0, check=turn == 0
+            )
             seconds[name].append(report.metrics["tpot_s"].median)
             equal = equal and (turn > 0 or bool(report.output and report.output.equal))
     found = {name: statistics.median(values) for name, values in seconds.items()}
@@ -307,7 +309,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="one setting, one turn, one request each")
     parser.add_argument("--on", choices=["emulated", "local"], default="emulated", help="launcher")
-    parser.add_argument("--turns", type=int, help="prompts, on each of which both plans run by turns; default 3, quick 1")
+    parser.add_argument(
+        "--turns", type=int, help="prompts, on each of which both plans run by turns; default 3, quick 1"
+    )
     parser.add_argument("--repeat", type=int, help="requests per run; default 3, quick 1")
     parser.add_argument("--limit", type=float, default=5.0, help="seconds for a plan")
     parser.add_argument("--save", type=Path, help="file for the rows, as JSON lines")

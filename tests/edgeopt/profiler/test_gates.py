@@ -45,12 +45,16 @@ def test_counts_are_those_of_the_routers(family):
 
 
 def test_a_skewed_checkpoint_is_measured_as_such(tmp_path):
-    known = write_skewed(tmp_path / "skewed.safetensors", architecture(layers=3), strength=12.0)
-    model = mixture(4, 2, layers=3).model_copy(update={"architecture": mixture().architecture.model_validate(known)})
-    found = np.sort(np.array(measure_gates(model, prompts=8, prompt_tokens=16, new_tokens=8).frequencies), axis=1)
-    even = np.array(measure_gates(mixture(4, 2, layers=3), prompts=8, prompt_tokens=16, new_tokens=8).frequencies)
-    assert (found[:, -2:].sum(axis=1) > 1.5).all()
-    assert (found[:, -2:].sum(axis=1) > np.sort(even, axis=1)[:, -2:].sum(axis=1) + 0.1).all()
+    wide = architecture(layers=3, hidden_size=64)
+    known = write_skewed(tmp_path / "skewed.safetensors", wide, strength=8.0)
+    tops = []
+    for each in (wide, known):
+        model = mixture(4, 2, layers=3, architecture=each)
+        found = measure_gates(model, prompts=8, prompt_tokens=16, new_tokens=8)
+        tops.append(np.sort(np.array(found.frequencies), axis=1)[:, -2:].sum(axis=1))
+    assert (tops[1] > 1.35).all()
+    assert tops[1].mean() > tops[0].mean() + 0.1
+    assert "with its checkpoint" in found.source
 
 
 def test_a_model_without_experts_or_architecture_is_refused():

@@ -101,6 +101,20 @@ def test_measured_seconds_of_an_expert_count_before_the_roofline():
     assert call == pytest.approx(0.003)
 
 
+def test_a_trunk_that_waits_is_slower_where_that_was_measured():
+    def trunk(wake):
+        common = {"model": "toy.trunk", "phase": "decode", "dtype": "float32", "batch": 1, "unit": "ms", "repeats": 3}
+        common |= {"elements": [0, 100, 0], "wake": wake, "source": "made for a test"}
+        rows = [{**common, "context": n} for n in (5, 9)]
+        desk = device("desk", gflops=10, memory=3.3e6, timings=rows)
+        limits = {"experts": {"trunk": "desk"}}
+        return planner.solve(problem(devices=[desk, *problem().devices[1:]], constraints=limits))
+
+    # Of four experts, chosen equally often, two fit on the desk: half of the tokens leave it.
+    slower = trunk(20.0).metrics["tpot_s"] - trunk(0.0).metrics["tpot_s"]
+    assert slower == pytest.approx(0.5 * 0.02)
+
+
 def test_a_plan_costs_what_the_formulas_say():
     # One layer, one expert per token, of which 0 and 1 take nearly all; two experts fit beside the trunk on the desk.
     frequency = [0.6, 0.3, 0.06, 0.04]
@@ -152,16 +166,16 @@ def test_a_plan_costs_what_the_formulas_say():
 
 
 def test_full_rounds_take_as_long_as_the_slowest_device():
-    # Eight tokens a round on one layer of three experts: all devices are asked each time, so the solver levels them.
+    # Twelve tokens a round on one layer of three experts: all devices are asked each time, so the solver levels them.
     frequency = [0.5, 0.3, 0.2]
     case = problem(
         model=mixture(3, gates=gates([frequency])),
-        workload={"kind": "text", "prompt_tokens": 1, "new_tokens": 3, "batch": 8},
+        workload={"kind": "text", "prompt_tokens": 1, "new_tokens": 3, "batch": 12},
         network=network(rate=1e6, latency=0.001), constraints={"experts": {"trunk": "desk", "max_replicas": 1}},
     )  # fmt: skip
     plan = planner.solve(case)
     assert plan.decisions["experts"]["block"][0] == {"desk": 1.0}  # what is served at home does not travel
-    tokens = 3 * 8
+    tokens = 3 * 12
     slowest = max(tokens * 0.5 * 0.1, 2 * 3 * 0.001 + tokens * 0.3 * (0.1 + 2008 / 1e6))
     assert plan.objective == pytest.approx(tokens * 0.1 + slowest, rel=1e-2)
     free = planner.solve(case.model_copy(update={"constraints": Constraints.model_validate(
@@ -174,7 +188,7 @@ def test_full_rounds_take_as_long_as_the_slowest_device():
 # ── the choice ───────────────────────────────────────────────────────────────────────────────────────────────────
 
 
-@pytest.mark.parametrize("batch", [1, 4])
+@pytest.mark.parametrize("batch", [1, 12])
 @pytest.mark.parametrize("seed", range(3))
 def test_the_choice_is_the_best_of_all_placements_and_trunks(batch, seed):
     rng = np.random.default_rng([seed, batch])
@@ -209,6 +223,14 @@ def plan_offset(technique, case, instance):
     from edgeopt.strategies.expert_requests import Request
 
     return Request.of(case).trunk_s
+
+
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_experts_that_are_never_chosen_are_placed_all_the_same():
+    plan = planner.solve(problem(model=mixture(gates=gates([[0.0, 0.7, 0.3, 0.0]]))))
+    assert all(sum(row.values()) == 1.0 for row in plan.decisions["experts"]["block"])
+    assert [plan.decisions["experts"]["block"][e] for e in (1, 2)] == [{plan.decisions["trunk"]: 1.0}] * 2
+    assert planner.verify(plan) == []
 
 
 def test_the_trunk_is_chosen_too():
