@@ -12,7 +12,7 @@ from edgeopt.profiles.checks import check_constraints, check_model
 from edgeopt.profiles.problem import Constraints
 from edgeopt.strategies.speculative import Speculative
 from edgeopt_solvers.policy import SpeculativeSolution, evaluate
-from tests.edgeopt.factories import device, network, text_problem
+from tests.edgeopt.factories import device, network
 from tests.edgeopt.speculative_cases import acceptance, architecture, layers, problem, target
 
 
@@ -150,12 +150,6 @@ def test_a_draft_of_another_tokenizer_or_vocabulary_is_refused_with_field_and_me
 def test_what_it_does_not_do_is_refused(fields, why):
     with pytest.raises(InputError, match=why):
         planner.solve(problem(**fields))
-
-
-def test_sampling_is_not_for_the_pipeline():
-    load = {"kind": "text", "prompt_tokens": 4, "new_tokens": 4, "temperature": 1.0}
-    with pytest.raises(InputError, match=r"likeliest token.*temperature is 1"):
-        planner.solve(text_problem(workload=load))
 
 
 def test_a_deadline_that_cannot_be_met_is_named():
