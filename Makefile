@@ -43,7 +43,7 @@ bench: $(STAMP)  ## timings; writes docs/measurements/solvers.md
 	$(BIN)/python -m pytest tests/benchmarks --benchmark-only $(PYTEST_ARGS)
 	$(BIN)/python tests/benchmarks/solvers.py --write docs/measurements/solvers.md
 
-train-digits: $(STAMP)  ## train and measure the small denoisers anew (20 minutes on one core)
+train-digits: $(STAMP)  ## train and measure the small denoisers anew (25 minutes on one core)
 	OMP_NUM_THREADS=1 $(BIN)/python -m edgeopt.training.digits --profiles profiles/models
 
 train-text: $(STAMP)  ## train the small language models anew and measure what they take of drafts (minutes on one core)

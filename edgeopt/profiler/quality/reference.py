@@ -8,7 +8,7 @@ import torch
 
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.model import CascadedDiffusion, Diffusion
-from edgeopt.quality import FeatureSpace, SampleQuality, evaluate
+from edgeopt.quality import FeatureSpace, SampleQuality, evaluate, frechet_distance
 from edgeopt.training.digits import METRICS, SIDE, enlarged_digits, load_classifier, load_digits
 
 __all__ = ["Reference"]
@@ -77,6 +77,10 @@ class Reference:
             predicted = self._classifier(images.float()).argmax(1)
         samples = self._space(self._features(images))
         return evaluate(self._real, samples, self.labels.numpy(), predicted.numpy())
+
+    def frechet(self, images: torch.Tensor) -> float:
+        """Return the Fréchet distance of :meth:`measure` alone, without looking for neighbours and labels."""
+        return frechet_distance(self._real, self._space(self._features(images)))
 
     @cached_property
     def floor(self) -> SampleQuality:

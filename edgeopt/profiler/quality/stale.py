@@ -82,7 +82,7 @@ def stale_quality(
         ) -> float:
             plan = _patches(alone, steps, images, shares, mode, warmup, taken, seed)
             (made,) = rehearse(plan, seed, lambda plan, stages: _Labelled(plan, stages, reference.labels))
-            return reference.measure(made).frechet
+            return reference.frechet(made)
 
         fresh = distance("synchronous", 1)
         losses[name] = []

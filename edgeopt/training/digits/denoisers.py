@@ -114,7 +114,7 @@ ENLARGERS: dict[str, Recipe] = {
 }
 
 SINGLES: dict[str, Recipe] = {
-    "single": Recipe("DiTTransformer2DModel", _transformer(48, 3, 3, side=16), 1500, 3e-3, batch=64),
+    "single": Recipe("DiTTransformer2DModel", _transformer(48, 3, 3, side=16), 4000, 3e-3, batch=64),
 }
 
 RECIPES = DENOISERS | ENLARGERS | SINGLES

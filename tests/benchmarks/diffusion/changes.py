@@ -1,4 +1,4 @@
-"""Devices that leave, join or slow down half-way: the request before and after, its two runs sampled."""
+"""Devices that leave, join or slow down half-way: the request before and after, its two runs sampled; some executed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from edgeopt import planner
 from edgeopt.questions.elastic import Outcome, elastic
 from edgeopt.questions.events import parse_event
 from tests.benchmarks.diffusion.bench import Bench
+from tests.benchmarks.diffusion.leaving import executed, executed_lines
 
 __all__ = ["PART", "run", "section"]
 
@@ -40,7 +41,8 @@ def run(bench: Bench, say: Callable[[str], None]) -> dict[str, Any]:
             }
         )  # fmt: skip
         say(f"after {step} steps {', '.join(texts)}: {rows[-1]['replanned']}")
-    return {"problem": PROBLEM, "rows": rows}
+    asked = bench.predict_only and not bench.quick
+    return {"problem": PROBLEM, "rows": rows, "executed": None if asked else executed(bench, PROBLEM, say)}
 
 
 def _figures(bench: Bench, outcome: Outcome) -> dict[str, Any] | None:
@@ -73,7 +75,7 @@ def section(found: dict[str, Any]) -> list[str]:
             f"| {row['step']} | {', '.join(row['events'])} | step {row['resumed_at']}, {row['holder']} | "
             f"{_ms(kept)} | {_ms(again)} | {again['run'] if again else ''} | {figures}{note} |"
         )
-    return lines
+    return lines if found["executed"] is None else [*lines, *executed_lines(found["executed"])]
 
 
 def _ms(figures: dict[str, Any] | None) -> str:

@@ -159,6 +159,24 @@ def test_torchrun_runs_a_diffusion_model(diffusion_plan, tmp_path: Path, ssh: Pa
 
 @pytest.mark.torch
 @pytest.mark.processes
+def test_torchrun_runs_parties_that_talk_freely(tmp_path: Path, ssh: Path) -> None:
+    from tests.edgeopt.executor import toy_parties
+
+    names = ("phone", "laptop", "server")
+    plan = toy_parties.parties_plan(*names)
+    with nothing_left():
+        report = run(plan, hosts_file(tmp_path, *names), warmup=0, seed=3, _command=toy_parties.COMMAND)
+    assert report.output is not None
+    assert report.output.equal
+    assert report.output.repeats_equal
+    mixed = [moved for moved in report.transfers if moved.purpose == "mix"]
+    assert {moved.messages for moved in mixed} == {toy_parties.ROUNDS}
+    assert len(mixed) == 6
+    assert (report.launcher, ssh.read_text().count("torch.distributed.run --nnodes=3")) == ("torchrun", 2)
+
+
+@pytest.mark.torch
+@pytest.mark.processes
 def test_printed_commands_typed_by_hand_and_where_workers_listen(tmp_path: Path) -> None:
     from tests.edgeopt.executor import toy
 

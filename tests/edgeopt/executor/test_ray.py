@@ -74,6 +74,21 @@ def test_a_diffusion_model_on_ray(cluster, diffusion_plan) -> None:  # noqa: F81
 @pytest.mark.ray
 @pytest.mark.torch
 @pytest.mark.processes
+def test_parties_that_talk_freely_on_ray(cluster) -> None:
+    from tests.edgeopt.executor import toy_parties
+
+    plan = toy_parties.parties_plan("phone", "laptop", "server")
+    report = execute(plan, on="ray", repeat=2, warmup=0, timeout_s=200, seed=3, _command=toy_parties.COMMAND)
+    assert report.output is not None
+    assert report.output.equal
+    assert report.output.repeats_equal
+    assert {moved.messages for moved in report.transfers if moved.purpose == "mix"} == {toy_parties.ROUNDS}
+    assert report.launcher == "ray"
+
+
+@pytest.mark.ray
+@pytest.mark.torch
+@pytest.mark.processes
 def test_a_killed_worker_on_ray_is_named_and_none_is_left(cluster) -> None:
     from tests.edgeopt.executor import toy
 
