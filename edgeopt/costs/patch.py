@@ -7,9 +7,9 @@ its own. Else it is reckoned from the whole step: the roofline is convex in the 
 them lies above it.
 
 It gives ``halo + sums + per_row multiple h`` bytes a step to every other one, over a link to each: the slowest of them
-counts. A synchronous step ends with the slowest device,
+counts. A synchronous device goes on as soon as it has what the others computed, so that a step takes
 
-    c + e,    e = messages latency + bytes / rate;
+    max(max over devices of c, mean of the two largest c + e),    e = messages latency + bytes / rate;
 
 in an asynchronous one what is sent has a step to travel, ``max(c, latency + bytes / rate)``. In the first w synchronous
 steps all wait for the slowest, so that they are a part of their own (``lead`` of the divisible load),

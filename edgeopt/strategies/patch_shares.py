@@ -134,7 +134,7 @@ class PatchShares:
         fixed_memory[self.source] += sum(costs.component_bytes().values())
         return Divisible(
             num_units=costs.num_units,
-            exchange="overlapped" if is_stale else "synchronous",
+            exchange="overlapped" if is_stale else "pairwise",
             num_steps=np.array(calls, dtype=float),
             memory_bytes=np.array([usable_bytes(device) for device in self.problem.devices]),
             fixed_memory_bytes=fixed_memory,

@@ -21,7 +21,7 @@ __all__ = [
 #: loads ("choice" is a load to choose): seconds of a device are convex in its share only for a fixed load.
 CAPABILITIES: dict[str, frozenset[str]] = {
     "exact": FEATURES,
-    "pulp": FEATURES,
-    "ortools": FEATURES - {"shared", "lead"},
-    "cvxpy": FEATURES - {"choice", "lead"},
+    "pulp": FEATURES - {"pairwise"},
+    "ortools": FEATURES - {"shared", "lead", "pairwise"},
+    "cvxpy": FEATURES - {"choice", "lead", "pairwise"},
 }

@@ -79,13 +79,17 @@ def evaluate(instance: Divisible, solution: Solution) -> Evaluation:
     joules = []
     for d in used:
         compute, exchange = device_seconds(instance, d, loads[d], shares[d])
-        end = compute + exchange if instance.exchange == "synchronous" else max(compute, exchange)
+        end = max(compute, exchange) if instance.exchange == "overlapped" else compute + exchange
         if last < 0 or end > makespan:
             makespan, last = end, d
             terms = {"compute_s": compute, "exchange_s": exchange, "device": float(d)}
         num_bytes = float(instance.num_steps[d]) * _step_bytes(instance, d, loads[d])
         power = float(instance.power_w[d])
         joules.append((power * compute if power else 0.0) + float(instance.byte_j[d]) * num_bytes)
+    if instance.exchange == "pairwise" and len(used) > 1:
+        spans = [device_seconds(instance, d, loads[d], shares[d]) for d in used]
+        first, second = sorted((sum(span) for span in spans), reverse=True)[:2]
+        makespan = max(max(compute for compute, _ in spans), (first + second) / 2)
     makespan += lead
     energy = math.fsum(joules)
     share = math.fsum(shares[d] for d in range(D) if instance.shared[d])

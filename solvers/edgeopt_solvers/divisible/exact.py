@@ -9,6 +9,7 @@
 3. *Energy*: one choice at the largest makespan allowed.
 4. *Weighted*: a branch and bound over intervals of τ (``weighted.py``).
 5. *A first part for which all wait*: pairs of levels, one for it and one for the rest (``lead.py``).
+6. *Steps that wait for the others*: the two devices that take longest (``pairs.py``).
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from edgeopt_solvers.divisible.choice import OutOfTimeError, Task, cheapest, low
 from edgeopt_solvers.divisible.feasible import few_devices
 from edgeopt_solvers.divisible.instance import LIMIT_TOLERANCE, Divisible, Solution
 from edgeopt_solvers.divisible.lead import pairs_of_levels
+from edgeopt_solvers.divisible.pairs import largest_and_next
 from edgeopt_solvers.divisible.table import Table
 from edgeopt_solvers.divisible.weighted import weigh
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
@@ -86,8 +88,8 @@ class Search:
     def run(self) -> None:
         """Dispatch on the objective."""
         self._take_warm_start()
-        if self.table.has_lead:
-            self._wait_once()
+        if self.table.has_lead or self.table.is_pairwise:
+            self._wait_for_each_other()
             return
         if not self.weight:
             loads = self.least_energy(self.max_s, self.max_j)
@@ -101,10 +103,10 @@ class Search:
         if self.energy_weight:
             weigh(self, fastest[0])
 
-    def _wait_once(self) -> None:
-        """Minimise the makespan where all wait for each other once."""
-        least = math.inf
-        for loads in pairs_of_levels(self.table, self.most_devices, self.stop_at):
+    def _wait_for_each_other(self) -> None:
+        """Minimise the makespan where all wait for each other once, or in every step."""
+        least, candidates = math.inf, largest_and_next if self.table.is_pairwise else pairs_of_levels
+        for loads in candidates(self.table, self.most_devices, self.stop_at):
             level = self.table.level_s(loads)
             least = min(least, level)
             if level <= self.max_s:

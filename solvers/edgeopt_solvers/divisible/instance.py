@@ -29,7 +29,7 @@ _ABSENT: Any = None
 #: Optional features; backends state which of them they can express.
 FEATURES = frozenset(
     {
-        "choice", "transfer", "shared", "overlapped", "memory", "min_units", "steps", "lead", "energy",
+        "choice", "transfer", "shared", "overlapped", "pairwise", "memory", "min_units", "steps", "lead", "energy",
         "weighted", "max_makespan", "max_energy", "max_devices",
     }
 )  # fmt: skip
@@ -78,8 +78,11 @@ class Divisible(WeightedInstance):
         Seconds that every exchange takes besides its bytes.
     shared : bool or (D,) of bool
         Whether a device sends over the shared medium (shares sum to at most 1) or over a link of its own.
-    exchange : {"synchronous", "overlapped"}
+    exchange : {"synchronous", "overlapped", "pairwise"}
         ``synchronous``: a device is done after compute + exchange; ``overlapped``: after the longer of the two.
+        ``pairwise``: of many steps each waits for what the others computed in the one before, which travels as soon as
+        it is there; the makespan is the longest compute, or the mean of the two largest compute + exchange if that is
+        more (one used device: its own compute + exchange). Only for the makespan, over links of one's own.
     num_steps : (D,), optional
         Steps a device runs (slow devices may run fewer); positive, default 1.
     lead_s, lead_unit_s : (D,), optional
@@ -158,6 +161,7 @@ class Divisible(WeightedInstance):
             "transfer": bool(sends.any() or self.latency_s.any()),
             "shared": bool((self.shared & sends).any()),
             "overlapped": self.exchange == "overlapped",
+            "pairwise": self.exchange == "pairwise",
             "memory": bool(np.isfinite(self.memory_bytes).any()),
             "min_units": bool((self.min_units > 1).any()),
             "steps": bool((self.num_steps != 1).any()),

@@ -53,6 +53,8 @@ class Table:
         self.has_lead = bool(self.lead.any())
         #: Seconds until a pair is done without what the shared medium takes, and what it takes with all of it.
         self.end = np.where(self.possible, end, math.inf)
+        self.compute: Array = np.where(self.possible, compute, math.inf)
+        self.is_pairwise = instance.exchange == "pairwise"
         self.seconds: Array = np.where(shared & self.possible, seconds, 0.0)
         self.offset: Array = np.broadcast_to(latency, end.shape) if overlapped else end
         self.has_medium = bool(self.seconds.any())
@@ -73,6 +75,9 @@ class Table:
         """Return the least makespan of ``loads`` (one per row)."""
         ends = np.where(loads > 0, self.end[self.rows, loads], 0.0)
         level = float(ends.max(initial=0.0))
+        if self.is_pairwise and (loads > 0).sum() > 1:
+            computing = float(np.where(loads > 0, self.compute[self.rows, loads], 0.0).max())
+            return max(computing, float(np.sort(ends)[-2:].mean()))
         sends = np.flatnonzero((loads > 0) & (self.seconds[self.rows, loads] > 0))
         if len(sends):
             offset, seconds = self.offset[sends, loads[sends]], self.seconds[sends, loads[sends]]

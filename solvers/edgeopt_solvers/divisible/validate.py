@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["OBJECTIVES", "normalised"]
 
 OBJECTIVES = ("makespan", "energy")
-EXCHANGES = ("synchronous", "overlapped")
+EXCHANGES = ("synchronous", "overlapped", "pairwise")
 
 #: Units times devices are kept in matrices; more than this is a unit chosen too small.
 MOST_CELLS = 20_000_000
@@ -129,6 +129,12 @@ def _refuse_contradictions(given: Divisible, fields: dict[str, Any]) -> None:
     needs = weighs or fields["objective"] == "energy" or fields["max_energy_j"] is not None
     if needs and given.power_w is None and given.byte_j is None:
         raise InstanceError("power_w and byte_j are missing: energy counts; give watts or joules per byte per device")
+    if given.exchange == "pairwise":
+        leads = fields["lead_s"].any() or fields["lead_unit_s"].any()
+        shares = (fields["shared"] & sends).any()
+        if needs or shares or leads:
+            what = "energy counts" if needs else "devices share a medium" if shares else "lead_s is given"
+            raise InstanceError(f"exchange is 'pairwise', for makespans over links of one's own alone, and {what}")
     leads = fields["lead_s"].any() or fields["lead_unit_s"].any()
     if leads and (needs or (fields["shared"] & sends).any()):
         what = "energy counts" if needs else "devices share a medium"

@@ -52,6 +52,7 @@ def seconds_of(problem: Problem, units: tuple[int, ...], gflop: float) -> float:
     sharing = options.devices or [name for name, count in zip(names, units, strict=True) if count]
     able = [d for d, name in enumerate(names) if name in sharing]
     link = problem.network.default
+    waiting_for_each_other = []
     leads = ends = 0.0  # in the synchronous steps before the stale ones all wait for the slowest
     for d in (d for d in range(len(units)) if units[d]):
         device_ = problem.devices[d]
@@ -75,6 +76,10 @@ def seconds_of(problem: Problem, units: tuple[int, ...], gflop: float) -> float:
         sending = fresh * (compute + waiting + travel) + (steps - fresh) * (late + travel)
         lead = fresh * (compute + waiting + travel) if fresh < steps else 0.0
         leads, ends = max(leads, lead), max(ends, max(computing, sending) - lead + around)
+        waiting_for_each_other.append((steps * compute, computing + around))
+    if options.mode == "synchronous":  # in every step; a device goes on as soon as it has what the others computed
+        slowest = sorted(both for _, both in waiting_for_each_other)[-2:]
+        return max(max(compute for compute, _ in waiting_for_each_other), sum(slowest) / len(slowest))
     return leads + ends
 
 

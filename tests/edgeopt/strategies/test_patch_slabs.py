@@ -52,6 +52,7 @@ def seconds_by_hand(problem, units):
     peers, synchronous = len(sharing) - 1, problem.constraints.patch.mode == "synchronous"
     fresh = 10 if synchronous else 3
     lead = rest = 0.0
+    ends, computing = [], []
     for d in sharing:
         if not units[d]:
             continue
@@ -62,15 +63,18 @@ def seconds_by_hand(problem, units):
         around = 2e-3 + (problem.model.conditioning + problem.model.latent * units[d] / 4) / 1e8 if d else 0.0
         carry = 0.0
         if problem.devices[d].messages and peers:
-            ends = 2 * (3 * peers + 2 * peers)  # three to everybody, two to neighbours, and as many from them
+            messages = 2 * (3 * peers + 2 * peers)  # three to everybody, two to neighbours, and as many from them
             moved = 2 * peers * (500.0 + 3000.0) + 80_000.0 * (units[d] * peers + 4 - units[d])
-            carry = 0.5e-3 * ends + 20e-3 * moved / 2**20
+            carry = 0.5e-3 * messages + 20e-3 * moved / 2**20
         if synchronous:
-            rest = max(rest, 10 * (compute + waits + travel) + around)
+            computing.append(10 * compute)
+            ends.append(10 * (compute + waits + travel) + around)
         else:
             lead = max(lead, fresh * (compute + waits + travel))
             late = 1e-3 if peers else 0.0
             rest = max(rest, max((10 - fresh) * (compute + carry), (10 - fresh) * (late + travel)) + around)
+    if synchronous:  # nobody waits longer than the two slowest for each other
+        return max(max(computing), sum(sorted(ends)[-2:]) / min(len(ends), 2))
     return lead + rest
 
 

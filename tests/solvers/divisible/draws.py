@@ -12,7 +12,7 @@ from edgeopt_solvers.divisible import Divisible, Solution, evaluate
 
 EXTRAS = (
     "fixed_s", "transfer", "latency", "shared", "mixed", "overlapped", "memory", "min_units", "steps", "max_makespan",
-    "max_energy", "max_devices", "broken", "lead",
+    "max_energy", "max_devices", "broken", "lead", "pairwise",
 )  # fmt: skip
 
 
@@ -62,6 +62,8 @@ def problems(draw, most_devices=4, most_units=7, wild=False, extras=EXTRAS, obje
         fields["unit_s"] = np.where(rng.random(D) < 0.3, math.inf, fields["unit_s"])
     if "lead" in used and objective == "makespan" and not {"shared", "mixed", "max_energy"} & used:
         fields |= {"lead_s": numbers(0.5), "lead_unit_s": numbers(0.5)}
+    elif "pairwise" in used and objective == "makespan" and not {"shared", "mixed", "max_energy"} & used:
+        fields["exchange"] = "pairwise"
     return Divisible(**fields)
 
 

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from edgeopt_solvers import solve
 from edgeopt_solvers.divisible import CAPABILITIES, FEATURES, Divisible, Solution, evaluate
-from edgeopt_solvers.errors import BackendError, UnsupportedError
-from tests.solvers.divisible.draws import best_shares, brute_force, problems
+from edgeopt_solvers.errors import BackendError, InstanceError, UnsupportedError
+from tests.solvers.divisible.draws import EXTRAS, best_shares, brute_force, problems
 
 #: Draws in which a budget is met exactly, up to rounding, are decided by rounding; others agree to this.
 CLOSE = 2e-6
@@ -42,7 +42,7 @@ def test_equal_to_brute_force(instance):
 
 
 @settings(max_examples=40, deadline=None)
-@given(problems(most_devices=3, most_units=5))
+@given(problems(most_devices=3, most_units=5, extras=[name for name in EXTRAS if name != "pairwise"]))
 def test_pulp_agrees(instance):
     assert_equal_to_brute_force(instance, solve(instance, "pulp"), solve(instance).objective)
 
@@ -198,6 +198,40 @@ def test_all_wait_once_for_the_slowest():
     late = solve(Divisible(**fields, max_makespan_s=11.0))
     assert late.status.reason == "infeasible"
     assert "the fastest division takes 12 s" in late.message
+
+
+def test_steps_wait_for_what_the_others_computed():
+    # Two units each: 2 + 1 seconds on the first device, 6 + 1 on the second, so that the second never waits: 6, not 7.
+    fields = {"num_units": 4, "unit_s": [1.0, 3.0], "fixed_bytes": [1.0, 1.0], "rate_bytes_per_s": [1.0, 1.0]}
+    pairs = Divisible(**fields, exchange="pairwise")
+    assert evaluate(pairs, Solution((2, 2), (1.0, 1.0))).objective == 6.0
+    assert evaluate(pairs, Solution((3, 1), (1.0, 1.0))).objective == (4.0 + 4.0) / 2
+    assert evaluate(pairs, Solution((4, 0), (1.0, 0.0))).objective == 5.0, "alone as in one step"
+    assert solve(pairs).objective == 4.0
+    late = solve(replace(pairs, max_makespan_s=3.5))
+    assert "the fastest division takes 4 s" in late.message
+    with pytest.raises(UnsupportedError, match="pairwise"):
+        solve(pairs, "pulp")
+    with pytest.raises(InstanceError, match="energy counts"):
+        Divisible(**fields, exchange="pairwise", power_w=[1.0, 1.0], objective="energy")
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_many_steps_take_what_pairs_of_devices_say(seed):
+    """Step by step: a device goes on once it is done and has heard from all others, who send when they are done."""
+    rng = np.random.default_rng(seed)
+    D, steps = int(rng.integers(2, 6)), 2000
+    computing, travel = rng.uniform(1, 3, D), rng.uniform(0, 3, D)
+    done = computing.copy()
+    for _ in range(steps - 1):
+        arrived = done + travel
+        begins = [max(done[d], max(arrived[k] for k in range(D) if k != d)) for d in range(D)]
+        done = np.array(begins) + computing
+    instance = Divisible(
+        D, computing, unit_bytes=travel, rate_bytes_per_s=np.ones(D), exchange="pairwise", num_steps=np.full(D, steps)
+    )
+    value = evaluate(instance, Solution((1,) * D, (1.0,) * D)).objective
+    assert value == pytest.approx(done.max(), abs=20)
 
 
 def test_steps_multiply_everything():

@@ -82,7 +82,8 @@ def test_features_name_what_is_used():
         memory_bytes=[9.0, 9.0], min_units=[1, 2], num_steps=[1, 2], power_w=[1.0, 1.0], max_devices=2,
         objective={"makespan": 1.0, "energy": 1.0}, max_makespan_s=99.0, max_energy_j=99.0,
     )  # fmt: skip
-    assert everything.features() == FEATURES - {"lead"}
+    assert everything.features() == FEATURES - {"lead", "pairwise"}
+    assert Divisible(1, [1.0], exchange="pairwise").features() == {"pairwise"}
     assert Divisible(1, [1.0], lead_s=[1.0]).features() == {"lead"}
     assert Divisible(1, [1.0], lead_unit_s=[0.0]).features() == frozenset()
 
