@@ -73,10 +73,11 @@ def latency_terms(plan: Plan) -> list[Term]:
         key = (transfer.purpose, transfer.cut)
         if not plan.is_chain:
             key = (f"{transfer.source} → {transfer.destination}, {transfer.purpose}", transfer.cut)
+        number = f"{transfer.messages:.{0 if transfer.messages >= 1 else 2}f}"  # less than one: not in every request
         moves[key] = Term(
             term=transfer.purpose,
             where=f"{transfer.source} → {transfer.destination}",
-            what=f"{transfer.messages:.0f} message{'s' if transfer.messages != 1 else ''}",
+            what=f"{number} message{'s' if transfer.messages != 1 else ''}",
             seconds=transfer.seconds,
             causes={"delay": transfer.seconds - sending_s, "bytes": sending_s},
         )
