@@ -180,7 +180,8 @@ def _relax(columns: Columns, low: Array, high: Array, start: Array) -> Point:
     value, slope, _ = _function(columns, low, high, x)
     scale = max(abs(value), 1e-9)
     y, u, t = np.zeros(C), np.maximum(slope, 1e-2 * scale), np.full(len(h), 1e-2 * scale)
-    best, bound = x, -math.inf
+    alone = np.where(A > 0, columns.flow * (columns.network + columns.mean), math.inf)
+    best, bound = x, math.fsum(alone.min(axis=1).tolist())  # nobody waits
     converged = False
     kkt = np.zeros((n + C, n + C))
     kkt[:n, n:], kkt[n:, :n] = -A.T, A

@@ -190,7 +190,7 @@ def test_what_it_is_not_for(tmp_path, fields, why):
 def test_others_do_not_queue_and_it_needs_answers():
     one = load_problem("text-routing")
     assert "routing" in planner.fitting_strategies(one)
-    assert not {"pipeline", "speculative"} & planner.fitting_strategies(one).keys()
+    assert not {"pipeline", "speculative", "cascade"} & planner.fitting_strategies(one).keys()
     for name in ("text-speculative", "home-cluster", "digits-split"):
         assert Routing().unfit(load_problem(name))
 

@@ -204,6 +204,22 @@ def test_it_refuses_what_means_nothing():
         solve(Serving([1.0], [[[0.5]]]), "cvxpy")
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_any_magnitude(seed):
+    rng = np.random.default_rng(seed)
+    shape = (int(rng.integers(1, 4)), int(rng.integers(1, 4)), int(rng.integers(1, 3)))
+    service = np.where(rng.random(shape) < 0.2, np.inf, 10.0 ** rng.uniform(-6, 6, shape))
+    arrival = 10.0 ** rng.uniform(-6, 2, shape[0]) * rng.choice([1e-3, 1.0])
+    square = np.where(np.isfinite(service), service, 1.0) ** 2 * (1 + 10.0 ** rng.uniform(-3, 2, shape))
+    instance = Serving(arrival, service, square, max_load=float(rng.choice([0.5, 1.0])))
+    result = solve(instance, time_limit_s=2)
+    if result.status.has_solution:
+        assert 0 < result.bound <= result.objective
+        assert evaluate(instance, result.solution).violations == ()
+    else:
+        assert result.message
+
+
 def test_json_and_what_breaks_a_rule():
     instance = drawn(1, model_bytes=[1.0, 2.0], memory_bytes=[math.inf, 1.5], min_accuracy=0.9)
     assert Serving.from_json(instance.to_json()) == instance
