@@ -26,7 +26,7 @@ class Term:
     Attributes
     ----------
     term
-        ``compute``, or a transfer's purpose.
+        ``compute``, a transfer's purpose, or ``waiting`` of requests that arrive by themselves.
     where, what
         A device and its elements, or a link and what crosses it.
     seconds
@@ -75,10 +75,11 @@ def latency_terms(plan: Plan) -> list[Term]:
         key = (transfer.purpose, transfer.cut)
         if not plan.is_chain:
             key = (f"{transfer.source} → {transfer.destination}, {transfer.purpose}", transfer.cut)
+        number = f"{transfer.messages:.{0 if transfer.messages >= 1 else 2}f}"  # less than one: not in every request
         moves[key] = Term(
             term=transfer.purpose,
             where=f"{transfer.source} → {transfer.destination}",
-            what=f"{transfer.messages:.0f} message{'s' if transfer.messages != 1 else ''}",
+            what=f"{number} message{'s' if transfer.messages != 1 else ''}",
             seconds=transfer.seconds,
             causes={"delay": transfer.seconds - sending_s, "bytes": sending_s},
         )
@@ -91,7 +92,9 @@ def latency_terms(plan: Plan) -> list[Term]:
                 split.append(move)
         causes = _causes(plan, stage)
         split.append(Term("compute", stage.device, stage.elements, stage.compute_s, stage.index, causes))
-    return split + list(moves.values())
+    line_s = plan.metrics.get("waiting_s", 0.0)
+    waiting = [Term("waiting", "in line", "for requests that came before", line_s)] if line_s else []
+    return split + list(moves.values()) + waiting
 
 
 def busy_seconds(plan: Plan) -> dict[str, float]:

@@ -13,7 +13,7 @@ from edgeopt.questions.figures import amount
 from edgeopt.questions.frontier import METRICS, Frontier
 from edgeopt.report.charts import Row
 from edgeopt.report.data import Comparison, Report
-from edgeopt.report.tables import METRIC_NAMES, format_bytes, format_percent, format_seconds, is_duration
+from edgeopt.report.tables import METRIC_NAMES, format_bytes, format_count, format_percent, format_seconds, is_duration
 
 __all__ = [
     "Sheaf", "Table", "alternatives_table", "decisions_table", "figures_table", "frontier_table", "hardware_table",
@@ -68,7 +68,7 @@ def transfers_table(plan: Plan, report: Report | None) -> Table:
     for one in plan.transfers:
         row = [
             f"{one.purpose} {one.cut}" if one.purpose == "cut" else one.purpose, one.source, one.destination,
-            format_bytes(one.bytes), f"{one.messages:.0f}", format_percent(one.share),
+            format_bytes(one.bytes), format_count(one.messages), format_percent(one.share),
             _NONE if one.rate_bytes_per_s is None else f"{format_bytes(one.rate_bytes_per_s)}/s",
             format_seconds(one.seconds),
         ]  # fmt: skip

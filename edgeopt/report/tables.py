@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from edgeopt.report.data import Comparison, Report
 
 __all__ = [
-    "METRIC_NAMES", "STATUS_WORDS", "calibration_view", "format_bytes", "format_percent", "format_seconds",
-    "is_duration", "library_view", "new_table", "plan_view", "proof_line", "report_view", "show",
+    "METRIC_NAMES", "STATUS_WORDS", "calibration_view", "format_bytes", "format_count", "format_percent",
+    "format_seconds", "is_duration", "library_view", "new_table", "plan_view", "proof_line", "report_view", "show",
 ]  # fmt: skip
 
 _OBJECTIVE_UNITS = {
@@ -162,7 +162,7 @@ def report_view(report: Report) -> Iterable[RenderableType]:
         for transfer in report.transfers:
             transfers.add_row(
                 f"{transfer.purpose} {transfer.cut}" if transfer.purpose == "cut" else transfer.purpose,
-                transfer.source, transfer.destination, format_bytes(transfer.bytes), _count(transfer.messages),
+                transfer.source, transfer.destination, format_bytes(transfer.bytes), format_count(transfer.messages),
                 *_compared(transfer.seconds),
             )  # fmt: skip
         yield transfers
@@ -203,9 +203,9 @@ def _compared(comparison: Comparison, duration: bool = True) -> tuple[str, str, 
     return figure(comparison.predicted), figure(comparison.median), figure(comparison.spread), error
 
 
-def _count(number: float) -> str:
-    """Write a number of messages; of a stream it is an average."""
-    return f"{number:.0f}" if number == round(number) else f"{number:.3g}"
+def format_count(number: float) -> str:
+    """Write a number of messages; where few are sent now and then it is an average."""
+    return f"{number:.0f}" if number == round(number) or number >= 10 else f"{number:.3g}"
 
 
 def _output_line(report: Report) -> str:

@@ -53,6 +53,11 @@ class Cascade(Strategy):
             return f"cascade decides from recorded answers of smaller models, and {model.name!r} has none (answers)"
         if limits.accuracy is None:
             return "cascade trades right answers for time, and nothing says how many are needed (constraints.accuracy)"
+        if load.requests_per_s is not None and problem.strategy != self.name:
+            return (
+                "cascade does not weigh waiting, so that its objective is no match for others where requests arrive by "
+                "themselves (workload.requests_per_s): write `strategy: cascade` to plan one all the same"
+            )
         if load.batch > 1 or load.temperature > 0:
             return "cascade answers one query at a time, by the likeliest tokens (workload.batch, temperature)"
         if problem.objective != "latency" or limits.energy is not None or limits.quality or limits.period:

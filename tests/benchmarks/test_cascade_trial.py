@@ -28,12 +28,12 @@ def test_seconds_are_calibrated_by_what_runs_took():
     assert found["text.small"] == KNOWN["text.small"]
 
 
-@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("load", [0.3, 0.8])
 def test_streams_wait_on_average_what_the_plan_says(load):
-    plan = planner.solve(problem_at(FLOOR, KNOWN, 1500, rate_of(load, KNOWN)))
+    plan = planner.solve(problem_at(FLOOR, KNOWN, 1200, rate_of(load, KNOWN)))
     assert plan.metrics["load"] == pytest.approx(load)
     assert len(plan.stages) > 1
-    streams = [followed(plan, seed)[0] for seed in range(10)]
+    streams = [followed(plan, seed)[0] for seed in range(8)]
     # the held-out queries that arrive are half a per cent longer than those decided from: at 0.8 a line of 4 % more
     assert statistics.fmean(streams) == pytest.approx(plan.latency_s, rel=0.08)
     assert followed(plan, 0)[1] == pytest.approx([stage.compute_s for stage in plan.stages], rel=0.06)

@@ -27,7 +27,7 @@ def plan_of(**load) -> Plan:
 
 @pytest.mark.parametrize("rate", [None, 15.0])
 def test_parties_say_what_one_process_says(rate):
-    plan = plan_of(requests=24, requests_per_s=rate)
+    plan = plan_of(requests=12, requests_per_s=rate)
     said = rehearse(plan, 5)
     assert compare(plan, said, reference(plan, 5))["equal"]
     assert set(said[1].tolist()) == {0, 1}
@@ -35,10 +35,10 @@ def test_parties_say_what_one_process_says(rate):
 
 def test_answers_are_those_that_were_recorded():
     """Tokens by number, stages by the trace's confidences, and as many right ones."""
-    plan = plan_of(requests=30)
+    plan = plan_of(requests=16)
     rows, stages, tokens = rehearse(plan, 0)
     trace = read_answers(plan.problem.model)
-    assert rows.tolist() == trace.part("held-out").query[:30].tolist()
+    assert rows.tolist() == trace.part("held-out").query[:16].tolist()
     first, last = (trace.models.index(name) for name in plan.decisions["models"])
     known = trace.rows(rows.numpy())
     assert stages.tolist() == (known.confidence[:, first] < plan.decisions["thresholds"][0]).astype(int).tolist()
@@ -46,21 +46,21 @@ def test_answers_are_those_that_were_recorded():
     counts = [known.tokens[n, m] for n, m in enumerate(model)]
     assert (tokens >= 0).sum(1).tolist() == counts
     right = sum(known.correct[n, m] for n, m in enumerate(model))
-    assert share_right(read_queries(plan.problem.model.answers.queries), [rows, stages, tokens]) == right / 30
+    assert share_right(read_queries(plan.problem.model.answers.queries), [rows, stages, tokens]) == right / 16
 
 
 @pytest.mark.processes
 def test_an_executed_plan_reports_responses_and_accuracy():
-    plan = plan_of(requests=12, requests_per_s=6.0)
+    plan = plan_of(requests=6, requests_per_s=6.0)
     report = execute(plan, repeat=1, warmup=0, timeout_s=100.0)
     assert report.output is not None
     assert report.output.equal
     assert report.responses is not None
-    assert report.responses.requests == 12
+    assert report.responses.requests == 6
     assert report.latency_s.predicted == plan.latency_s
     accuracy = report.metrics["accuracy"]
     assert accuracy.predicted == plan.metrics["accuracy"]
-    assert round(12 * accuracy.median) == pytest.approx(12 * accuracy.median)
+    assert round(6 * accuracy.median) == pytest.approx(6 * accuracy.median)
     assert {transfer.purpose for transfer in report.transfers} == {"input", "output", "end"}
 
 

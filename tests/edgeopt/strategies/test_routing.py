@@ -14,6 +14,7 @@ from edgeopt.costs.routing import mixed_interval
 from edgeopt.errors import InputError, NoPlanError
 from edgeopt.profiles import load_problem
 from edgeopt.profiles.answers import read_answers
+from edgeopt.questions.terms import latency_terms
 from edgeopt.strategies.routing import Routing
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers.placement import ServingSolution
@@ -81,6 +82,7 @@ def test_a_plan_costs_what_the_formulas_say(tmp_path):
     busy = sum(stage.compute_s for stage in plan.stages)
     moving = sum(transfer.seconds for transfer in plan.transfers)
     assert plan.latency_s == pytest.approx(busy + moving + plan.metrics["waiting_s"])
+    assert plan.latency_s == pytest.approx(sum(term.seconds for term in latency_terms(plan)))
     assert plan.throughput_per_s == pytest.approx(0.9 / max(loads))
     assert planner.verify(plan) == []
 
@@ -190,7 +192,7 @@ def test_what_it_is_not_for(tmp_path, fields, why):
 def test_others_do_not_queue_and_it_needs_answers():
     one = load_problem("text-routing")
     assert "routing" in planner.fitting_strategies(one)
-    assert not {"pipeline", "speculative"} & planner.fitting_strategies(one).keys()
+    assert not {"pipeline", "speculative", "cascade"} & planner.fitting_strategies(one).keys()
     for name in ("text-speculative", "home-cluster", "digits-split"):
         assert Routing().unfit(load_problem(name))
 
