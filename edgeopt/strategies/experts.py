@@ -21,7 +21,8 @@ from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.chain import able_devices
-from edgeopt.strategies.expert_requests import Placed, Request
+from edgeopt.strategies.expert_plans import Placed
+from edgeopt.strategies.expert_requests import Request
 from edgeopt.strategies.timeline import lay_out
 from edgeopt_solvers import Result
 from edgeopt_solvers import placement as family
