@@ -21,10 +21,12 @@ from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.chain import able_devices
-from edgeopt.strategies.expert_requests import Placed, Request
+from edgeopt.strategies.expert_plans import Placed
+from edgeopt.strategies.expert_requests import Request
 from edgeopt.strategies.timeline import lay_out
 from edgeopt_solvers import Result
 from edgeopt_solvers import placement as family
+from edgeopt_solvers.result import relative_gap
 
 __all__ = ["Experts"]
 
@@ -132,7 +134,7 @@ class Experts(Strategy):
             status=result.status.reason,
             objective=result.objective + offset,
             bound=result.bound + offset,
-            gap=result.gap,
+            gap=relative_gap(result.objective + offset, result.bound + offset),
             runtime_s=result.runtime_s,
             latency_s=placed.latency_s,
             throughput_per_s=1.0 / placed.latency_s,

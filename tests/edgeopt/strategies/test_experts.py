@@ -243,6 +243,17 @@ def test_the_trunk_is_chosen_too():
     assert planner.solve(plan.problem, warm_start=plan).objective == pytest.approx(plan.objective)
 
 
+def test_a_plan_with_a_gap_says_it_of_the_whole_request():
+    case = problem(
+        model=mixture(8, 2, layers=2), workload={"kind": "text", "prompt_tokens": 4, "new_tokens": 4, "batch": 8},
+        devices=[device(f"d{i}", gflops=5.0 + i, memory=8.9e6) for i in range(3)], network=network(latency=1e-4),
+    )  # fmt: skip
+    plan = planner.solve(case, gap=0.5)
+    assert 0 < plan.gap < 0.5
+    assert plan.gap == pytest.approx((plan.objective - plan.bound) / plan.objective, rel=1e-6)
+    assert planner.verify(plan) == []
+
+
 # ── refusals ─────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
