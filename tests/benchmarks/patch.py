@@ -5,7 +5,7 @@
 
 Needs root on Linux and two idle cores, and takes about four minutes. This machine is measured first with one thread,
 the denoiser's slabs included; the other device is the same at half its speed. Then both divisions are planned and
-executed by turns, synchronously and with stale context. Without ``--model`` the denoiser is a transformer of width 512:
+executed by turns, synchronously and with stale context. Without ``--model`` the denoiser is a transformer of width 768:
 what patches exchange grows with its width, what they compute with the square of it, and real denoisers are wider still.
 The last line is one JSON document: measured and predicted seconds, and how many times faster the planned division is
 (the goal is 1.25).
@@ -43,9 +43,8 @@ SPEEDS = {"slow": 0.5, "fast": 1.0}
 MODES = ("synchronous", "asynchronous")
 SECTION = "Patches on unequal devices"
 GOAL = 1.25
-#: Width 512, half of what published transformers of this kind have; layers change nothing of what there is to compute
-#: for a byte.
-LAYERS, HEADS, HEAD_WIDTH = 3, 8, 64
+#: Width 768, that of DiT-B (DiT-XL has 1152); layers change nothing of what there is to compute for a byte.
+LAYERS, HEADS, HEAD_WIDTH = 2, 12, 64
 
 
 def wide_model() -> Diffusion:
@@ -63,7 +62,7 @@ def wide_model() -> Diffusion:
 def devices_of(model: Diffusion, steps: int, quick: bool) -> list[Device]:
     """Return this machine with one thread, measured with the model, and the same at other speeds."""
     whole = profile_device(
-        "here", threads=1, models=[model], workloads=[ImageWorkload(steps=steps)], repeats=1 if quick else 3,
+        "here", threads=1, models=[model], workloads=[ImageWorkload(steps=steps)], repeats=1 if quick else 2,
         processes=1 if quick else 2, progress=say, command="tests/benchmarks/patch.py",
     )  # fmt: skip
     devices = [
