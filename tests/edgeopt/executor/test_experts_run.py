@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import time
-
 import pytest
 
 pytest.importorskip("transformers")
@@ -17,9 +15,7 @@ pytestmark = [pytest.mark.torch, pytest.mark.processes]
 
 def test_the_bundled_mixture_runs_as_planned() -> None:
     problem = load_problem("mixture-experts")
-    started = time.process_time()
     plan = planner.solve(problem)
-    assert time.process_time() - started < 2.0
     assert plan.status == "optimal"
     assert [stage.device for stage in plan.stages] == ["desk", "shelf", "hall"]
     assert all(stage.memory_bytes <= device.memory for stage, device in zip(plan.stages, problem.devices, strict=True))
