@@ -30,6 +30,9 @@ def profile_device(
     guidance: Annotated[float, typer.Option(help="For diffusion models; above 1 doubles the batch.")] = 1.0,
     repeats: Annotated[int, typer.Option(help="Requests timed per process and model.")] = 3,
     processes: Annotated[int, typer.Option(help="Fresh processes to time in.")] = 2,
+    patches: Annotated[
+        bool, typer.Option("--patches", help="Time denoisers by slabs, too; takes four times as long.")
+    ] = False,
     timeout: Annotated[str, typer.Option(metavar="DURATION", help="For each process.")] = "600 s",
     json: Json = False,
 ) -> None:
@@ -50,7 +53,7 @@ def profile_device(
         device = measure(
             name, threads=threads, dtypes=tuple(dtype or ["float32"]), accelerator=accelerator,
             models=models, workloads=loads, repeats=repeats,
-            processes=processes, timeout_s=timeout_s, command=context.obj, progress=progress,
+            processes=processes, timeout_s=timeout_s, command=context.obj, progress=progress, patches=patches,
         )  # fmt: skip
     hand_over(device, output, json)
 
@@ -76,6 +79,7 @@ def profile_model(
     guidance: Annotated[float, typer.Option(help="With --on; above 1 doubles a denoiser's batch.")] = 1.0,
     repeats: Annotated[int, typer.Option(help="With --on: requests timed per process.")] = 3,
     processes: Annotated[int, typer.Option(help="With --on: fresh processes to time in.")] = 2,
+    patches: Annotated[bool, typer.Option("--patches", help="With --on: time denoisers by slabs, too.")] = False,
     gates: Annotated[
         int | None, typer.Option(metavar="PROMPTS", help="Count here how often a mixture's experts are chosen.", min=1)
     ] = None,
@@ -122,7 +126,7 @@ def profile_model(
     with progress_line(json) as progress:
         timed = measure(
             device, [model] * len(loads), loads, repeats=repeats, processes=processes, timeout_s=timeout_s,
-            command=context.obj, progress=progress,
+            command=context.obj, progress=progress, patches=patches,
         )  # fmt: skip
     hand_over(timed, output, json)
 

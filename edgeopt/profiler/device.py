@@ -35,6 +35,7 @@ def profile_device(
     timeout_s: float = 600.0,
     command: str | None = None,
     progress: Callable[[str], None] | None = None,
+    patches: bool = False,
 ) -> Device:
     """Measure this machine, used with a number of threads.
 
@@ -57,6 +58,8 @@ def profile_device(
         For each process.
     command
         What to cite as the source; default: this call.
+    patches
+        Time denoisers by slabs as well, for the strategy ``patch``: four times as many runs.
 
     Returns
     -------
@@ -88,6 +91,7 @@ def profile_device(
         timeout_s=timeout_s,
         source=source,
         progress=say,
+        patches=patches,
     )
     return Device(
         name=name,
@@ -133,6 +137,7 @@ def profile_model(
     timeout_s: float = 600.0,
     command: str | None = None,
     progress: Callable[[str], None] | None = None,
+    patches: bool = False,
 ) -> Device:
     """Time models on this machine as the device runs them: with its threads or its accelerator, in their own dtype.
 
@@ -141,7 +146,7 @@ def profile_model(
     device
         A profile of this machine; its ``runtime`` says how to compute. Where that has a CPU quota, models are timed
         without it and the times divided by it.
-    models, workloads, repeats, processes, timeout_s, command, progress
+    models, workloads, repeats, processes, timeout_s, command, progress, patches
         As for :func:`profile_device`.
 
     Returns
@@ -171,6 +176,7 @@ def profile_model(
         timeout_s=timeout_s,
         source=f"measured on {date.today().isoformat()} by {cited} on {_processor()}, {threads}",
         progress=progress or (lambda text: None),
+        patches=patches,
     )
     if device.runtime.cpu_quota is not None:
         timings = _at_quota(timings, device.runtime.cpu_quota)

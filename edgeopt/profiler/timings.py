@@ -44,17 +44,24 @@ _CALM = 0.1
 class Measuring:
     """One model under some workloads, and what was seen of it so far.
 
-    A job runs all the workloads in one process, one after the other.
+    A job runs all the workloads in one process, one after the other. With ``patches`` the slabs of a denoiser are
+    among them.
     """
 
     model: Model
     workloads: Sequence[Workload]
     runtime: Runtime
+    patches: bool = False
     samples: list[list[ElementSamples]] = field(init=False)
 
     def __post_init__(self) -> None:
         """One plan for each workload and denoiser."""
-        self._plans = [(load, plan) for load in self.workloads for plan in _plans(self.model, load, self.runtime)]
+        self._plans = [
+            (load, plan)
+            for load in self.workloads
+            for plan in _plans(self.model, load, self.runtime)
+            if self.patches or plan.strategy != "patch"
+        ]
         self.samples = [[] for _ in self._plans]
 
     def job(self, repeats: int, *, warmup: int = 1, whole: bool = False) -> ElementJob:
@@ -115,9 +122,10 @@ def profile_models(
     timeout_s: float,
     source: str,
     progress: Callable[[str], None],
+    patches: bool = False,
 ) -> list[Timing]:
     """Time every model under its workload; see :func:`edgeopt.profiler.profile_device`."""
-    measurings = [Measuring(model, loads, runtime) for model, loads in _by_model(models, workloads)]
+    measurings = [Measuring(model, loads, runtime, patches) for model, loads in _by_model(models, workloads)]
     count = runtime.threads or 1
     for turn in range(2 * processes):
         for each in measurings:

@@ -255,8 +255,8 @@ class PatchShares:
         notes = []
         if without := [d.name for d in sharing if lines[d.name] is None and self.costs.step_s(d)[2]]:
             notes.append(
-                "patches taken as shares of the measured whole step, as no slabs were timed (`edgeopt profile model` "
-                f"does it): {', '.join(without)}"
+                "patches taken as shares of the measured whole step, as no slabs were timed (`edgeopt profile model "
+                f"--patches` does it): {', '.join(without)}"
             )
         off = {name: line[2] for name, line in lines.items() if line is not None and line[2] > _STRAIGHT}
         if off:

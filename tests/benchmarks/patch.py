@@ -63,7 +63,7 @@ def devices_of(model: Diffusion, steps: int, quick: bool) -> list[Device]:
     """Return this machine with one thread, measured with the model, and the same at other speeds."""
     whole = profile_device(
         "here", threads=1, models=[model], workloads=[ImageWorkload(steps=steps)], repeats=1 if quick else 2,
-        processes=1 if quick else 2, progress=say, command="tests/benchmarks/patch.py",
+        processes=1 if quick else 2, progress=say, command="tests/benchmarks/patch.py", patches=True,
     )  # fmt: skip
     devices = [
         whole.model_copy(update={"name": name}) if speed == 1 else slowed(whole, speed, name)

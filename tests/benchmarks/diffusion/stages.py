@@ -32,7 +32,7 @@ def here(problem: Problem, say: Callable[[str], None], beside: Sequence[Problem]
     timed = (problem, *beside)
     whole = profile_device(
         "here", threads=1, models=[each.model for each in timed], workloads=[each.workload for each in timed],
-        repeats=3, processes=2, progress=say, command="tests/benchmarks/quality.py",
+        repeats=3, processes=2, progress=say, command="tests/benchmarks/quality.py", patches=True,
     )  # fmt: skip
     devices = []
     for device in problem.devices:

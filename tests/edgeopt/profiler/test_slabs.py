@@ -53,7 +53,7 @@ def test_heights_that_are_timed(total, multiple, rows):
 def test_slabs_are_timed_beside_whole_steps_and_planned_with(model):
     model = model.model_copy(update={"variants": {"dit": model.variants["dit"]}})
     load = ImageWorkload(steps=3, images=2)
-    measuring = Measuring(model, [load], Runtime(threads=1))
+    measuring = Measuring(model, [load], Runtime(threads=1), patches=True)
     measuring.add(measure_elements(measuring.job(1, warmup=0)))
     rows = measuring.timings("a test")
     assert [(row.phase, row.variant, row.rows, row.batch) for row in rows] == [
@@ -81,7 +81,7 @@ def test_only_what_lies_between_exchanges_is_timed(model, monkeypatch):
     """A clock that goes on by one whenever it is read: a step of n exchanges is read 2 (n + 1) times."""
     ticks = iter(range(10**6))
     monkeypatch.setattr(slabs.time, "perf_counter", lambda: float(next(ticks)))
-    measuring = Measuring(model, [ImageWorkload(steps=3)], Runtime(threads=1))
+    measuring = Measuring(model, [ImageWorkload(steps=3)], Runtime(threads=1), patches=True)
     plans = {(p.stages[0].variant, p.stages[0].stop): p for p in measuring.job(1).plans if p.strategy == "patch"}
     exchange = model.variants["dit"].patch
     assert slabs.Slab(plans["dit", 6]).steps_s(0) == [exchange.messages + 1.0] * 3
