@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -15,6 +15,7 @@ from edgeopt.costs.drafting import ModelPasses, draft_model
 from edgeopt.costs.links import link_arrays
 from edgeopt.costs.memory import usable_bytes
 from edgeopt.errors import Finding, InputError, NoPlanError
+from edgeopt.plan import Transfer
 from edgeopt.profiles.answers import Trace, model_names, read_answers
 from edgeopt.profiles.library import known_or_near
 from edgeopt.profiles.model import CausalLM
@@ -102,6 +103,32 @@ class AnswerPool:
     def answer_bytes(self, model: int) -> Array:
         """Bytes of each answer with its confidence, (N,)."""
         return _HEAD_BYTES + _CONFIDENCE_BYTES + _TOKEN_BYTES * self.tokens[:, model].astype(float)
+
+    def transfers(self, uses: Iterable[tuple[Entry, Callable[[Array], float]]]) -> list[Transfer]:
+        """Questions and answers by pair of devices, means per query.
+
+        ``uses`` has for each entry that is asked what makes values by query, (N,), a mean over all queries.
+        """
+        found = dict[tuple[str, int, int], list[float]]()
+        for entry, mean in uses:
+            if entry.device == self.source:
+                continue
+            for purpose, i, j, num_bytes, seconds in (
+                ("input", self.source, entry.device, self.prompt_bytes(), entry.there_s),
+                ("output", entry.device, self.source, self.answer_bytes(entry.model), entry.back_s),
+            ):
+                total = found.setdefault((purpose, i, j), [0.0, 0.0, 0.0])
+                for n, values in enumerate((num_bytes, np.ones(len(num_bytes)), seconds)):
+                    total[n] += mean(values)
+        names = [device.name for device in self.problem.devices]
+        rates = self.links.rate_bytes_per_s
+        return [
+            Transfer(
+                purpose=purpose, source=names[i], destination=names[j], bytes=num_bytes, messages=messages,
+                seconds=seconds, rate_bytes_per_s=float(rates[i, j]),
+            )
+            for (purpose, i, j), (num_bytes, messages, seconds) in found.items()
+        ]  # fmt: skip
 
     def place(self, model: str, device: str) -> int:
         """Index of the entry of a model on a device.

@@ -280,26 +280,10 @@ class _Chosen:
 
     def transfers(self) -> list[Transfer]:
         """Questions and answers by pair of devices, means per query."""
-        pool, found = self.pool, dict[tuple[str, int, int], list[float]]()
-        for entry, asked in zip(self.entries, self.asked, strict=True):
-            if entry.device == pool.source:
-                continue
-            for purpose, i, j, num_bytes, seconds in (
-                ("input", pool.source, entry.device, pool.prompt_bytes(), entry.there_s),
-                ("output", entry.device, pool.source, pool.answer_bytes(entry.model), entry.back_s),
-            ):
-                total = found.setdefault((purpose, i, j), [0.0, 0.0, 0.0])
-                for n, values in enumerate((num_bytes, np.ones(len(asked)), seconds)):
-                    total[n] += float((values * asked).mean())
-        names = [device.name for device in pool.problem.devices]
-        rates = pool.links.rate_bytes_per_s
-        return [
-            Transfer(
-                purpose=purpose, source=names[i], destination=names[j], bytes=num_bytes, messages=messages,
-                seconds=seconds, rate_bytes_per_s=float(rates[i, j]),
-            )
-            for (purpose, i, j), (num_bytes, messages, seconds) in found.items()
-        ]  # fmt: skip
+        return self.pool.transfers(
+            (entry, lambda values, asked=asked: float((values * asked).mean()))
+            for entry, asked in zip(self.entries, self.asked, strict=True)
+        )
 
     def bars(self) -> list[Bar]:
         """Return a mean query that every model is asked, with nobody in line."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgeopt.plan import Stage, Transfer
 from edgeopt.strategies.expert_requests import Request
+from edgeopt.strategies.messages import Hop, hop_transfers
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt.strategies.timeline import Bar, link_lane
 from edgeopt_solvers import placement as family
@@ -95,20 +97,7 @@ class Placed:
         hops += [("end", trunk, d, 0.0, 1.0) for d in held]
         hops.append(("output", trunk, source, request.output_bytes, 1.0))
         names = [device.name for device in request.devices]
-        rate = request.links.rate_bytes_per_s
-        return [
-            Transfer(
-                purpose=purpose,
-                source=names[i],
-                destination=names[j],
-                bytes=num_bytes,
-                messages=count,
-                seconds=count * float(request.links.latency_s[i, j]) + num_bytes / float(rate[i, j]),
-                rate_bytes_per_s=float(rate[i, j]),
-            )
-            for purpose, i, j, num_bytes, count in hops
-            if i != j and rate[i, j] > 0
-        ]
+        return hop_transfers(itertools.starmap(Hop, hops), names, request.links)
 
     def stages(self) -> list[Stage]:
         """Return the trunk's stage, with the experts that it holds itself, and one for each other device with any."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, ClassVar
 
 import numpy as np
@@ -255,26 +255,7 @@ class _Chosen:
 
     def transfers(self) -> list[Transfer]:
         """Questions and answers by pair of devices, means per query."""
-        pool, found = self.classes.pool, dict[tuple[str, int, int], list[float]]()
-        for entry in self.used:
-            if entry.device == pool.source:
-                continue
-            for purpose, i, j, num_bytes, seconds in (
-                ("input", pool.source, entry.device, pool.prompt_bytes(), entry.there_s),
-                ("output", entry.device, pool.source, pool.answer_bytes(entry.model), entry.back_s),
-            ):
-                total = found.setdefault((purpose, i, j), [0.0, 0.0, 0.0])
-                for n, values in enumerate((num_bytes, np.ones(len(num_bytes)), seconds)):
-                    total[n] += self.mean(values, entry)
-        names = [device.name for device in pool.problem.devices]
-        rates = pool.links.rate_bytes_per_s
-        return [
-            Transfer(
-                purpose=purpose, source=names[i], destination=names[j], bytes=num_bytes, messages=messages,
-                seconds=seconds, rate_bytes_per_s=float(rates[i, j]),
-            )
-            for (purpose, i, j), (num_bytes, messages, seconds) in found.items()
-        ]  # fmt: skip
+        return self.classes.pool.transfers((entry, partial(self.mean, entry=entry)) for entry in self.used)
 
     def bars(self) -> list[Bar]:
         """Return a mean query on the model that answers most of them, with nobody in line."""

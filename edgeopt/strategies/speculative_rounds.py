@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ from edgeopt.plan import Stage, Transfer
 from edgeopt.profiles.model import Acceptance, CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.chain import able_devices, source_index
+from edgeopt.strategies.messages import Hop, hop_transfers
 from edgeopt.strategies.pipeline import basis_notes
 from edgeopt.strategies.timeline import Bar, link_lane
 from edgeopt_solvers import policy as family
@@ -216,19 +218,7 @@ class Choice:
             hops.append(("reply", e, d, (1 + self.draft_rounds) * _REPLY_BYTES, 1 + self.draft_rounds))
         hops.append(("output", e, source, float(_TOKEN_BYTES * rounds.load.new_tokens), 1.0))
         names = [device.name for device in rounds.problem.devices]
-        return [
-            Transfer(
-                purpose=purpose,
-                source=names[i],
-                destination=names[j],
-                bytes=num_bytes,
-                messages=messages,
-                seconds=messages * rounds.sending_s(i, j, 0.0) + num_bytes / float(rounds.links.rate_bytes_per_s[i, j]),
-                rate_bytes_per_s=float(rounds.links.rate_bytes_per_s[i, j]),
-            )
-            for purpose, i, j, num_bytes, messages in hops
-            if i != j and rounds.links.rate_bytes_per_s[i, j] > 0
-        ]
+        return hop_transfers(itertools.starmap(Hop, hops), names, rounds.links)
 
     @property
     def stop_below(self) -> float:
