@@ -204,17 +204,16 @@ class _Reader:
         confidence = self._stack("confidence", models, most=1.0)
         lengths = answers = features = None
         if _PROMPT in self.header:
-            lengths = self._numbers(_PROMPT, least=1, whole=True).astype(np.int64)
-            answers = self._stack("tokens", models, least=1, whole=True).astype(np.int64)
+            lengths = self._numbers(_PROMPT, least=1, whole=True)
+            answers = self._stack("tokens", models, least=1, whole=True)
         names = tuple(column.removeprefix(_FEATURE) for column in self.header if column.startswith(_FEATURE))
         if names:
             features = self._stack("feature", names, least=-math.inf)
         if self.findings:
             return None
         classes, parts = np.array(self._words("class"), dtype=np.str_), np.array(splits, dtype=np.str_)
-        return Trace(
-            models, query.astype(np.int64), classes, parts, correct, confidence, lengths, answers, features, names
-        )
+        counts = [None if each is None else each.astype(np.int64) for each in (lengths, answers)]
+        return Trace(models, query.astype(np.int64), classes, parts, correct, confidence, *counts, features, names)
 
     def _words(self, column: str) -> list[str]:
         at = self.header.index(column)

@@ -114,8 +114,8 @@ def record_answers(folder: Path, architectures: Mapping[str, Architecture], say:
         say(f"{kind}: " + ", ".join(f"{name} {share:.3f}" for name, share in zip(names, shares, strict=True)))
     source = (
         f"recorded {date.today().isoformat()}: {sum(_COUNTS.values())} held-out lines of the grammar, every other "
-        f"one {SPLITS[1]}, and {sum(_TRAIN_COUNTS.values())} to train on; right if every character is, confidence is the "
-        "probability of the whole answer"
+        f"one {SPLITS[1]}, and {sum(_TRAIN_COUNTS.values())} to train on; right if every character is, confidence is "
+        "the probability of the whole answer"
     )
     here = f"../{folder.parent.name}/{folder.name}"
     return Answers(trace=f"{here}/{TRACE}", queries=f"{here}/{QUERIES}", router=router, source=source)

@@ -45,7 +45,8 @@ def recorded(num_queries: int = 400, seed: int = 0) -> Trace:
     splits = np.array(["fit", "held-out", "train", "train"])[np.arange(num_queries) % 4]
     right = (rng.random((num_queries, 3)) < chances).astype(float)
     features = np.stack([noise, hard], axis=1)
-    return replace(base, correct=right, splits=splits, features=features, feature_names=("noise", "hard"))
+    known = {"classes": np.array(["odd", "even"])[np.arange(num_queries) // 4 % 2], "splits": splits}
+    return replace(base, correct=right, features=features, feature_names=("noise", "hard"), **known)
 
 
 def problem(folder, trace=None, rate=0.6, **fields):
