@@ -146,9 +146,7 @@ class Experts(Strategy):
             runtime_s=result.runtime_s,
             latency_s=placed.latency_s,
             throughput_per_s=1.0 / placed.latency_s,
-            quality=loss(placed.request, placed.share)
-            if wants_quality(problem) or placed.request.costs.formats
-            else None,
+            quality=loss(placed.request, placed.share) if weighed else None,
             metrics=metrics,
             decisions=placed.request.write(placed.solution),
             stages=placed.stages(),

