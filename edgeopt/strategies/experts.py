@@ -99,7 +99,7 @@ class Experts(Strategy):
             raise NoPlanError(
                 f"no plan exists for {problem.name!r}: memory: the trunk (all but the experts, with its cache) needs "
                 f"{need:.9g} bytes, and device {largest!r} has {need - short:.9g}, {short:.6g} too few; add a device "
-                "that holds it, or shorten the request"
+                f"that holds it (devices.{largest}.memory), or shorten the request (workload.prompt_tokens, batch)"
             )
         return [case.problem for case in fitting]
 
@@ -169,7 +169,9 @@ class Experts(Strategy):
             text = re.sub(r"\bexpert 0 of layer (\d+)", name, message) if request.apart else message
             text = re.sub(r"\blayer (\d+)\b", name, text)
             if message.startswith("memory"):
-                text += "; add memory or a device, or store the model in fewer bits (edgeopt profile model --weights)"
+                largest = max(problem.devices, key=usable_bytes).name
+                text += f"; add memory or a device (devices.{largest}.memory), or let devices store it in fewer bits "
+                text += "(constraints.experts.weights, or constraints.quality where the model's profile says the loss)"
             return devices(text)
 
         return describe
