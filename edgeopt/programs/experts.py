@@ -109,7 +109,10 @@ class Spread(nn.Module):
         asked = []
         rows = states.new_empty((*chosen.shape, states.shape[-1]))
         mine: tuple[torch.Tensor, torch.Tensor] | None = None
-        for rank in torch.unique(ranks).tolist():
+        serving = torch.unique(ranks).tolist()
+        if serving != [turn.rank]:
+            turn.pause()
+        for rank in serving:
             tokens, places = (ranks == rank).nonzero(as_tuple=True)
             if rank == turn.rank:
                 mine = tokens, places
@@ -151,6 +154,11 @@ class _Turn:
         """Stop the clock: waiting is not computing."""
         self.__exit__(None, None, None)
         yield
+        self.__enter__()
+
+    def pause(self) -> None:
+        """End a piece of computing and begin another: a device that is slowed down rests before it asks, not after."""
+        self.__exit__(None, None, None)
         self.__enter__()
 
     def send(self, rank: int, tensors: list[torch.Tensor]) -> None:
