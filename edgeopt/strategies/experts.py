@@ -52,7 +52,7 @@ class Experts(Strategy):
         if load.temperature > 0:
             return f"experts takes the likeliest token each time; workload.temperature is {load.temperature:g}"
         if problem.objective not in ("latency", "throughput") or limits.energy is not None:
-            return "experts makes requests short; it weighs neither energy nor quality against time"
+            return "experts makes requests short; it weighs no energy and no quality against time (constraints.quality)"
         if limits.deadline is not None or limits.period is not None:
             return "experts finds the shortest request and holds no budget (constraints deadline, period)"
         if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
