@@ -34,12 +34,20 @@ class Architecture(Strict):
 class Experts(Strict):
     """Routed experts inside a layer: all are resident, ``num_active`` of them work on each token.
 
-    ``weights`` is one expert's share of the layer's weights; ``flop_per_token`` of the layer counts active experts.
+    ``weights`` is one expert's share of the layer's weights, ``weights_by_dtype`` its share of the layer's in other
+    formats; ``flop_per_token`` of the layer counts active experts.
     """
 
     num_experts: int = Field(ge=1)
     num_active: int = Field(ge=1)
     weights: Bytes
+    weights_by_dtype: dict[DType, NonNegativeBytes] = {}
+
+    def stored_as(self, dtype: str, share: float) -> Experts:
+        """Return the experts in another format; where nothing is said of it, they shrink by ``share`` as the layer."""
+        guess = float(round(self.weights * share))
+        size = next((value for name, value in self.weights_by_dtype.items() if name == dtype), guess)
+        return self.model_copy(update={"weights": size, "weights_by_dtype": {}})
 
 
 class Layer(Strict):
@@ -68,10 +76,7 @@ class Layer(Strict):
         size = next((value for name, value in self.weights_by_dtype.items() if name == dtype), None)
         if size is None:
             return self
-        smaller = self.experts
-        if smaller is not None:  # experts are nearly all of a layer, so they shrink as it does
-            share = size / self.weights
-            smaller = smaller.model_copy(update={"weights": float(round(smaller.weights * share))})
+        smaller = None if self.experts is None else self.experts.stored_as(dtype, size / self.weights)
         update = {"weights": size, "weights_by_dtype": {}, "experts": smaller}
         return self.model_copy(update=update)
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from edgeopt.profiles.base import Strict
+from edgeopt.profiles.base import DType, Strict
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
@@ -169,11 +169,14 @@ class ExpertsOptions(Strict):
     """How the strategy ``experts`` may place a mixture's experts.
 
     ``trunk`` is the device of everything but the experts; default: whichever is best. ``max_replicas`` is the most
-    copies of one expert.
+    copies of one expert. ``weights`` are the formats in which devices store what they hold, for example
+    ``{phone: int4}``; a device that is not named stores it in the model's dtype. Default: decided, where
+    ``constraints.quality`` says what may be lost, else all in the model's dtype.
     """
 
     trunk: str | None = None
     max_replicas: int | None = Field(default=None, ge=1)
+    weights: dict[str, DType] | None = None
 
 
 class CascadeWorkload(Strict):
