@@ -9,6 +9,7 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from edgeopt.costs.weights import weights_bytes
 from edgeopt.errors import Finding, InputError, MissingDependencyError
 from edgeopt.profiler.jobs import MachineFigures, MachineJob
 from edgeopt.profiler.processes import run_jobs
@@ -82,7 +83,7 @@ def profile_device(
     (figures,) = run_jobs([job], MachineFigures, timeout_s)
     cited = command or f"profile_device({name!r}, threads={count})"
     source = f"measured on {date.today().isoformat()} by {cited} on {_processor()}, torch {figures.torch_version}"
-    timings = profile_models(
+    timings, runtime = profile_models(
         models,
         loads,
         runtime=Runtime(threads=count, accelerator=accelerator),
@@ -122,7 +123,7 @@ def profile_device(
         ),
         margin=Margin(workspace=figures.workspace_bytes, fragmentation=figures.fragmentation, basis="measured"),
         messages=Messages(each=figures.message_s, per_mebibyte=figures.message_s_per_byte * 2**20),
-        runtime=Runtime(threads=count, accelerator=accelerator),
+        runtime=runtime,
         timings=timings,
     )
 
@@ -167,7 +168,7 @@ def profile_model(
         _check_room(model)
     cited = command or f"profile_model({device.name!r})"
     threads = f"{count} thread{'s' * (count > 1)}, {device.runtime.accelerator}"
-    timings = profile_models(
+    timings, measured = profile_models(
         models,
         workloads,
         runtime=device.runtime.model_copy(update={"threads": count}),
@@ -178,11 +179,12 @@ def profile_model(
         progress=progress or (lambda text: None),
         patches=patches,
     )
+    runtime = measured.model_copy(update={"threads": device.runtime.threads})
     if device.runtime.cpu_quota is not None:
         timings = _at_quota(timings, device.runtime.cpu_quota)
     new = {_point(row) for row in timings}
     kept = [row for row in device.timings if _point(row) not in new]
-    return device.model_copy(update={"timings": [*kept, *timings]})
+    return device.model_copy(update={"runtime": runtime, "timings": [*kept, *timings]})
 
 
 def slowed(device: Device, quota: float, name: str) -> Device:
@@ -235,14 +237,7 @@ def _point(row: Timing) -> tuple[object, ...]:
 
 def _check_room(model: Model) -> None:
     """Refuse a model whose weights would push the machine into swapping; a CUDA device says so itself."""
-    if isinstance(model, CausalLM):
-        needed = sum(layer.count * layer.weights for layer in model.layers)
-    else:
-        is_cascade = isinstance(model, CascadedDiffusion)
-        families = [level.variants for level in model.levels] if is_cascade else [model.variants]
-        parts = [model.text_encoder, None if is_cascade else model.decoder]
-        needed = sum(part.weights for part in parts if part is not None)
-        needed += sum(max(variant.weights for variant in family.values()) for family in families)
+    needed = weights_bytes(model)
     available = available_memory_bytes()
     if needed > 0.9 * available:
         message = f"{model.name!r} has {needed / 2**30:.1f} GiB of weights, {available / 2**30:.1f} GiB are available"

@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgeopt.plan import Plan
 from edgeopt.profiles.base import DType
+from edgeopt.profiles.device import Yardstick
 
 __all__ = [
     "ElementAnswer", "ElementJob", "ElementSamples", "Failure", "LinkJob", "LinkRun", "LinkSamples", "MachineFigures",
@@ -54,7 +55,8 @@ class ElementJob(_Record):
     """Run all stages of each plan in one process and time every element of every round.
 
     ``whole``: nothing is timed inside a round, so that a round's time holds no measuring; its one value is the round.
-    Of a plan by patches the first patch is run, alone; its elements are steps.
+    Of a plan by patches the first patch is run, alone; its elements are steps. ``yardstick`` is applied before every
+    round and after the last.
     """
 
     task: Literal["elements"] = "elements"
@@ -64,19 +66,21 @@ class ElementJob(_Record):
     repeats: int
     seed: int = 0
     whole: bool = False
+    yardstick: Yardstick | None = None
 
 
 class ElementSamples(_Record):
     """Seconds, ``elements_s[request][round][element]``, of whole requests, and what they waited for a core.
 
     ``wakes_s``: what a stage took longer after a rest, in each round of several where it rested; empty where nothing
-    but one round is run.
+    but one round is run. ``yardsticks_s``: mean of what the yardstick took in each request; empty without one.
     """
 
     elements_s: list[list[list[float]]]
     wakes_s: list[float] = []
     requests_s: list[float]
     waited_s: list[float]
+    yardsticks_s: list[float] = []
 
 
 class ElementAnswer(_Record):

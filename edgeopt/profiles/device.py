@@ -20,7 +20,10 @@ from edgeopt.units import (
     Watts,
 )
 
-__all__ = ["Device", "Efficiency", "Margin", "Messages", "Power", "Runtime", "Timing"]
+__all__ = ["Device", "Efficiency", "Margin", "Messages", "Power", "Runtime", "Timing", "Yardstick"]
+
+#: What says how fast a machine is at the moment: for models that its caches hold, or for others.
+Yardstick = Literal["cached", "streamed"]
 
 
 class Power(Strict):
@@ -69,11 +72,22 @@ class Messages(Strict):
 
 
 class Runtime(Strict):
-    """How ``execute`` runs this device's stages in a local process."""
+    """How ``execute`` runs this device's stages in a local process.
+
+    ``yardstick`` and ``yardstick_streamed`` are what :mod:`edgeopt.executor.yardstick` took where and when the device
+    was measured: an emulated device with a ``cpu_quota`` keeps that speed, whatever the machine's is by then. The first
+    is for models that caches hold.
+    """
 
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
     threads: int | None = Field(default=None, ge=1)
     cpu_quota: Fraction | None = None
+    yardstick: Seconds | None = None
+    yardstick_streamed: Seconds | None = None
+
+    def yardstick_s(self, which: Yardstick) -> float | None:
+        """Return what the yardstick took for models that caches hold, or for others."""
+        return self.yardstick if which == "cached" else self.yardstick_streamed
 
 
 class Timing(Strict):

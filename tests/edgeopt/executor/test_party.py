@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+
 import pytest
 
 from edgeopt.errors import ExecutionError, InputError
@@ -112,6 +115,21 @@ def test_what_is_sent_may_be_changed_afterwards_and_old_requests_are_dropped():
     links.begin(1)
     assert links.poll(0) is None
     assert links.spans.sent == [], "messages to oneself cross nothing"
+
+
+def test_a_message_ends_the_wait_for_any():
+    plan = parties_plan("phone", "phone", "phone")
+    links = GlooLinks(toy_parties.ToyParties(plan, (0,)), Layout.of(plan), 0, None, State())
+    links.begin(0)
+    started_s = time.monotonic()
+    links.await_any(0.05)
+    assert time.monotonic() - started_s >= 0.05
+    threading.Timer(0.05, links.send, (0, [torch.ones(2)])).start()
+    links.await_any(30.0)
+    assert time.monotonic() - started_s < 20.0
+    message = links.poll(0)
+    assert message is not None
+    assert torch.equal(message[0], torch.ones(2))
 
 
 def test_rehearsed_parties_agree_with_the_reference():

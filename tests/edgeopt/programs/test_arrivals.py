@@ -56,15 +56,21 @@ class Noting(_InMemory):
     def __init__(self, *arguments):
         super().__init__(*arguments)
         self.noted = []
+        self.looked = 0
+
+    def poll(self, source):
+        self.looked += 1
+        return super().poll(source)
 
     def answered(self, query, arrived_s, answered_s):
         self.noted.append((query, answered_s - arrived_s))
 
 
-def play(times, onward, answer, ranks=3, hosts=False):
+def play(times, onward, answer, ranks=3, hosts=False, source=None):
     """Play a stream with workers as threads; the source's notes."""
     room = _Room()
-    source = Noting(0, ranks, room, 1 << 16)
+    source = source or Noting(0, ranks, room, 1 << 16)
+    room = source._room
 
     def work(rank):
         try:
@@ -122,6 +128,29 @@ def test_requests_are_released_while_others_wait():
     seconds = [took for _, took in sorted(noted)]
     assert seconds[0] < 0.09
     assert seconds[2] > 0.14
+
+
+def test_the_source_sleeps_until_something_happens():
+    """It may compute beside: looking for answers thousands of times a second would slow that down."""
+    source = Noting(0, 2, _Room(), 1 << 16)
+    play([0.0, 0.4], lambda q, stage, told: Ask(1, 0, []) if stage is None else None, lambda *_: [], 2, source=source)
+    assert 2 * 2 <= source.looked < 60
+    assert len(source.noted) == 2
+
+
+def test_what_arrives_ends_the_sleep():
+    import time
+
+    room = _Room()
+    one, other = (_InMemory(rank, 2, room, 64) for rank in (0, 1))
+    for send in (False, True):
+        started_s = time.monotonic()
+        timer = threading.Timer(0.05, other.send, (0, []))
+        if send:
+            timer.start()
+        one.await_any(0.3)
+        assert (time.monotonic() - started_s < 0.25) == send
+        assert (one.poll(1) == []) == send
 
 
 @pytest.mark.parametrize("hosts", [False, True])
