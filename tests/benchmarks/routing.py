@@ -226,8 +226,8 @@ def section(rows: list[dict[str, Any]], quick: bool) -> list[str]:
         f"Questions of five classes to three character models on devices of {', '.join(map(str, QUOTAS.values()))} of "
         f"a core, 1 ms apart; floor on accuracy {FLOOR:g}. *Followed*: the same stream on paper, with the planned "
         "seconds of each query (of twenty streams the most typical one is run). Seconds of answers are those of "
-        "streams of their own before and after each load (*drift*: the largest difference between the two). Accuracy is "
-        "that of held-out queries.",
+        "streams of their own before and after each load (*drift*: the largest difference between the two). Accuracy "
+        "is that of held-out queries.",
         "",
         "| load | measured | requests/s | requests | drift | mean response planned (ms) | followed | measured "
         "| 95 % interval | planned / measured | accuracy planned | measured |",
