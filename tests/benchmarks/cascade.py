@@ -4,12 +4,12 @@
 
 The seconds of prefills and decode rounds are measured once in this process and scaled to a phone, which asks and cannot
 hold the largest model, and a server. First each floor on accuracy is planned and all held-out queries are asked, one
-after the other. A stream that is not compared then says by how much each model takes longer in place, since near full
-load a per cent of service is five of waiting. At last queries arrive so fast that the fullest device is planned to be
-busy for 0.3, 0.6 and 0.8 of the time. No formula of a queue knows how lucky a stream is: twenty are followed on
-paper with the planned seconds, and the one that comes nearest to the formula is executed. Eight minutes as root on an
-idle machine; ``--quick`` shows in one that it works. Results are kept in ``--folder``: a run that was cut off goes on.
-The last line is JSON.
+after the other. At last queries arrive so fast that the fullest device is planned to be busy for 0.3, 0.6 and 0.8 of
+the time. Before and after each load a stream that is not compared says by how much each model takes longer in place,
+since near full load a per cent of service is five of waiting. No formula of a queue knows how lucky a stream is: twenty
+are followed on paper with the planned seconds, and the one that comes nearest to the formula is executed. Six minutes
+as root on an idle machine; ``--quick`` shows in one that it works. Results are kept in ``--folder``: a run that was cut
+off goes on. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -234,20 +234,22 @@ def section(floors: list[dict[str, Any]], loads: list[dict[str, Any]], quick: bo
         )
     lines += [
         "",
-        f"Queries that arrive by themselves, floor {FLOOR:g}; seconds calibrated by a stream of its own. *Followed*: "
-        f"streams on paper, with the planned seconds of each query; {STREAMS} on average, and the one nearest to the "
-        "plan, which is executed.",
+        f"Queries that arrive by themselves, floor {FLOOR:g}; seconds of answers from streams of their own before and "
+        "after each load (*drift*: the largest difference between the two). *Followed*: streams on paper, with the "
+        f"planned seconds of each query; {STREAMS} on average, and the one nearest to the plan, which is executed.",
         "",
-        "| load | measured | requests/s | requests | mean response planned (ms) | followed | this one "
-        "| measured | 95 % confidence | planned / measured |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        "| load | measured | requests/s | requests | computing, planned / measured | drift "
+        "| mean response planned (ms) | followed | this one | measured | 95 % confidence | planned / measured |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in loads:
         known = row["low_s"] is not None
         interval = f"{1e3 * row['low_s']:.1f} to {1e3 * row['high_s']:.1f}" if known else "–"
+        computing = ", ".join(f"{planned / ran:.3f}" for planned, ran in row["stages"])
         lines.append(
-            f"| {row['load']:.2f} | {row['measured_load']:.2f} | {row['rate']:.1f} | {row['requests']} "
-            f"| {1e3 * row['predicted_s']:.1f} | {1e3 * row['streams_s']:.1f} | {1e3 * row['followed_s']:.1f} "
+            f"| {row['load']:.2f} | {row['measured_load']:.2f} | {row['rate']:.1f} | {row['requests']} | {computing} "
+            f"| {100 * row['drift']:.1f} % | {1e3 * row['predicted_s']:.1f} | {1e3 * row['streams_s']:.1f} "
+            f"| {1e3 * row['followed_s']:.1f} "
             f"| {1e3 * row['measured_s']:.1f} "
             f"| {interval} | {1 + row['error']:.3f} |"
         )

@@ -2,13 +2,13 @@
 
     python tests/benchmarks/routing.py [--quick] [--write docs/measurements/llm.md]
 
-The seconds of prefills and decode rounds are measured once in this process and scaled to three devices; a short stream
-that asks every model on every device then says by how much each pair differs in place, since near full load a per cent
-of service is five of waiting. Then arrivals are raised until the fullest device is planned to be busy for 0.3, 0.6 and
-0.8 of the time, and each plan is executed with a stream of held-out queries. Means of streams vary (at 0.8 by a tenth
-for 4,000 requests): of twenty the one is run whose mean, followed on paper with the planned seconds, is nearest to the
-formula's. Six minutes as root on an idle machine; ``--quick`` shows in two that it works. Results are kept in
-``--folder``: a run that was cut off goes on. The last line is JSON.
+The seconds of prefills and decode rounds are measured once in this process and scaled to three devices. Arrivals are
+raised until the fullest device is planned to be busy for 0.3, 0.6 and 0.8 of the time, and each plan is executed with a
+stream of held-out queries. Before and after each a short stream that asks every model on every device says by how much
+each pair differs in place, since near full load a per cent of service is five of waiting. Means of streams vary (at 0.8
+by a tenth for 4,000 requests): of twenty the one is run whose mean, followed on paper with the planned seconds, is
+nearest to the formula's. Six minutes as root on an idle machine; ``--quick`` shows in two that it works. Results are
+kept in ``--folder``: a run that was cut off goes on. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -225,11 +225,13 @@ def section(rows: list[dict[str, Any]], quick: bool) -> list[str]:
         "",
         f"Questions of five classes to three character models on devices of {', '.join(map(str, QUOTAS.values()))} of "
         f"a core, 1 ms apart; floor on accuracy {FLOOR:g}. *Followed*: the same stream on paper, with the planned "
-        "seconds of each query (of twenty streams the most typical one is run). Accuracy is that of held-out queries.",
+        "seconds of each query (of twenty streams the most typical one is run). Seconds of answers are those of "
+        "streams of their own before and after each load (*drift*: the largest difference between the two). Accuracy "
+        "is that of held-out queries.",
         "",
-        "| load | measured | requests/s | requests | mean response planned (ms) | followed | measured | 95 % interval "
-        "| planned / measured | accuracy planned | measured |",
-        "|---|---|---|---|---|---|---|---|---|---|---|",
+        "| load | measured | requests/s | requests | drift | mean response planned (ms) | followed | measured "
+        "| 95 % interval | planned / measured | accuracy planned | measured |",
+        "|---|---|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         known = row["low_s"] is not None
@@ -237,7 +239,8 @@ def section(rows: list[dict[str, Any]], quick: bool) -> list[str]:
         mean, low, high = row["predicted_accuracy"]
         lines.append(
             f"| {row['load']:.2f} | {row['measured_load']:.2f} | {row['rate']:.1f} | {row['requests']} "
-            f"| {1e3 * row['predicted_s']:.1f} | {1e3 * row['followed_s']:.1f} | {1e3 * row['measured_s']:.1f} "
+            f"| {100 * row['drift']:.1f} % | {1e3 * row['predicted_s']:.1f} | {1e3 * row['followed_s']:.1f} "
+            f"| {1e3 * row['measured_s']:.1f} "
             f"| {interval} | {1 + row['error']:.3f} | {mean:.3f} ({low:.3f} to {high:.3f}) | {row['accuracy']:.3f} |"
         )
     equal = "All" if all(row["equal"] for row in rows) else "NOT ALL"
