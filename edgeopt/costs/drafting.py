@@ -61,6 +61,12 @@ class ModelPasses:
             return measured.sum(axis=1), True
         return np.array([self.costs.pass_s(device, count, self.context) for count in tokens]), False
 
+    def elements_s(self, device: Device, tokens: Sequence[int]) -> Array:
+        """Seconds of these passes by element, (len(tokens), L): what was measured whole is shared out by the roofline."""
+        shares = np.stack([self.costs.pass_elements_s(device, count, self.context) for count in tokens])
+        whole = self.passes_s(device, tokens)[0]
+        return shares * (whole / shares.sum(axis=1))[:, None]
+
     @property
     def memory_bytes(self) -> float:
         """Weights, cache at its longest and activations of the prefill."""

@@ -39,11 +39,12 @@ from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.programs.speculative import library_model
 from edgeopt.strategies.speculative import Speculative
-from edgeopt.strategies.speculative_rounds import Choice, Rounds
+from edgeopt.strategies.speculative_choice import Choice
+from edgeopt.strategies.speculative_rounds import Rounds
 from edgeopt.training.text.acceptance import greedy_marks
 from edgeopt.training.text.checkpoints import NUM_PROMPTS
 from edgeopt_solvers import Result, Status
-from edgeopt_solvers.policy import SpeculativeSolution
+from edgeopt_solvers.policy import StagedSolution
 from tests.benchmarks.campaign.ledger import Ledger
 from tests.benchmarks.campaign.passes import measure_passes
 from tests.benchmarks.campaign.turns import COMMAND, fresh_prompts
@@ -150,8 +151,9 @@ class Priced:
         self.technique, self.rounds = Speculative(), Rounds(problem)
         self.instance = self.technique.build(problem)
 
-    def _solution(self, length: int) -> SpeculativeSolution:
-        return SpeculativeSolution(0, self.drafts, 0, 1, length) if length else SpeculativeSolution(-1, -1, 0, 1, 0)
+    def _solution(self, length: int) -> StagedSolution:
+        whole = (self.instance.num_elements,)
+        return StagedSolution(0, self.drafts, length, whole, (1,)) if length else StagedSolution(-1, -1, 0, whole, (1,))
 
     def latency_s(self, length: int, counted: Expected | None = None) -> float:
         """Seconds of a request with the profile's acceptance, or with rounds that were counted."""

@@ -16,7 +16,7 @@ from tests.solvers.policy.policies import brute_force_speculative
 from tests.solvers.policy.stagings import brute_force_staged, pipelines, stagings
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(stagings())
 def test_equal_to_brute_force_or_within_the_gap_that_it_states(instance):
     result, best = solve(instance), brute_force_staged(instance)
@@ -37,8 +37,8 @@ def test_equal_to_brute_force_or_within_the_gap_that_it_states(instance):
 def test_nearly_all_are_proven():
     """What goes on beside the target is rarely the longer for some pipelines only; then a gap is stated."""
     rng, reasons = np.random.default_rng(0), []
-    for _ in range(12):
-        D, L, G = 3, 5, 4
+    for _ in range(5):
+        D, L, G = 3, 4, 3
         each = rng.lognormal(0, 0.5, (D, 1, L))
         instance = StagedSpeculative(
             draft_s=rng.lognormal(-2, 0.5, (2, D)), draft_prefill_s=rng.lognormal(-1, 0.5, (2, D)),
@@ -51,10 +51,10 @@ def test_nearly_all_are_proven():
         result = solve(instance)
         assert result.objective == pytest.approx(brute_force_staged(instance), rel=1e-9)
         reasons.append(result.status.reason)
-    assert reasons.count("optimal") >= 11
+    assert reasons.count("optimal") >= 4
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(stagings())
 def test_every_chain_is_a_bound(instance):
     """At any weights, for any pipeline; at weight 1 it is the request's time wherever nothing beside it is longer."""
@@ -74,7 +74,7 @@ def test_every_chain_is_a_bound(instance):
 
 def test_one_stage_is_what_whole_targets_are():
     rng = np.random.default_rng(3)
-    for _ in range(10):
+    for _ in range(4):
         D, G = 3, 4
         draft_s, verify = rng.lognormal(-1, 0.5, (2, D)), rng.lognormal(0, 0.5, (D, G + 1, 1))
         links = {"rate_bytes_per_s": rng.lognormal(1, 1, (D, D)), "latency_s": rng.uniform(0, 0.3, (D, D))}
