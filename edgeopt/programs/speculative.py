@@ -47,6 +47,7 @@ class Speculative(PartyProgram):
         self._ranks = tuple(layout.host_of(index).rank for index in range(first, self._target + 1))
         self._drafter = layout.host_of(0).rank if self._length else None
         self._first_stage = first
+        _refuse_other_elements(self._model, plan.stages[-1].stop if len(self._ranks) > 1 else None)
         self.max_message_bytes = self._most_bytes()
         # Of greedy drafts the draft itself says when to stop; others follow what was taken.
         self._stop_below = float(plan.decisions.get("stop_below") or 0.0)  # type: ignore[arg-type]
@@ -237,6 +238,15 @@ def architecture_of(model: CausalLM, draft: str | None = None) -> Architecture:
     if found is None:
         raise InputError(Finding(f"{name}.architecture", "says nothing to build it from", "add `architecture:`"))
     return found
+
+
+def _refuse_other_elements(model: CausalLM, num_elements: int | None) -> None:
+    """Refuse cuts that count other elements than the architecture has; ``None``: there are no cuts."""
+    num_blocks = model_config(architecture_of(model)).num_hidden_layers
+    if num_elements not in (None, num_blocks + 2):
+        message = f"of '{model.name}' make {num_elements} elements; its architecture makes {num_blocks + 2} (embed, "
+        message += f"{num_blocks} blocks, head)"
+        raise InputError(Finding("model.layers", message, "let the layers' counts match num_hidden_layers"))
 
 
 def _inputs(plan: Plan) -> tuple[CausalLM, TextWorkload]:

@@ -116,7 +116,7 @@ def timings(model: CausalLM, passes: dict[int, float], quota: float) -> list[dic
 
 
 def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, float]]) -> Problem:
-    """The phone owns the request and drafts; only the server may hold the target."""
+    """The phone owns the request and drafts; only the server may hold the target, which is not cut."""
     small = draft_model(model, setting.draft)
     whole = model.model_copy(update={"drafts": {setting.draft: model.drafts[setting.draft]}})
 
@@ -138,7 +138,7 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
             "workload": LOAD,
             "devices": [device("phone", setting.draft_quota, 1.2e6), device("server", setting.target_quota, 1e9)],
             "network": Network.model_validate({"name": "emulated", "source": "emulated", "default": network}),
-            "constraints": {"drafting": {"max_length": LONGEST, "adaptive": True}},
+            "constraints": {"drafting": {"max_length": LONGEST, "adaptive": True}, "max_stages": 1},
         }
     )  # fmt: skip
 

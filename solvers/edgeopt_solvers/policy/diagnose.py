@@ -107,10 +107,11 @@ def _staged(instance: StagedSpeculative, stop_at: float) -> str:
     if math.isinf(_best(unlimited, stop_at)):
         return "links: no devices that can run draft and target are connected as they must be"
     least = float((instance.resident_bytes + instance.transient_bytes).max())
+    memories = ", ".join(f"{float(instance.memory_bytes[d]):.9g} on device {d}" for d in np.flatnonzero(able).tolist())
+    most = f" in at most {instance.max_stages} stages (max_stages)" if instance.max_stages is not None else ""
     return (
-        f"memory: no cut of the target fits the devices beside each other and what else they hold; it needs "
-        f"{needed:.9g} bytes, its largest element {least:.9g}, and the memories are "
-        + ", ".join(f"{float(size):.9g}" for size in instance.memory_bytes)
+        f"memory: no cut of the target{most} fits the devices beside what else they hold; it needs {needed:.9g} bytes, "
+        f"its largest element {least:.9g}, and there are {memories}"
     )
 
 
