@@ -62,7 +62,7 @@ class ModelPasses:
         return np.array([self.costs.pass_s(device, count, self.context) for count in tokens]), False
 
     def elements_s(self, device: Device, tokens: Sequence[int]) -> Array:
-        """Seconds of these passes by element, (len(tokens), L): what was measured whole is shared out by the roofline."""
+        """Seconds of these passes by element, (len(tokens), L); the roofline shares out what was measured whole."""
         shares = np.stack([self.costs.pass_elements_s(device, count, self.context) for count in tokens])
         whole = self.passes_s(device, tokens)[0]
         return shares * (whole / shares.sum(axis=1))[:, None]

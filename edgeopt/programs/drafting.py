@@ -23,7 +23,7 @@ _DRAFTER, _VERIFIER = 1, 2
 
 
 class CachedScorer(LanguagePart):
-    """A model, or elements ``start`` to ``stop`` of it, that scores new tokens on cached ones and can forget the last."""
+    """A model, or elements ``start`` to ``stop`` of it, that scores new tokens on cached ones and can forget them."""
 
     def __init__(self, architecture: Architecture, start: int = 0, stop: int | None = None, **options: Any) -> None:
         config = model_config(architecture)

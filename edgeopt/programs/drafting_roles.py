@@ -1,10 +1,10 @@
 """What takes part in a round of speculative decoding: the draft, which begins it, and the target's stages after it.
 
 Messages, by label: ``draft`` says to the first stage how many tokens its cache keeps, the last settled token and the
-guesses after it; with ``cut`` that goes on from stage to stage beside the hidden states, so that every stage forgets what
-was not taken before it goes on. Where tokens are sampled, ``distributions`` go straight to the last stage. ``reply`` says
-how many guesses were taken and the token after them. An empty message, ``stop``, ends the request for stages before the
-last, which cannot know. Where nothing is drafted, ``loop`` brings the first stage the last token.
+guesses after it; with ``cut`` that goes on from stage to stage beside the hidden states, so that every stage forgets
+what was not taken before it goes on. Where tokens are sampled, ``distributions`` go straight to the last stage.
+``reply`` says how many guesses were taken and the token after them. An empty message, ``stop``, ends the request for
+stages before the last, which cannot know. Where nothing is drafted, ``loop`` brings the first stage the last token.
 """
 
 from __future__ import annotations

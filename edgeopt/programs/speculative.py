@@ -1,8 +1,9 @@
 """Speculative decoding between parties: one drafts tokens, the target's stages verify them, all roll their caches back.
 
 The source sends prompt and seed to the drafter and to the first stage; the last stage's prefill yields the first token.
-Then the drafter sends guesses, their hidden states go down the stages, and the last answers with how many it took and the
-token after them, until there are enough (:mod:`edgeopt.programs.drafting_roles`). A target that is not cut is one stage.
+Then the drafter sends guesses, their hidden states go down the stages, and the last answers with how many it took and
+the token after them, until there are enough (:mod:`edgeopt.programs.drafting_roles`). A target that is not cut is one
+stage.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Speculative decoding: a small model guesses tokens on one device, the target checks them in one pass on others.
 
-The solver chooses the draft and its device, how many tokens a round guesses, or that the target decodes alone, and where
-the target is: whole on one device, or cut into stages on several, each with the cache of its own layers. Its objective
-counts rounds of the average yield; ``latency_s`` follows the request to its end, where the last rounds are shorter
-(:func:`edgeopt.costs.drafting.expected_request`).
+The solver chooses the draft and its device, how many tokens a round guesses, or that the target decodes alone, and
+where the target is: whole on one device, or cut into stages on several, each with the cache of its own layers. Its
+objective counts rounds of the average yield; ``latency_s`` follows the request to its end, where the last rounds are
+shorter (:func:`edgeopt.costs.drafting.expected_request`).
 """
 
 from __future__ import annotations

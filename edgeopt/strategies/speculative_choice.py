@@ -90,7 +90,9 @@ class Choice:
             seconds += times * (self._single_s if positions == 1 else round_s(instance, s, positions - 1))
         if self.drafts:
             waited = max(0.0, self.led_rounds - 1.0)
-            seconds += (waited - self.draft_rounds) * instance.sending_s(s.devices[-1], s.draft_device, instance.reply_bytes)
+            seconds += (waited - self.draft_rounds) * instance.sending_s(
+                s.devices[-1], s.draft_device, instance.reply_bytes
+            )
         return seconds
 
     @property

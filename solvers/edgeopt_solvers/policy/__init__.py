@@ -38,8 +38,8 @@ __all__ = [
 
 #: Backend → features it can express; anything else is refused before building. Speculative decoding is a choice among
 #: at most millions of candidates, which are simply all evaluated: a program would list them as its columns; where the
-#: target may be cut, the chains of these candidates have programs of their own. Cascades have no convex form: thresholds
-#: move queries one by one.
+#: target may be cut, the chains of these candidates have programs of their own. Cascades have no convex form:
+#: thresholds move queries one by one.
 CAPABILITIES: dict[str, frozenset[str]] = {
     "exact": FEATURES,
     "pulp": CASCADE_FEATURES,

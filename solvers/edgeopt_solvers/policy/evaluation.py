@@ -18,8 +18,8 @@ class Evaluation:
     metrics
         Speculative: ``time_per_token_s``, ``energy_per_token_j``, ``cost_per_token``, ``tokens_per_round``,
         ``round_s``. With a target in stages: ``time_s``, ``ttft_s``, ``start_s``, ``round_s``, ``rounds``,
-        ``tokens_per_round``. Cascade: ``latency_s``, ``cost``, ``accuracy`` and ``asked[m]`` (fraction of queries) per model,
-        ``busy_s[d]`` per device where they are given.
+        ``tokens_per_round``. Cascade: ``latency_s``, ``cost``, ``accuracy`` and ``asked[m]`` (fraction of queries) per
+        model, ``busy_s[d]`` per device where they are given.
     violations
         One sentence for each broken rule, with names, amounts and units; empty when feasible.
     terms

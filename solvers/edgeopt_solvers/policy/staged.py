@@ -234,7 +234,9 @@ def _normalised(given: StagedSpeculative) -> dict[str, Any]:
         ("prefill_cut_bytes", L + 1, 0.0, "give finite bytes per cut"),
         ("position_cut_bytes", L + 1, 0.0, "give finite bytes per cut"),
     ):
-        fields[name] = amounts(name, or_else(name, np.full(length, default)), [(length,)], mend, inf=math.isinf(default))
+        fields[name] = amounts(
+            name, or_else(name, np.full(length, default)), [(length,)], mend, inf=math.isinf(default)
+        )
     if not fields["num_tokens"] > 0:
         raise InstanceError(f"num_tokens is {given.num_tokens!r}; give the tokens that rounds make, more than 0")
     return fields

@@ -74,7 +74,9 @@ def start_s(instance: StagedSpeculative, s: StagedSolution) -> float:
     if s.length == 0:
         return done[-1]
     d = s.draft_device
-    began = done[s.devices.index(d)] if d in s.devices else instance.sending_s(instance.source, d, instance.prompt_bytes)
+    began = (
+        done[s.devices.index(d)] if d in s.devices else instance.sending_s(instance.source, d, instance.prompt_bytes)
+    )
     ready = began + float(instance.draft_prefill_s[s.draft, d])
     return max(done[-1] + instance.sending_s(s.devices[-1], d, instance.reply_bytes), ready)
 

@@ -4,11 +4,11 @@ With these three fixed, and K rounds of average yield, a request takes
 
     max(F, R) + K (γ draft_s + max(P, S) + reply) + output
 
-F until the first token is with the draft, P from a draft until it is verified: sums over stages and what crosses the cuts
-between them. R is when the draft has read the prompt, S how long its distributions take straight to the last stage.
-Where F and P are the larger ones, as nearly always, the best pipeline is that of a chain whose elements take F and K P
-together. In general max(x, y) >= w x + (1 - w) y for any w from 0 to 1, and S depends on the last device alone, so every
-pair of weights has a chain whose optimum is a bound; a few pairs are tried where the first leaves a gap.
+F until the first token is with the draft, P from a draft until it is verified: sums over stages and what crosses the
+cuts between them. R is when the draft has read the prompt, S how long its distributions take straight to the last
+stage. Where F and P are the larger ones, as nearly always, the best pipeline is that of a chain whose elements take F
+and K P together. In general max(x, y) >= w x + (1 - w) y for any w from 0 to 1, and S depends on the last device alone,
+so every pair of weights has a chain whose optimum is a bound; a few pairs are tried where the first leaves a gap.
 
 Candidates are taken by rising bound, from shortest paths that may return to a device and know no memory, until that is
 no smaller than the best request at hand; a chain is asked only for what is better than it.
@@ -152,9 +152,7 @@ def chain_of(
         memory[candidate.device] -= float(instance.draft_bytes[candidate.draft])
         if memory[candidate.device] < 0 or math.isinf(ends.constant):
             return None
-    seconds = _weighed(reading, instance.prefill_s) + _weighed(
-        way * rounds, instance.verify_s[:, candidate.length]
-    )
+    seconds = _weighed(reading, instance.prefill_s) + _weighed(way * rounds, instance.verify_s[:, candidate.length])
     seconds[:, 0] += ends.first
     seconds[:, -1] += ends.last
     alone = candidate.length == 0

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
 from edgeopt import planner
+from edgeopt.costs.drafting import expected_request
 from edgeopt.errors import InputError, NoPlanError
 from edgeopt.profiles import load_problem
+from edgeopt.questions.explain import explain
 from edgeopt.strategies.speculative import Speculative
+from edgeopt.strategies.speculative_choice import Choice
+from edgeopt.strategies.speculative_rounds import Rounds
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers.policy import StagedSolution
 from tests.edgeopt.factories import device
@@ -49,7 +54,7 @@ def planned(solution, *, draft="small", temperature=0.0, adaptive=False, new_tok
         (0, 2, (1, 2, 4), (1, 2, 3), {"adaptive": True}),
         (2, 3, (2, 3, 4), (1, 2, 3), {"draft": "twin"}),  # with the one in the middle, which sends to the last too
         (3, 1, (1, 3, 4), (2, 1, 3), {"new_tokens": 3}),
-        (1, 2, (2, 4), (2, 0), {"new_tokens": 2}),  # nothing to draft: the draft hands the token on
+        (1, 1, (2, 4), (2, 0), {"new_tokens": 2}),  # nothing to draft: the draft hands the token on
         (-1, 0, (2, 4), (2, 1), {}),
         (-1, 0, (1, 3, 4), (0, 1, 2), {}),
     ],
@@ -68,49 +73,46 @@ def test_tokens_are_those_of_one_process(draft_device, length, cuts, devices, op
     assert tokens.shape == (1, options.get("new_tokens", 13))
 
 
-def test_messages_are_as_many_as_planned():
-    """A twin is always taken, so that a run has the rounds that acceptance 1 gives; bytes of guesses and replies too."""
-    from edgeopt.costs.drafting import expected_request
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_messages_are_as_many_as_planned(temperature):
+    """A twin is always taken, so that a greedy run has the rounds that acceptance 1 gives."""
     from edgeopt.programs import build
     from edgeopt.programs.parties import check_message, rehearse
-    from edgeopt.strategies.speculative_choice import Choice
-    from edgeopt.strategies.speculative_rounds import Rounds
 
-    solution = StagedSolution(0, 0, 3, (1, 2, 4), (1, 2, 3))
-    for temperature in (0.0, 1.0):
-        plan, sent = planned(solution, draft="twin", temperature=temperature), {}
-        instance = Speculative().build(plan.problem)
-        counted = expected_request([1.0] * 3, 3, 12)
-        expected = {t.purpose: (t.messages, t.bytes) for t in Choice(Rounds(plan.problem), instance, solution, counted).transfers}  # fmt: skip  # noqa: E501
+    solution, sent = StagedSolution(0, 0, 3, (1, 2, 4), (1, 2, 3)), {}
+    plan = planned(solution, draft="twin", temperature=temperature)
+    instance = Speculative().build(plan.problem)
+    choice = Choice(Rounds(plan.problem), instance, solution, expected_request(np.ones(3), 3, 12))
+    expected = {t.purpose: (t.messages, t.bytes) for t in choice.transfers}
 
-        def counting(plan, stages, sent=sent):
-            party = build(plan, stages)
-            play = party.play
+    def counting(plan, stages):
+        party = build(plan, stages)
+        play = party.play
 
-            def played(links, inputs):
-                send = links.send
+        def played(links, inputs):
+            send = links.send
 
-                def noted(to, tensors, label=""):
-                    messages, total = sent.get(label, (0, 0))
-                    sent[label] = (messages + 1, total + check_message(tensors, label, party.max_message_bytes))
-                    send(to, tensors, label)
+            def noted(to, tensors, label=""):
+                messages, total = sent.get(label, (0, 0))
+                sent[label] = (messages + 1, total + check_message(tensors, label, party.max_message_bytes))
+                send(to, tensors, label)
 
-                links.send = noted
-                return play(links, inputs)
+            links.send = noted
+            return play(links, inputs)
 
-            party.play = played
-            return party
+        party.play = played
+        return party
 
-        rehearse(plan, 0, counting)
-        both = {t.purpose for t in plan.transfers} - {"cut", "input", "stop"}
-        assert {"draft", "reply", "output"} <= both
-        if temperature == 0:
-            assert {name: sent[name] for name in both} == pytest.approx({name: expected[name] for name in both})
-            assert sent["cut"][0] == 2 * expected["cut"][0]
-            assert sent["stop"][0] == 2
-        else:
-            assert sent["distributions"][1] == 4 * 11 * sum(range(0)) + sent["distributions"][1]
-            assert sent["distributions"][0] == sent["reply"][0] - 1
+    rehearse(plan, 0, counting)
+    assert sent.keys() == {transfer.purpose for transfer in plan.transfers}
+    assert sent["cut"][0] == 2 * (1 + sent["draft"][0])
+    assert sent["stop"] == (2, 0)
+    if temperature == 0:
+        for purpose in ("input", "draft", "reply", "output"):
+            assert sent[purpose] == pytest.approx(expected[purpose])
+    else:
+        guesses = (sent["draft"][1] - 16 * sent["draft"][0]) / 8
+        assert sent["distributions"] == (sent["reply"][0] - 1, 4 * 11 * guesses)
 
 
 def test_sampled_tokens_of_a_target_in_stages_have_its_distribution():
@@ -163,6 +165,12 @@ def test_the_bundled_target_fits_no_device_is_cut_and_drafting_pays():
     assert plan.metrics["speed_up"] > 1.5
     assert "no device holds it whole" in " ".join(plan.notes)
     assert planner.verify(plan) == []
+    explanation = explain(plan, ["without phone", "without desk"], time_limit_s=10.0)
+    slower, impossible = explanation.answers
+    assert slower.price > 0
+    assert slower.proven
+    assert impossible.plan is None
+    assert "no cut of the target fits" in impossible.broken
     # Drafts apart, the target alone takes what the pipeline of the same layers does.
     alone = planner.solve(case, strategy="pipeline")
     assert plan.metrics["target_alone_s"] == pytest.approx(alone.latency_s, rel=1e-3)

@@ -156,5 +156,5 @@ def test_what_it_does_not_do_is_refused(fields, why):
 
 
 def test_a_deadline_that_cannot_be_met_is_named():
-    with pytest.raises(NoPlanError, match="max_time_s is 0.01 s, the least of any request is"):
+    with pytest.raises(NoPlanError, match=r"max_time_s is 0\.01 s, the least of any request is"):
         planner.solve(problem(constraints={"deadline": 0.01}))

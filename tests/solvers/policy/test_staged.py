@@ -58,7 +58,8 @@ def test_nearly_all_are_proven():
 @given(stagings())
 def test_every_chain_is_a_bound(instance):
     """At any weights, for any pipeline; at weight 1 it is the request's time wherever nothing beside it is longer."""
-    from edgeopt_solvers.chain import Solution, evaluate as evaluate_chain
+    from edgeopt_solvers.chain import Solution
+    from edgeopt_solvers.chain import evaluate as evaluate_chain
 
     free = replace(instance, max_time_s=None)
     for cuts, devices in pipelines(instance.num_elements, instance.num_devices):
