@@ -72,9 +72,12 @@ class Choice:
 
     @property
     def draft_s(self) -> float:
-        """Seconds of the draft's steps after the prefill."""
-        s = self.solution
-        return float(self.instance.draft_s[s.draft, s.draft_device]) * self.expected.drafted if self.drafts else 0.0
+        """Seconds of drafting after the prefill."""
+        if not self.drafts:
+            return 0.0
+        at = self.solution.draft, self.solution.draft_device
+        step_s, round_s = float(self.instance.draft_s[at]), float(self.instance.draft_round_s[at])
+        return step_s * self.expected.drafted + round_s * self.draft_rounds
 
     @property
     def ttft_s(self) -> float:
@@ -145,7 +148,7 @@ class Choice:
             riding = instance.round_bytes + guesses * instance.token_bytes
             return instance.sending_s(d, first, riding) + pass_s(instance, s, guesses + 1, riding)
 
-        more_s = float(instance.draft_s[s.draft, d]) + (way_s(longest) - way_s(0)) / longest
+        more_s = float(instance.draft_s[s.draft, d]) + (way_s(longest) - way_s(1)) / max(1, longest - 1)
         tokens = 1.0 + float(np.cumprod(instance.acceptance[s.draft, : s.length]).sum())
         return 0.5 * more_s * tokens / round_s(instance, s, s.length)
 
@@ -230,7 +233,8 @@ class Choice:
             return [*bars, *hop("loop", last, first, instance.loop_bytes), *way("one token", 0.0, 1)]
         riding = instance.round_bytes + length * instance.token_bytes
         bars += hop("reply", last, d, instance.reply_bytes)
-        bars.append(Bar(names[d], f"draft of {length}", length * float(instance.draft_s[s.draft, d])))
+        draft_s = length * float(instance.draft_s[s.draft, d]) + float(instance.draft_round_s[s.draft, d])
+        bars.append(Bar(names[d], f"draft of {length}", draft_s))
         bars += hop("draft", d, first, riding) + way(f"{length + 1} positions", riding, length + 1)
         return bars + hop("reply", last, d, instance.reply_bytes)
 

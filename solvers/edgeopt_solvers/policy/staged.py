@@ -69,6 +69,8 @@ class StagedSpeculative(JsonInstance):
     ----------
     draft_s, draft_prefill_s : (A, D)
         Seconds of one draft step, and of reading the prompt; ``inf``: cannot run there.
+    draft_round_s : (A, D), optional
+        Seconds of a round of drafting beside its steps.
     prefill_s : (D, L)
         Seconds of the target's elements on the prompt; ``inf``: cannot run there.
     verify_s : (D, G + 1, L)
@@ -118,6 +120,7 @@ class StagedSpeculative(JsonInstance):
     acceptance: Array
     max_length: int
     num_tokens: float
+    draft_round_s: Array = _ABSENT
     rate_bytes_per_s: Array = _ABSENT
     latency_s: Array = _ABSENT
     source: int = 0
@@ -203,6 +206,9 @@ def _normalised(given: StagedSpeculative) -> dict[str, Any]:
         "prefill_s": prefill,
         "draft_prefill_s": amounts(
             "draft_prefill_s", given.draft_prefill_s, [(A, D)], "give seconds per draft and device", inf=True
+        ),
+        "draft_round_s": amounts(
+            "draft_round_s", or_else("draft_round_s", np.zeros((A, D))), [(A, D)], "give seconds per draft and device"
         ),
         "verify_s": amounts(
             "verify_s", given.verify_s, [(D, G + 1, L)],

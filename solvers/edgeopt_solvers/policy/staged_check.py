@@ -57,7 +57,8 @@ def round_s(instance: StagedSpeculative, s: StagedSolution, guesses: int) -> flo
     spread = guesses * instance.spread_bytes
     straight = instance.sending_s(d, last, riding + spread) if spread else 0.0
     reply = instance.sending_s(last, d, instance.reply_bytes)
-    return guesses * float(instance.draft_s[s.draft, d]) + max(path, straight) + reply
+    drafting = guesses * float(instance.draft_s[s.draft, d]) + float(instance.draft_round_s[s.draft, d])
+    return drafting + max(path, straight) + reply
 
 
 def first_s(instance: StagedSpeculative, s: StagedSolution) -> float:

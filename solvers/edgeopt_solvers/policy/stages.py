@@ -2,7 +2,7 @@
 
 With these three fixed, and K rounds of average yield, a request takes
 
-    max(F, R) + K (γ draft_s + max(P, S) + reply) + output
+    max(F, R) + K (draft_round_s + γ draft_s + max(P, S) + reply) + output
 
 F until the first token is with the draft, P from a draft until it is verified: sums over stages and what crosses the
 cuts between them. R is when the draft has read the prompt, S how long its distributions take straight to the last
@@ -199,7 +199,8 @@ def _ends(instance: StagedSpeculative, candidate: Candidate, reading: float, way
     after = np.where(np.arange(D) == d, read_s, 0.0)  # the last stage's device reads for the draft when it is done
     first = _weighed(reading, prompt) + _weighed(way * rounds, up)
     last = output + _weighed(reading, reply + after) + rounds * (reply + _weighed(1 - way, straight))
-    steps = rounds * candidate.length * float(instance.draft_s[candidate.draft, d])
+    at = candidate.draft, d
+    steps = rounds * (candidate.length * float(instance.draft_s[at]) + float(instance.draft_round_s[at]))
     # One that holds a stage has the prompt from there, which may be sooner than straight from the source.
     arrives = float(prompt.min() if np.isfinite(instance.prefill_s[d]).any() else prompt[d])
     return _Ends(first, last, steps + float(_weighed(1 - reading, np.array(arrives + read_s))))

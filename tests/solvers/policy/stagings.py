@@ -17,7 +17,8 @@ def stagings(draw, most_devices=3):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     A, D, L, G = (draw(st.integers(1, n)) for n in (2, most_devices, 4, 3))
     used = draw(st.sets(st.sampled_from(
-        ["links", "broken", "memory", "tight", "spread", "reading", "min_length", "max_stages", "time"]
+        ["links", "broken", "memory", "tight", "spread", "reading", "min_length", "max_stages", "time",
+         "rounds"]
     )))  # fmt: skip
 
     def numbers(centre, size):
@@ -35,6 +36,8 @@ def stagings(draw, most_devices=3):
     if "links" in used:
         rate = np.where(rng.random((D, D)) < 0.15, 0.0, numbers(3.0, (D, D)))
         fields |= {"rate_bytes_per_s": rate, "latency_s": numbers(0.1, (D, D))}
+    if "rounds" in used:
+        fields["draft_round_s"] = numbers(0.5, (A, D))
     if "spread" in used:
         fields["spread_bytes"] = float(numbers(3.0, 1)[0])
     if "broken" in used:

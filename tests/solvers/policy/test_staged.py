@@ -133,6 +133,8 @@ def test_by_hand():
     # The draft's device reads for the last stage first, then for the draft.
     last = evaluate(instance, StagedSolution(0, 1, 2, (1, 3), (0, 1)))
     assert last.metrics["start_s"] == pytest.approx(first + 0.5)
+    slow = evaluate(by_hand(draft_round_s=[[0.25, 0.0]]), StagedSolution(0, 0, 2, (1, 3), (0, 1)))
+    assert slow.metrics["round_s"] == pytest.approx(round_s + 0.25)
     assert solve(instance).objective == pytest.approx(brute_force_staged(instance), rel=1e-12)
 
 
