@@ -14,7 +14,6 @@ What is found is kept in ``--folder``, so that ``--resume`` goes on. The last li
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -28,7 +27,6 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from edgeopt.executor import execute
-from edgeopt.executor.netlab import missing
 from edgeopt.plan import Plan
 from edgeopt.profiler.architectures.language import causal_lm
 from edgeopt.profiles.device import Device
@@ -38,8 +36,8 @@ from edgeopt.report.data import Report
 from tests.benchmarks.campaign.draws import draw_plan, draw_problem, measured_devices, timed_again
 from tests.benchmarks.campaign.ledger import Ledger
 from tests.benchmarks.campaign.predict import solved
-from tests.benchmarks.sections import made_by, write_section
-from tests.benchmarks.strict import strict_json
+from tests.benchmarks.sections import made_by, table, write_section
+from tests.benchmarks.trials import need_hosts, options, print_document, teller
 
 __all__ = ["METRICS", "STYLES", "cases_of", "model_of", "plan_of", "section", "summary"]
 
@@ -185,60 +183,51 @@ def section(ledger: Ledger, found: dict[str, Any]) -> list[str]:
         f"{found['drift']['most']:.1%}): the machine itself is not steadier than that.",
         "",
         f"Tokens equal to those of one process, by `generate` of transformers: {found['equal']} of {found['plans']}.",
-        "",
-        "| absolute error of the prediction | goal | median | 90th percentile | worst | signed median |",
-        "|---|---|---|---|---|---|",
     ]
-    for metric, name in METRICS.items():
-        own = found[metric]
-        lines.append(
-            f"| {name} | {GOAL:.0%} | {own['error_median']:.1%} | {own['error_p90']:.1%} | {own['error_worst']:.1%} | "
-            f"{own['signed_median']:+.1%} |"
-        )
-    lines += ["", "| median by group | plans | time to first token | time per later token |", "|---|---|---|---|"]
-    lines += [
-        f"| {name} | {own['plans']} | {own['ttft_s']:.1%} | {own['tpot_s']:.1%} |"
-        for name, own in found["groups"].items()
+    goals = [
+        [name, f"{GOAL:.0%}", *(f"{found[metric][f'error_{key}']:.1%}" for key in ("median", "p90", "worst")),
+         f"{found[metric]['signed_median']:+.1%}"]
+        for metric, name in METRICS.items()
+    ]  # fmt: skip
+    groups = [
+        [name, own["plans"], *(f"{own[metric]:.1%}" for metric in METRICS)] for name, own in found["groups"].items()
     ]
-    lines += [
-        "",
-        "| plan | model | stages | batch | first token: predicted, measured ms | error "
-        "| later token: predicted, measured ms | error |",
-        "|---|---|---|---|---|---|---|---|",
-    ]
+    plans = []
     for key, row in ledger.of("runs").items():
-        cells = [f"**{key}**" if row["chosen"] else key, row["model"], str(row["stages"]), str(row["batch"])]
+        cells = [f"**{key}**" if row["chosen"] else key, row["model"], row["stages"], row["batch"]]
         for metric in METRICS:
             measured = statistics.median(row["samples"][metric])
             cells += [f"{1e3 * row['predicted'][metric]:.1f}, {1e3 * measured:.1f}", f"{_error(row, metric):+.1%}"]
-        lines.append(f"| {' | '.join(cells)} |")
-    return lines
+        plans.append(cells)
+    error = "absolute error of the prediction"
+    tables = (
+        table([error, "goal", "median", "90th percentile", "worst", "signed median"], goals),
+        table(["median by group", "plans", *METRICS.values()], groups),
+        table(
+            [
+                "plan", "model", "stages", "batch", "first token: predicted, measured ms", "error",
+                "later token: predicted, measured ms", "error",
+            ],
+            plans,
+        ),
+    )  # fmt: skip
+    return [*lines, *(line for each in tables for line in ("", *each))]
 
 
 def main() -> None:
     """Run the campaign, print the summary, write the section."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="two plans of one model, to see that it works")
-    parser.add_argument("--resume", action="store_true", help="keep what the folder holds, do what is missing")
+    parser = options(__doc__, "two plans of one model", folder="llm-pipeline")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("build/llm-pipeline"))
-    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose section is replaced")
     asked = parser.parse_args()
-    if reason := missing():
-        raise SystemExit(f"no emulated hosts here: {reason}")
+    need_hosts()
     ledger = Ledger(asked.folder, {"quick": asked.quick, "seed": asked.seed}, asked.resume)
     begun = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
-
-    run(ledger, asked.quick, asked.seed, say)
+    run(ledger, asked.quick, asked.seed, teller())
     found = summary(ledger)
     if asked.write:
         made = made_by("python tests/benchmarks/llm_pipeline.py", quick=asked.quick, on="two cores of")
         write_section(asked.write, TITLE, [made, "", *section(ledger, found)])
-    seconds = round(time.perf_counter() - begun, 1)
-    print(strict_json({"benchmark": "llm_pipeline", "quick": asked.quick, "seconds": seconds, **found}))
+    print_document("llm_pipeline", quick=asked.quick, seconds=round(time.perf_counter() - begun, 1), **found)
 
 
 if __name__ == "__main__":
