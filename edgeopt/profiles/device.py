@@ -85,7 +85,8 @@ class Timing(Strict):
     each (one value), and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value); ``slab`` is a step on
     ``rows`` rows of the latent among others' (:mod:`edgeopt.programs.slabs`), without what is exchanged.
     ``elements`` are those of a device that computes without a break. ``wake``, in the same unit, is what a stage takes
-    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept.
+    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept. Of a draft's
+    ``verify`` rows, which are its steps, it is what each round of drafting takes beside them.
     """
 
     model: str

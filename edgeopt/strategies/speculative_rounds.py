@@ -93,6 +93,13 @@ class Rounds:
         devices = zip(self.problem.devices, self.able, strict=True)
         return np.stack([passes.passes_s(device, tokens)[0] if can else nowhere for device, can in devices])
 
+    def _verify_s(self) -> Array:
+        """Seconds of the target's passes by device and number of positions; of one as where it decodes alone."""
+        found = self.table(self.target, list(range(1, self.max_length + 2)))
+        devices = zip(self.problem.devices, self.able, strict=True)
+        found[:, 0] = [self.target.alone_s(device) if can else math.inf for device, can in devices]
+        return found
+
     def prefill_s(self, passes: ModelPasses, d: int) -> float:
         """Seconds of a prefill on a device."""
         return passes.prefill_s(self.problem.devices[d]) if self.able[d] else math.inf
@@ -123,7 +130,8 @@ class Rounds:
         budgets = [limit for limit in (limits.deadline, limits.period) if limit is not None]
         return family.Speculative(
             draft_s=np.stack([self.table(draft, [1])[:, 0] for draft in self.drafts]),
-            verify_s=self.table(self.target, list(range(1, self.max_length + 2)))[None],
+            draft_round_s=np.array([[draft.round_s(device) for device in self.problem.devices] for draft in self.drafts]),
+            verify_s=self._verify_s()[None],
             acceptance=np.array([[entry.by_position[: self.max_length]] for entry in self.measured]),
             max_length=self.max_length,
             min_length=min(limits.drafting.min_length, self.max_length),
@@ -184,8 +192,11 @@ class Choice:
     @property
     def draft_s(self) -> float:
         """Seconds of the draft's steps after the prefill."""
-        s = self.solution
-        return float(self.instance.draft_s[s.draft, s.draft_device]) * self.expected.drafted if self.drafts else 0.0
+        if not self.drafts:
+            return 0.0
+        at = self.solution.draft, self.solution.draft_device
+        step_s, round_s = float(self.instance.draft_s[at]), float(self.instance.draft_round_s[at])
+        return step_s * self.expected.drafted + round_s * self.draft_rounds
 
     @property
     def ttft_s(self) -> float:
@@ -230,8 +241,8 @@ class Choice:
         s, rounds = self.solution, self.rounds
         i, j, verify_s = s.draft_device, s.target_device, self.instance.verify_s[0, s.target_device]
         step_s = float(self.instance.draft_s[s.draft, i])
-        round_s = s.length * step_s + float(verify_s[s.length])
-        more_s = step_s + float(verify_s[-1] - verify_s[0]) / (len(verify_s) - 1)
+        round_s = float(self.instance.draft_round_s[s.draft, i]) + s.length * step_s + float(verify_s[s.length])
+        more_s = step_s + float(verify_s[-1] - verify_s[1]) / max(1, len(verify_s) - 2)
         round_s += rounds.sending_s(i, j, s.length * rounds.token_bytes) + rounds.sending_s(j, i, _REPLY_BYTES)
         more_s += rounds.sending_s(i, j, rounds.token_bytes) - rounds.sending_s(i, j, 0.0)
         tokens = 1.0 + float(np.cumprod(self.instance.acceptance[s.draft, 0, : s.length]).sum())
@@ -299,7 +310,8 @@ class Choice:
         if not self.drafts:
             return [*bars, Bar(names[e], "target, one token", verify_s)]
         bars += hop("reply", e, d, _REPLY_BYTES)
-        bars.append(Bar(names[d], f"draft of {s.length}", s.length * float(self.instance.draft_s[s.draft, d])))
+        draft_s = s.length * float(self.instance.draft_s[s.draft, d]) + float(self.instance.draft_round_s[s.draft, d])
+        bars.append(Bar(names[d], f"draft of {s.length}", draft_s))
         bars += hop("draft", d, e, s.length * rounds.token_bytes)
         bars.append(Bar(names[e], f"target, {s.length + 1} positions", verify_s))
         return bars + hop("reply", e, d, _REPLY_BYTES)

@@ -2,18 +2,22 @@
 
     python tests/benchmarks/speculative.py [--quick] [--resume] [--write docs/measurements/llm.md]
 
-For each setting (how slow the two devices are, the link's latency, which draft) the seconds of passes are measured once
-in this process and scaled; the plan is made from them and from the acceptance in the model's profile. Then one set of
+For each setting (how slow the two devices are, the link's latency, which draft) the seconds of passes are measured in
+this process and scaled; the plan is made from them and from the acceptance in the model's profile. Then one set of
 processes makes texts with the planned length, its neighbours and the target alone by turns, on prompts that the
-acceptance was not measured on, and every text is compared with the target's own. Needs root on Linux, and about ten
-minutes on two idle cores (``--quick``: two settings on a few prompts, whose figures mean nothing). Settings are kept in
-``--folder`` as they are done: ``--resume`` goes on after an interruption. The last line is JSON.
+acceptance was not measured on, and every text is compared with the target's own. The prompts of a setting are a
+balanced sample: of many draws the one whose rounds are on average most like those of all prompts. Needs root on Linux,
+and eight minutes on two idle cores (``--quick``: two settings on a few prompts, whose figures mean nothing;
+``--only 0,10``: some settings). Settings are kept in ``--folder`` as they are done: ``--resume`` goes on after an
+interruption. The last line is JSON.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import random
 import statistics
 import sys
 import time
@@ -29,9 +33,11 @@ import torch
 
 from edgeopt import planner
 from edgeopt.costs.drafting import Expected, draft_model
+from edgeopt.executor.environment import worker_settings
 from edgeopt.executor.netlab import missing
 from edgeopt.executor.run import execute
 from edgeopt.plan import Plan
+from edgeopt.profiler.passes import measure_passes
 from edgeopt.profiles import load_model
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM
@@ -45,14 +51,17 @@ from edgeopt.training.text.checkpoints import NUM_PROMPTS
 from edgeopt_solvers import Result, Status
 from edgeopt_solvers.policy import SpeculativeSolution
 from tests.benchmarks.campaign.ledger import Ledger
-from tests.benchmarks.campaign.passes import measure_passes
 from tests.benchmarks.campaign.turns import COMMAND, fresh_prompts
 from tests.benchmarks.sections import made_by, write_section
 from tests.benchmarks.strict import strict_json
 
-__all__ = ["FULL", "QUICK", "Effort", "Setting", "main", "played", "schedule", "settings", "summary", "table"]
+__all__ = [
+    "FULL", "QUICK", "Effort", "Setting", "balanced", "main", "played", "schedule", "settings", "summary", "table",
+]  # fmt: skip
 
 PROMPT, NEW, LONGEST = 64, 64, 16
+#: Lengths whose checks are timed; between them seconds are interpolated.
+KNOTS = (1, 2, 4, 8, 12, 16)
 LOAD = TextWorkload(prompt_tokens=PROMPT, new_tokens=NEW)
 TITLE = "Speculative decoding"
 
@@ -69,16 +78,20 @@ class Setting:
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """Prompts on which the planned length runs, its neighbours, and the target alone; how far neighbours are away."""
+    """Prompts that all lengths run on, and some of them the target alone and adaptive drafts; how far neighbours are.
 
-    planned: int
-    neighbours: int
+    ``draws``: samples of prompts of which the most balanced one is run.
+    """
+
+    prompts: int
     alone: int
+    adaptive: int
     reach: int
     repeats: int
+    draws: int = 400
 
 
-FULL, QUICK = Effort(28, 24, 4, 1, 15), Effort(4, 2, 1, 1, 5)
+FULL, QUICK = Effort(14, 7, 7, 1, 11), Effort(4, 2, 1, 1, 3)
 
 
 def settings(quick: bool) -> list[Setting]:
@@ -90,14 +103,39 @@ def settings(quick: bool) -> list[Setting]:
     return everything[:1] + everything[-1:] if quick else everything
 
 
-def schedule(length: int, first_row: int, effort: Effort) -> list[list[int]]:
+def neighbours(length: int, effort: Effort) -> list[int]:
+    """Lengths that are tried."""
+    return list(range(max(1, length - effort.reach), min(LONGEST, length + effort.reach) + 1))
+
+
+def schedule(length: int, rows: list[int], effort: Effort) -> list[list[int]]:
     """Turns of (length, row of prompts), mixed so that all see the same moods of the machine; see ``turns.py``."""
-    lengths = range(max(1, length - effort.reach), min(LONGEST, length + effort.reach) + 1)
+    lengths = neighbours(length, effort)
     turns = []
-    for i in range(effort.planned):
-        asked = [*lengths, -length] if i < effort.neighbours else [length]
-        turns += [[each, first_row + i] for each in ([0] if i % (effort.planned // effort.alone) == 0 else []) + asked]
+    for i, row in enumerate(rows):
+        at = i % len(lengths)
+        asked = [0] if i % (len(rows) // effort.alone) == 0 else []
+        asked += lengths[at:] + lengths[:at]
+        asked += [-length] if i % (len(rows) // effort.adaptive) == 0 else []
+        turns += [[each, row] for each in asked]
     return turns
+
+
+def balanced(marks: list[list[float]], lengths: list[int], effort: Effort, seed: int) -> list[int]:
+    """Rows of the sample, of some drawn at random, whose rounds are most like those of all rows at every length.
+
+    Luck with the prompts would otherwise be 4 to 5 % of a speed-up with as many prompts as there is time for.
+    """
+    rounds = [[played([row], length).rounds for row in marks] for length in lengths]
+    means = [statistics.fmean(each) for each in rounds]
+    rng = random.Random(seed)
+    samples = [sorted(rng.sample(range(len(marks)), effort.prompts)) for _ in range(effort.draws)]
+
+    def apart(sample: list[int]) -> float:
+        found = (statistics.fmean(each[row] for row in sample) for each in rounds)
+        return max(abs(one / mean - 1) for one, mean in zip(found, means, strict=True))
+
+    return min(samples, key=apart)
 
 
 def timings(model: CausalLM, passes: dict[int, float], quota: float) -> list[dict[str, Any]]:
@@ -107,10 +145,20 @@ def timings(model: CausalLM, passes: dict[int, float], quota: float) -> list[dic
     rows = []
     for count, seconds in passes.items():
         whole = seconds / quota
-        phase = {"phase": "verify", "tokens": count, "elements": [whole]}
+        spread = [whole, *[0.0] * (elements - 1)]
+        found = [{"phase": "verify", "tokens": count, "elements": [whole]}]
         if count < 0:
-            phase = {"phase": "prefill", "tokens": -count, "elements": [whole, *[0.0] * (elements - 1)]}
-        rows.append({**common, **phase, "source": "measured by tests/benchmarks/speculative.py"})
+            found = [{"phase": "prefill", "tokens": -count, "elements": spread}]
+        elif count == 1 and 0 in passes:  # of a draft
+            found[0]["wake"] = passes[0] / quota
+        elif count == 1:
+            ends = (LOAD.prompt_tokens, LOAD.prompt_tokens + LOAD.new_tokens)
+            found = [{"phase": "decode", "tokens": 1, "context": end, "elements": spread} for end in ends]
+        elif count == 0:
+            continue
+        rows += [{**common, **each, "source": "measured by tests/benchmarks/speculative.py"} for each in found]
+    if 0 not in passes:  # the last token of a request is checked alone, after a rest, too
+        rows.append({**next(row for row in rows if row.get("tokens") == 2), "tokens": 1})
     return rows
 
 
@@ -157,7 +205,7 @@ class Priced:
         """Seconds of a request with the profile's acceptance, or with rounds that were counted."""
         return Choice(self.rounds, self.instance, self._solution(length), counted).latency_s
 
-    def parts(self, length: int, counted: Expected) -> dict[str, float]:
+    def parts(self, length: int, counted: Expected | None = None) -> dict[str, float]:
         """Seconds of a request that are the draft's, the target's and neither's."""
         choice = Choice(self.rounds, self.instance, self._solution(length), counted)
         computing = [stage.compute_s for stage in choice.stages()]
@@ -172,9 +220,14 @@ class Priced:
         return plan.model_copy(update={"decisions": {**plan.decisions, **decisions, "turns": turns}})
 
 
+def expected_rounds(plan: Plan) -> float:
+    """Rounds that a plan counts on."""
+    return float(plan.metrics["rounds"])
+
+
 def _parts(latency_s: float, computing: list[float]) -> dict[str, float]:
     *draft, target = computing
-    return {"draft": sum(draft), "target": target, "rest": latency_s - sum(computing)}
+    return {"draft": sum(draft), "target": target, "messages": latency_s - sum(computing)}
 
 
 def played(marks: list[list[float]], length: int) -> Expected:
@@ -203,12 +256,15 @@ def measure(
 ) -> dict[str, Any]:
     """Plan and run one setting; ``marks`` are those of all prompts, see :func:`played`."""
     began = time.perf_counter()
-    measured = measure_passes(model, setting.draft, LOAD, range(LONGEST + 1), effort.repeats)
+    measured = measure_passes(
+        model, setting.draft, LOAD, KNOTS, pace=setting.target_quota, repeats=effort.repeats
+    )
     problem = problem_of(setting, model, measured)
     chosen = planner.solve(problem)
     length = int(chosen.decisions["draft_length"])  # type: ignore[arg-type]
     priced = Priced(problem, 1 if chosen.decisions["draft_device"] == "server" else 0)
-    turns = schedule(length or 1, number * effort.planned, effort)
+    rows = balanced(marks, neighbours(length or 1, effort), effort, number)
+    turns = schedule(length or 1, rows, effort)
     warm_up = [[max(length, 1), 0], [0, 0]]
     doubt = {key: value for key, value in chosen.decisions.items() if key == "stop_below"}
     carrier = priced.plan(max(each for each, _ in turns), warm_up + turns, **doubt)
@@ -216,27 +272,24 @@ def measure(
         carrier, on=on, repeat=len(turns), warmup=len(warm_up),
         timeout_s=400.0, _command=COMMAND,
     )  # fmt: skip
-    by_length: dict[int, list[float]] = {}
-    paired: dict[int, list[float]] = {}
+    by_length: dict[int, dict[int, float]] = {}
     for (each, row), seconds in zip(turns, report.latency_s.samples, strict=True):
-        by_length.setdefault(each, []).append(seconds)
-        if each == 0 or row < number * effort.planned + effort.neighbours:
-            paired.setdefault(each, []).append(seconds)
-    adaptive_s = statistics.fmean(paired.pop(-(length or 1)))
-    means = {each: statistics.fmean(found) for each, found in paired.items()}
+        by_length.setdefault(each, {})[row] = seconds
+    doubting = by_length.pop(-(length or 1))
+    fixed_s = statistics.fmean(by_length[length or 1][row] for row in doubting)
+    means = {each: statistics.fmean(found.values()) for each, found in by_length.items()}
     best = min(means, key=lambda each: means[each])
-    here = [marks[row % len(marks)] for row in sorted({row for _, row in turns})]
+    here = [marks[row] for row in rows]
     # Some prompts are luckier for one length than for another: what that comes to is known, and taken off.
     luck = {
-        e: priced.latency_s(e, played(here[: effort.neighbours], e)) - priced.latency_s(e, played(marks, e))
-        if e
-        else 0.0
-        for e in means
+        e: priced.latency_s(e, played(here, e)) - priced.latency_s(e, played(marks, e)) if e else 0.0 for e in means
     }
     fair = {each: means[each] - luck[each] for each in means}
     at = [i for i, (each, _) in enumerate(turns) if each == length]
     computing = [statistics.fmean(stage.compute_s.samples[i] for i in at) for stage in report.stages]
-    planned_s, alone_s = statistics.fmean(by_length[length]), statistics.fmean(by_length[0])
+    planned_s, alone_s = means[length], means[0]
+    apart = [i for i, (each, _) in enumerate(turns) if each == 0]
+    lone_s = statistics.fmean(report.stages[-1].compute_s.samples[i] for i in apart)
     counted_s = priced.latency_s(length, played(here, length)) if length else priced.latency_s(0)
     predicted, found = priced.latency_s(0) / priced.latency_s(length), alone_s / planned_s
     return {
@@ -246,7 +299,7 @@ def measure(
         "best": best,
         "above_best": means[length] / means[best] - 1,
         "above_best_fair": fair[length] / min(fair.values()) - 1,
-        "adaptive": adaptive_s / means[length] - 1,
+        "adaptive": statistics.fmean(doubting.values()) / fixed_s - 1,
         "speed_up": found,
         "predicted_speed_up": predicted,
         "error": predicted / found - 1,
@@ -254,7 +307,13 @@ def measure(
         "latency_error": priced.latency_s(length) / planned_s - 1,
         "alone_error": priced.latency_s(0) / alone_s - 1,
         "parts": _parts(planned_s, computing),
+        "predicted_parts": priced.parts(length) if length else {},
         "counted_parts": priced.parts(length, played(here, length)) if length else {},
+        "alone_parts": {"target": lone_s, "messages": alone_s - lone_s},
+        "predicted_alone_parts": {k: v for k, v in priced.parts(0).items() if k != "draft"},
+        "rounds": played(here, length).rounds if length else 0.0,
+        "predicted_rounds": expected_rounds(chosen),
+        "passes": {side: {str(count): seconds for count, seconds in found.items()} for side, found in measured.items()},
         "seconds": {str(each): seconds for each, seconds in sorted(means.items())},
         "predicted_s": {str(each): priced.latency_s(each) for each in sorted(means)},
         "luck_s": {str(each): seconds for each, seconds in sorted(luck.items())},
@@ -326,10 +385,22 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     return lines
 
 
+def decomposed(row: dict[str, Any]) -> str:
+    """Predicted / measured of every part, in ms."""
+    def pairs(found: dict[str, float], planned: dict[str, float]) -> str:
+        return ", ".join(f"{name} {1e3 * planned[name]:.0f}/{1e3 * found[name]:.0f}" for name in found)
+
+    return (
+        f"{pairs(row['parts'], row['predicted_parts'])}, rounds {row['predicted_rounds']:.1f}/{row['rounds']:.1f}; "
+        f"alone {pairs(row['alone_parts'], row['predicted_alone_parts'])}"
+    )
+
+
 def main() -> None:
     """Measure all settings."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="two settings on a few prompts, to see that it works")
+    parser.add_argument("--only", metavar="NUMBERS", help="settings to run, from 0 on, with commas between them")
     parser.add_argument("--on", choices=["emulated", "local"], default="emulated", help="launcher")
     parser.add_argument("--resume", action="store_true", help="keep the settings that the folder holds")
     parser.add_argument("--folder", type=Path, default=Path("build/speculative"), help="keeps settings that are done")
@@ -337,6 +408,9 @@ def main() -> None:
     asked = parser.parse_args()
     if asked.on == "emulated" and (reason := missing()):
         raise SystemExit(f"no emulated hosts here: {reason}")
+    if any(os.environ.get(name) != value for name, value in worker_settings(1).items()):
+        # Passes are timed with the allocator and the threads that workers have; both are read at the start only.
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **worker_settings(1)})
     torch.set_num_threads(1)
     model = load_model("text")
     assert isinstance(model, CausalLM)
@@ -347,6 +421,8 @@ def main() -> None:
         return greedy_marks(library_model(model, None), library_model(model, draft), fresh, NEW).tolist()
 
     effort, everything = QUICK if asked.quick else FULL, settings(asked.quick)
+    if asked.only:
+        everything = [everything[int(each)] for each in asked.only.split(",")]
     ledger = Ledger(asked.folder, {"effort": asdict(effort), "on": asked.on}, asked.resume)
     for number, setting in enumerate(everything):
         key = json.dumps(asdict(setting))
@@ -357,7 +433,7 @@ def main() -> None:
             f"{number + 1} of {len(everything)}, {key}: length {row['chosen']} on {row['draft_device']}, best "
             f"{row['best']} (+{row['above_best']:.1%}), speed-up {row['speed_up']:.2f}, predicted "
             f"{row['predicted_speed_up']:.2f} ({row['error']:+.1%}, {row['counted_error']:+.1%}), "
-            f"{row['wall_s']:.0f} s",
+            f"{row['wall_s']:.0f} s\n    {decomposed(row)}",
             file=sys.stderr, flush=True,
         )  # fmt: skip
     rows = [ledger.of("setting")[json.dumps(asdict(setting))] for setting in everything]
