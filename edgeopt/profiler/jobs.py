@@ -8,10 +8,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgeopt.plan import Plan
 from edgeopt.profiles.base import DType
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.problem import TextWorkload
 
 __all__ = [
     "ElementAnswer", "ElementJob", "ElementSamples", "Failure", "LinkJob", "LinkRun", "LinkSamples", "MachineFigures",
-    "MachineJob", "parse_job",
+    "MachineJob", "PassJob", "PassSamples", "parse_job",
 ]  # fmt: skip
 
 
@@ -85,6 +87,27 @@ class ElementAnswer(_Record):
     plans: list[ElementSamples]
 
 
+class PassJob(_Record):
+    """Time drafting and verifying, each draft of a model in turn; see :mod:`edgeopt.profiler.passes`.
+
+    ``pace`` is that of decoding alone.
+    """
+
+    task: Literal["passes"] = "passes"
+    threads: int
+    model: CausalLM
+    workload: TextWorkload
+    lengths: list[int]
+    repeats: int
+    pace: float | None = None
+
+
+class PassSamples(_Record):
+    """Seconds by draft, by side (``target``, ``draft``) and by number of new tokens."""
+
+    drafts: dict[str, dict[str, dict[int, float]]]
+
+
 class LinkJob(_Record):
     """One end of a link between ranks 0 and 1, which meet at ``address``; gloo listens on ``own_address`` alone.
 
@@ -132,11 +155,11 @@ class Failure(_Record):
     wrong_input: bool
 
 
-_JOBS: TypeAdapter[MachineJob | ElementJob | LinkJob] = TypeAdapter(
-    Annotated[MachineJob | ElementJob | LinkJob, Field(discriminator="task")]
+_JOBS: TypeAdapter[MachineJob | ElementJob | PassJob | LinkJob] = TypeAdapter(
+    Annotated[MachineJob | ElementJob | PassJob | LinkJob, Field(discriminator="task")]
 )
 
 
-def parse_job(text: bytes) -> MachineJob | ElementJob | LinkJob:
+def parse_job(text: bytes) -> MachineJob | ElementJob | PassJob | LinkJob:
     """Read a job."""
     return _JOBS.validate_json(text)

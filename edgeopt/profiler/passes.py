@@ -20,11 +20,13 @@ import torch
 from edgeopt.costs.drafting import draft_model
 from edgeopt.executor.cores import awake
 from edgeopt.executor.pacing import Started, exact_sleeps, rest
+from edgeopt.profiler.jobs import PassJob, PassSamples
+from edgeopt.profiles.device import Timing
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.programs.drafting import CachedScorer, Drafter, Verifier
 
-__all__ = ["measure_passes"]
+__all__ = ["answer_passes", "measure_passes", "pass_rows"]
 
 #: Lengths of drafts whose seconds differ by steps alone.
 _SHORT, _LONG = 4, 12
@@ -86,6 +88,42 @@ def measure_passes(
     round_s = max(seconds["draft"].pop(_SHORT) - _SHORT * step_s, 0.0)
     del seconds["draft"][_LONG]
     return {"target": seconds["target"], "draft": {**seconds["draft"], 1: step_s, 0: round_s}}
+
+
+def answer_passes(job: PassJob) -> PassSamples:
+    """Time every draft of a job's model."""
+    found = {
+        name: measure_passes(job.model, name, job.workload, job.lengths, pace=job.pace, repeats=job.repeats)
+        for name in job.model.drafts
+    }
+    return PassSamples(drafts=found)
+
+
+def pass_rows(
+    model: CausalLM, draft: str, load: TextWorkload, passes: dict[str, dict[int, float]], repeats: int, source: str
+) -> list[Timing]:
+    """Write what :func:`measure_passes` found as rows of a device's tables: of the target, and of the draft."""
+    rows = []
+    for side, whose in (("target", model), ("draft", draft_model(model, draft))):
+        found, num_elements = passes[side], sum(layer.count for layer in whose.layers)
+        common: dict[str, Any] = {"model": whose.name, "dtype": whose.dtype, "batch": load.batch, "unit": "ms"}
+        common |= {"repeats": repeats, "source": source}
+
+        def row(seconds: float, elements: int = 1, common: dict[str, Any] = common, **what: Any) -> Timing:
+            values = [round(1e3 * seconds, 6), *[0.0] * (elements - 1)]
+            return Timing(**common, elements=values, **what)
+
+        prompt = load.prompt_tokens
+        rows.append(row(found[-prompt], num_elements, phase="prefill", tokens=prompt, context=0))
+        if side == "draft":
+            rows.append(row(found[1], phase="verify", tokens=1, wake=round(1e3 * found[0], 6)))
+            continue
+        ends = sorted({prompt, prompt + max(load.new_tokens - 2, 0)})
+        rows += [row(found[1], num_elements, phase="decode", tokens=1, context=end) for end in ends]
+        lengths = sorted(count for count in found if count > 1)
+        # The last token of a request is checked alone: after a rest, too, unlike the tokens of a target alone.
+        rows += [row(found[max(count, lengths[0])], phase="verify", tokens=count) for count in (1, *lengths)]
+    return rows
 
 
 class _Sides:

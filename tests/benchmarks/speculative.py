@@ -32,12 +32,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import torch
 
 from edgeopt import planner
-from edgeopt.costs.drafting import Expected, draft_model
+from edgeopt.costs.drafting import Expected
 from edgeopt.executor.environment import worker_settings
 from edgeopt.executor.netlab import missing
 from edgeopt.executor.run import execute
 from edgeopt.plan import Plan
-from edgeopt.profiler.passes import measure_passes
+from edgeopt.profiler.device import slowed
+from edgeopt.profiler.passes import measure_passes, pass_rows
 from edgeopt.profiles import load_model
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM
@@ -138,45 +139,21 @@ def balanced(marks: list[list[float]], lengths: list[int], effort: Effort, seed:
     return min(samples, key=apart)
 
 
-def timings(model: CausalLM, passes: dict[int, float], quota: float) -> list[dict[str, Any]]:
-    """Rows of a device profile: what was measured here, at a fraction of the speed."""
-    elements = sum(layer.count for layer in model.layers)
-    common = {"model": model.name, "dtype": "float32", "batch": 1, "unit": "s", "repeats": 20}
-    rows = []
-    for count, seconds in passes.items():
-        whole = seconds / quota
-        spread = [whole, *[0.0] * (elements - 1)]
-        found = [{"phase": "verify", "tokens": count, "elements": [whole]}]
-        if count < 0:
-            found = [{"phase": "prefill", "tokens": -count, "elements": spread}]
-        elif count == 1 and 0 in passes:  # of a draft
-            found[0]["wake"] = passes[0] / quota
-        elif count == 1:
-            ends = (LOAD.prompt_tokens, LOAD.prompt_tokens + LOAD.new_tokens)
-            found = [{"phase": "decode", "tokens": 1, "context": end, "elements": spread} for end in ends]
-        elif count == 0:
-            continue
-        rows += [{**common, **each, "source": "measured by tests/benchmarks/speculative.py"} for each in found]
-    if 0 not in passes:  # the last token of a request is checked alone, after a rest, too
-        rows.append({**next(row for row in rows if row.get("tokens") == 2), "tokens": 1})
-    return rows
-
-
 def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, float]]) -> Problem:
     """The phone owns the request and drafts; only the server may hold the target."""
-    small = draft_model(model, setting.draft)
     whole = model.model_copy(update={"drafts": {setting.draft: model.drafts[setting.draft]}})
 
     def device(name: str, quota: float, memory: float) -> Device:
-        rows = timings(whole, measured["target"], quota) + timings(small, measured["draft"], quota)
-        return Device.model_validate(
+        rows = pass_rows(whole, setting.draft, LOAD, measured, 20, "measured by tests/benchmarks/speculative.py")
+        device = Device.model_validate(
             {
                 "name": name, "source": "emulated", "compute": {"float32": 1e9}, "memory": memory,
                 "memory_bandwidth": 1e10, "launch_overhead": 1e-6, "timings": rows,
                 "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
-                "runtime": {"threads": 1, "cpu_quota": quota},
+                "runtime": {"threads": 1},
             }
         )  # fmt: skip
+        return slowed(device, quota, name)
 
     network = {"rate": 12.5e6, "latency": setting.latency_s}
     return Problem.model_validate(
@@ -381,6 +358,22 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
             f"({row['above_best_fair']:.1%}) | "
             f"{row['adaptive']:+.1%} | {row['speed_up']:.2f} | {row['predicted_speed_up']:.2f} | {row['error']:+.1%} "
             f"({row['counted_error']:+.1%}) |"
+        )
+    lines += [
+        "",
+        "Parts of a request with the planned length, and the target's computing where it decodes alone: milliseconds "
+        "planned / measured. *Messages* is all that is neither computing of the draft nor of the target.",
+        "",
+        "| draft, target at | latency (ms) | draft | drafting | checking | messages | rounds | alone |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        s, planned, found = row["setting"], row["predicted_parts"], row["parts"]
+        cells = [f"{1e3 * planned[name]:.0f}/{1e3 * found[name]:.0f}" for name in found]
+        alone = f"{1e3 * row['predicted_alone_parts']['target']:.0f}/{1e3 * row['alone_parts']['target']:.0f}"
+        lines.append(
+            f"| {s['draft_quota']:.0%}, {s['target_quota']:.0%} | {1e3 * s['latency_s']:g} | {s['draft']} | "
+            f"{' | '.join(cells)} | {row['predicted_rounds']:.1f}/{row['rounds']:.1f} | {alone} |"
         )
     return lines
 
