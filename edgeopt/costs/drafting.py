@@ -68,7 +68,9 @@ class ModelPasses:
         Passes of rounds come after rests, in which caches grow cold; those of a model alone follow each other.
         """
         seconds, measured = self.costs.decode_s(device)
-        return float(seconds.sum(axis=1).mean()) if measured and len(seconds) else float(self.passes_s(device, [1])[0][0])
+        return (
+            float(seconds.sum(axis=1).mean()) if measured and len(seconds) else float(self.passes_s(device, [1])[0][0])
+        )
 
     def round_s(self, device: Device) -> float:
         """Seconds that a round of drafting takes beside its steps: ``wake`` in the tables of passes, else none."""

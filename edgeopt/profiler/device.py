@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from edgeopt.errors import Finding, InputError, MissingDependencyError
+from edgeopt.profiler.drafts import profile_drafts
 from edgeopt.profiler.jobs import MachineFigures, MachineJob
 from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiler.timings import profile_models
@@ -93,6 +94,15 @@ def profile_device(
         progress=say,
         patches=patches,
     )
+    timings += profile_drafts(
+        models,
+        loads,
+        runtime=Runtime(threads=count, accelerator=accelerator),
+        repeats=repeats * processes,
+        timeout_s=timeout_s,
+        source=source,
+        progress=say,
+    )
     return Device(
         name=name,
         description=f"This machine with {count} thread{'s' * (count > 1)}, as measured.",
@@ -167,16 +177,28 @@ def profile_model(
         _check_room(model)
     cited = command or f"profile_model({device.name!r})"
     threads = f"{count} thread{'s' * (count > 1)}, {device.runtime.accelerator}"
+    runtime = device.runtime.model_copy(update={"threads": count})
+    source = f"measured on {date.today().isoformat()} by {cited} on {_processor()}, {threads}"
+    say = progress or (lambda text: None)
     timings = profile_models(
         models,
         workloads,
-        runtime=device.runtime.model_copy(update={"threads": count}),
+        runtime=runtime,
         repeats=repeats,
         processes=processes,
         timeout_s=timeout_s,
-        source=f"measured on {date.today().isoformat()} by {cited} on {_processor()}, {threads}",
-        progress=progress or (lambda text: None),
+        source=source,
+        progress=say,
         patches=patches,
+    )
+    timings += profile_drafts(
+        models,
+        workloads,
+        runtime=runtime,
+        repeats=repeats * processes,
+        timeout_s=timeout_s,
+        source=source,
+        progress=say,
     )
     if device.runtime.cpu_quota is not None:
         timings = _at_quota(timings, device.runtime.cpu_quota)

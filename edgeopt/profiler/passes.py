@@ -4,7 +4,8 @@ A side that waited finds its caches cold: on a virtual machine a pass after 20 m
 after another, and the loss is the same for one token, seventeen, or a draft of fifteen steps. So passes are timed after
 a rest; a draft of several lengths says what a step takes and what each round takes beside its steps; and a model that
 decodes alone is timed token after token, with the rests that its own pace makes and no others. What counts is
-processor time, as where devices are paced.
+processor time, as where devices are paced, at the speed that the machine has on average meanwhile
+(:mod:`edgeopt.executor.yardstick`).
 """
 
 from __future__ import annotations
@@ -18,15 +19,15 @@ from typing import Any
 import torch
 
 from edgeopt.costs.drafting import draft_model
+from edgeopt.executor import yardstick
 from edgeopt.executor.cores import awake
 from edgeopt.executor.pacing import Started, exact_sleeps, rest
 from edgeopt.profiler.jobs import PassJob, PassSamples
-from edgeopt.profiles.device import Timing
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.programs.drafting import CachedScorer, Drafter, Verifier
 
-__all__ = ["answer_passes", "measure_passes", "pass_rows"]
+__all__ = ["answer_passes", "measure_passes"]
 
 #: Lengths of drafts whose seconds differ by steps alone.
 _SHORT, _LONG = 4, 12
@@ -34,6 +35,8 @@ _SHORT, _LONG = 4, 12
 _REST_S = 0.03
 #: Tokens of decoding alone, of which the first are not counted.
 _ALONE, _FIRST = 10, 3
+#: How often the yardstick is applied to know the speed that everything is told at.
+_SPEEDS = 50
 
 _Run = Callable[[], object]
 
@@ -57,10 +60,12 @@ def measure_passes(
     dict
         ``target`` and ``draft``: median seconds by number of new tokens; ``target`` has length + 1 for each length, and
         1 for a token of decoding alone; ``draft`` has 1 for a step, and 0 for what a round takes beside its steps. Both
-        have the prompt's number with a minus sign, for the prefill.
+        have the prompt's number with a minus sign, for the prefill. ``yardstick``: what it took, as 0, for the device's
+        ``runtime``.
     """
     exact_sleeps()
     gc.collect()
+    yardstick_s = statistics.median(yardstick.applied() for _ in range(_SPEEDS))
     sides = _Sides(model, draft, load, max(*lengths, _LONG))
     rested: dict[tuple[str, int], Callable[[], _Run]] = {}
     for length in lengths:
@@ -77,9 +82,9 @@ def measure_passes(
             for key, prepare in rested.items():
                 run = prepare()
                 time.sleep(_REST_S)
-                took_s = _timed(run)
+                took_s = _timed(run, yardstick_s, 1.0)
                 samples[key] += [took_s] if number else []  # the first turn warms up
-            tokens_s = _alone(sides, pace)
+            tokens_s = _alone(sides, pace or 1.0, yardstick_s)
             alone += tokens_s if number else []
     found = {key: statistics.median(values) for key, values in samples.items()}
     step_s = max((found["draft", _LONG] - found["draft", _SHORT]) / (_LONG - _SHORT), 0.0)
@@ -87,7 +92,8 @@ def measure_passes(
     seconds["target"][1] = statistics.median(alone)
     round_s = max(seconds["draft"].pop(_SHORT) - _SHORT * step_s, 0.0)
     del seconds["draft"][_LONG]
-    return {"target": seconds["target"], "draft": {**seconds["draft"], 1: step_s, 0: round_s}}
+    draft_s = {**seconds["draft"], 1: step_s, 0: round_s}
+    return {"target": seconds["target"], "draft": draft_s, "yardstick": {0: yardstick_s}}
 
 
 def answer_passes(job: PassJob) -> PassSamples:
@@ -97,33 +103,6 @@ def answer_passes(job: PassJob) -> PassSamples:
         for name in job.model.drafts
     }
     return PassSamples(drafts=found)
-
-
-def pass_rows(
-    model: CausalLM, draft: str, load: TextWorkload, passes: dict[str, dict[int, float]], repeats: int, source: str
-) -> list[Timing]:
-    """Write what :func:`measure_passes` found as rows of a device's tables: of the target, and of the draft."""
-    rows = []
-    for side, whose in (("target", model), ("draft", draft_model(model, draft))):
-        found, num_elements = passes[side], sum(layer.count for layer in whose.layers)
-        common: dict[str, Any] = {"model": whose.name, "dtype": whose.dtype, "batch": load.batch, "unit": "ms"}
-        common |= {"repeats": repeats, "source": source}
-
-        def row(seconds: float, elements: int = 1, common: dict[str, Any] = common, **what: Any) -> Timing:
-            values = [round(1e3 * seconds, 6), *[0.0] * (elements - 1)]
-            return Timing(**common, elements=values, **what)
-
-        prompt = load.prompt_tokens
-        rows.append(row(found[-prompt], num_elements, phase="prefill", tokens=prompt, context=0))
-        if side == "draft":
-            rows.append(row(found[1], phase="verify", tokens=1, wake=round(1e3 * found[0], 6)))
-            continue
-        ends = sorted({prompt, prompt + max(load.new_tokens - 2, 0)})
-        rows += [row(found[1], num_elements, phase="decode", tokens=1, context=end) for end in ends]
-        lengths = sorted(count for count in found if count > 1)
-        # The last token of a request is checked alone: after a rest, too, unlike the tokens of a target alone.
-        rows += [row(found[max(count, lengths[0])], phase="verify", tokens=count) for count in (1, *lengths)]
-    return rows
 
 
 class _Sides:
@@ -175,19 +154,17 @@ class _Sides:
         return lambda: side.start(self.prompt)
 
 
-def _timed(run: _Run) -> float:
-    started = time.thread_time()
+def _timed(run: _Run, yardstick_s: float, pace: float) -> float:
+    """Run and rest as a paced device does; seconds at the whole speed."""
+    clock_s, before_s = time.monotonic(), yardstick.applied()
+    started = Started(clock_s, time.thread_time(), (yardstick_s, before_s))
     run()
-    return time.thread_time() - started
+    took_s = rest(started, pace)
+    assert took_s is not None
+    return took_s
 
 
-def _alone(sides: _Sides, pace: float | None) -> list[float]:
+def _alone(sides: _Sides, pace: float, yardstick_s: float) -> list[float]:
     """Decode alone, resting after each token as long as the pace says."""
     run = sides.check(0)
-    seconds = []
-    for _ in range(_ALONE):
-        started = Started(time.monotonic(), time.thread_time())
-        run()
-        seconds.append(time.thread_time() - (started.processor_s or 0.0))
-        rest(started, pace)
-    return seconds[_FIRST:]
+    return [_timed(run, yardstick_s, pace) for _ in range(_ALONE)][_FIRST:]

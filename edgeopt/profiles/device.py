@@ -69,11 +69,16 @@ class Messages(Strict):
 
 
 class Runtime(Strict):
-    """How ``execute`` runs this device's stages in a local process."""
+    """How ``execute`` runs this device's stages in a local process.
+
+    ``yardstick`` is what :mod:`edgeopt.executor.yardstick` took where and when the device was measured: an emulated
+    device with a ``cpu_quota`` keeps that speed, whatever the machine's is by then.
+    """
 
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
     threads: int | None = Field(default=None, ge=1)
     cpu_quota: Fraction | None = None
+    yardstick: Seconds | None = None
 
 
 class Timing(Strict):

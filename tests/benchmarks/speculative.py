@@ -38,7 +38,8 @@ from edgeopt.executor.netlab import missing
 from edgeopt.executor.run import execute
 from edgeopt.plan import Plan
 from edgeopt.profiler.device import slowed
-from edgeopt.profiler.passes import measure_passes, pass_rows
+from edgeopt.profiler.drafts import pass_rows
+from edgeopt.profiler.passes import measure_passes
 from edgeopt.profiles import load_model
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM
@@ -92,7 +93,7 @@ class Effort:
     draws: int = 400
 
 
-FULL, QUICK = Effort(14, 7, 7, 1, 11), Effort(4, 2, 1, 1, 3)
+FULL, QUICK = Effort(12, 4, 4, 1, 7), Effort(4, 2, 1, 1, 2)
 
 
 def settings(quick: bool) -> list[Setting]:
@@ -150,7 +151,7 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
                 "name": name, "source": "emulated", "compute": {"float32": 1e9}, "memory": memory,
                 "memory_bandwidth": 1e10, "launch_overhead": 1e-6, "timings": rows,
                 "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
-                "runtime": {"threads": 1},
+                "runtime": {"threads": 1, "yardstick": measured["yardstick"][0]},
             }
         )  # fmt: skip
         return slowed(device, quota, name)
@@ -233,9 +234,7 @@ def measure(
 ) -> dict[str, Any]:
     """Plan and run one setting; ``marks`` are those of all prompts, see :func:`played`."""
     began = time.perf_counter()
-    measured = measure_passes(
-        model, setting.draft, LOAD, KNOTS, pace=setting.target_quota, repeats=effort.repeats
-    )
+    measured = measure_passes(model, setting.draft, LOAD, KNOTS, pace=setting.target_quota, repeats=effort.repeats)
     problem = problem_of(setting, model, measured)
     chosen = planner.solve(problem)
     length = int(chosen.decisions["draft_length"])  # type: ignore[arg-type]
@@ -380,6 +379,7 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
 
 def decomposed(row: dict[str, Any]) -> str:
     """Predicted / measured of every part, in ms."""
+
     def pairs(found: dict[str, float], planned: dict[str, float]) -> str:
         return ", ".join(f"{name} {1e3 * planned[name]:.0f}/{1e3 * found[name]:.0f}" for name in found)
 
@@ -409,14 +409,19 @@ def main() -> None:
     assert isinstance(model, CausalLM)
     fresh = fresh_prompts(model, range(NUM_PROMPTS), PROMPT)
 
-    @cache
-    def marks_of(draft: str) -> list[list[float]]:
-        return greedy_marks(library_model(model, None), library_model(model, draft), fresh, NEW).tolist()
-
     effort, everything = QUICK if asked.quick else FULL, settings(asked.quick)
     if asked.only:
         everything = [everything[int(each)] for each in asked.only.split(",")]
     ledger = Ledger(asked.folder, {"effort": asdict(effort), "on": asked.on}, asked.resume)
+
+    @cache
+    def marks_of(draft: str) -> list[list[float]]:
+        known = ledger.get("marks", draft)
+        if known is None:
+            marks = greedy_marks(library_model(model, None), library_model(model, draft), fresh, NEW).tolist()
+            known = ledger.put("marks", draft, {"marks": marks})
+        return known["marks"]
+
     for number, setting in enumerate(everything):
         key = json.dumps(asdict(setting))
         row = ledger.get("setting", key)

@@ -32,9 +32,13 @@ NEW = PROMPT = 64
 
 pytestmark = pytest.mark.torch
 
-PASSES = {"target": {n: 1e-3 * (1 + 0.05 * n) for n in (1, 2, LONGEST + 1)}, "draft": {1: 2e-4, 0: 5e-4}}
-for side in PASSES.values():
-    side[-PROMPT] = 2e-3
+PASSES = {
+    "target": {n: 1e-3 * (1 + 0.05 * n) for n in (1, 2, LONGEST + 1)},
+    "draft": {1: 2e-4, 0: 5e-4},
+    "yardstick": {0: 2e-5},
+}
+for side in ("target", "draft"):
+    PASSES[side][-PROMPT] = 2e-3
 
 
 @pytest.fixture(autouse=True)
@@ -75,7 +79,9 @@ def test_a_balanced_sample_takes_as_many_rounds_as_all_prompts():
     rows = balanced(marks, [4, 5], FULL, seed=1)
     assert len(set(rows)) == FULL.prompts
     for length in (4, 5):
-        assert played([marks[row] for row in rows], length).rounds == pytest.approx(played(marks, length).rounds, rel=0.05)
+        assert played([marks[row] for row in rows], length).rounds == pytest.approx(
+            played(marks, length).rounds, rel=0.05
+        )
 
 
 @pytest.mark.parametrize("length", [0, 4, -4])
@@ -119,7 +125,9 @@ def test_sections_have_a_row_for_every_setting_and_planner():
     row |= {"rounds": 9.5, "predicted_rounds": 9.0}
     assert "draft 100/100, target 200/200, messages 50/50, rounds 9.0/9.5" in decomposed(row)
     lines = table([row, row | {"equal": False}])
-    assert sum(line == "| 50%, 10% | 5 | small | 100/100 | 200/200 | 50/50 | 9.0/9.5 | 200/200 |" for line in lines) == 2
+    assert (
+        sum(line == "| 50%, 10% | 5 | small | 100/100 | 200/200 | 50/50 | 9.0/9.5 | 200/200 |" for line in lines) == 2
+    )
     assert (
         sum(line.startswith("| 50%, 10% | 5 | small on phone | 4 | 0, 4, **5** | 2.0% (0.0%) |") for line in lines) == 2
     )
