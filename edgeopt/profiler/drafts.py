@@ -1,4 +1,4 @@
-"""Tables of drafting and verifying, for models whose drafts can be built; measured by :mod:`edgeopt.profiler.passes`."""
+"""Tables of drafting and verifying, for models whose drafts can be built (:mod:`edgeopt.profiler.passes`)."""
 
 from __future__ import annotations
 
@@ -42,13 +42,11 @@ def profile_drafts(
         progress(f"{model.name}: drafting and verifying, 1 thread")
         job = PassJob(threads=1, model=model, workload=load, lengths=list(_LENGTHS), repeats=repeats)
         (found,) = run_jobs([job], PassSamples, timeout_s)
-        made = [
-            row
-            for draft, passes in found.drafts.items()
-            for row in pass_rows(model, draft, load, passes, repeats, source)
-        ]
-        # Prefill and decoding of the target itself are timed element by element.
-        rows[model.name] = [row for row in made if row.phase == "verify" or row.model != model.name]
+        rows[model.name] = []
+        for draft, passes in found.drafts.items():
+            made = pass_rows(model, draft, load, passes, repeats, source)
+            # Prefill and decoding of the target itself are timed element by element.
+            rows[model.name] += [row for row in made if row.phase == "verify" or row.model != model.name]
     return [row for found_rows in rows.values() for row in found_rows]
 
 

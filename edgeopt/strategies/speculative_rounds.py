@@ -130,9 +130,7 @@ class Rounds:
         budgets = [limit for limit in (limits.deadline, limits.period) if limit is not None]
         return family.Speculative(
             draft_s=np.stack([self.table(draft, [1])[:, 0] for draft in self.drafts]),
-            draft_round_s=np.array(
-                [[draft.round_s(device) for device in self.problem.devices] for draft in self.drafts]
-            ),
+            draft_round_s=np.array([[draft.round_s(each) for each in self.problem.devices] for draft in self.drafts]),
             verify_s=self._verify_s()[None],
             acceptance=np.array([[entry.by_position[: self.max_length]] for entry in self.measured]),
             max_length=self.max_length,

@@ -63,7 +63,7 @@ class Speculative(WeightedInstance):
     draft_s : (A, D)
         Seconds of one draft step; ``inf``: cannot run there.
     draft_round_s : (A, D), optional
-        Seconds that a draft takes in each round beside its steps (waking up, taking in what was accepted). Default: none.
+        Seconds that a draft takes in each round beside its steps (waking up, taking in what was right). Default: none.
     verify_s : (B, D) or (B, D, G + 1)
         Seconds of a target pass, the same for all lengths or by number of positions 1..G + 1; ``inf``: cannot run.
     acceptance : (A, B) or (A, B, G)
