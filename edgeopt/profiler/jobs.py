@@ -33,7 +33,8 @@ class MachineJob(_Record):
 class MachineFigures(_Record):
     """What a :class:`MachineJob` found. Efficiencies are those of kernels as layers use them, relative to the peaks.
 
-    ``message_s`` and ``message_s_per_byte`` are those of :func:`edgeopt.profiler.carrying.message_seconds`.
+    ``message_s`` and ``message_s_per_byte`` are those of :func:`edgeopt.profiler.carrying.message_seconds`,
+    ``rested_message_s`` that of :func:`edgeopt.profiler.carrying.rested_message_seconds`.
     ``total_bytes`` is the accelerator's memory, ``None`` where it computes in the host's.
     """
 
@@ -46,6 +47,7 @@ class MachineFigures(_Record):
     memory_efficiency: float
     message_s: float
     message_s_per_byte: float
+    rested_message_s: float
     total_bytes: int | None
     workspace_bytes: int
     fragmentation: float

@@ -65,6 +65,7 @@ def measure_passes(
     """
     exact_sleeps()
     gc.collect()
+    gc.freeze()  # as in a worker: libraries are never garbage
     yardstick_s = statistics.median(yardstick.applied() for _ in range(_SPEEDS))
     sides = _Sides(model, draft, load, max(*lengths, _LONG))
     rested: dict[tuple[str, int], Callable[[], _Run]] = {}

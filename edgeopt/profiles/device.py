@@ -61,11 +61,13 @@ class Margin(Strict):
 class Messages(Strict):
     """Processor time of one end of a message between parties, beside what the wire does: of any, and by its bytes.
 
-    It is taken from computing where a device computes with all its cores while messages come and go.
+    It is taken from computing where a device computes with all its cores while messages come and go. ``rested`` is what
+    an end takes longer, by the clock, where it waited for its turn: caches are cold then, and links are measured warm.
     """
 
     each: NonNegativeSeconds
     per_mebibyte: NonNegativeSeconds
+    rested: NonNegativeSeconds = 0.0
 
 
 class Runtime(Strict):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -61,8 +61,12 @@ class Rounds:
 
     @cached_property
     def links(self) -> LinkArrays:
-        """Rates and latencies."""
-        return link_arrays(self.problem.network, [device.name for device in self.problem.devices])
+        """Rates and latencies; messages are waited for, so that both ends take longer than where links are timed."""
+        devices = self.problem.devices
+        links = link_arrays(self.problem.network, [device.name for device in devices])
+        rested_s = np.array([device.messages.rested if device.messages else 0.0 for device in devices])
+        both_s = np.add.outer(rested_s, rested_s) * (1 - np.eye(len(devices)))
+        return replace(links, latency_s=links.latency_s + both_s)
 
     @property
     def token_bytes(self) -> float:
