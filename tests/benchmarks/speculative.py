@@ -19,6 +19,7 @@ import json
 import os
 import random
 import statistics
+import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -151,6 +152,7 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
                 "name": name, "source": "emulated", "compute": {"float32": 1e9}, "memory": memory,
                 "memory_bandwidth": 1e10, "launch_overhead": 1e-6, "timings": rows,
                 "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
+                "messages": {"each": 0.0, "per_mebibyte": 0.0, "rested": measured["messages"][0]},
                 "runtime": {"threads": 1, "yardstick": measured["yardstick"][0]},
             }
         )  # fmt: skip
@@ -166,6 +168,14 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
             "constraints": {"drafting": {"max_length": LONGEST, "adaptive": True}},
         }
     )  # fmt: skip
+
+
+@cache
+def rested_messages_s() -> float:
+    """What an end of a message takes longer after a rest, from a process of its own: its threads end with it."""
+    code = "from edgeopt.profiler.carrying import rested_message_seconds as s; import os; print(s(), flush=True); os._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return float(done.stdout)
 
 
 class Priced:
@@ -235,6 +245,7 @@ def measure(
     """Plan and run one setting; ``marks`` are those of all prompts, see :func:`played`."""
     began = time.perf_counter()
     measured = measure_passes(model, setting.draft, LOAD, KNOTS, pace=setting.target_quota, repeats=effort.repeats)
+    measured["messages"] = {0: rested_messages_s()}
     problem = problem_of(setting, model, measured)
     chosen = planner.solve(problem)
     length = int(chosen.decisions["draft_length"])  # type: ignore[arg-type]

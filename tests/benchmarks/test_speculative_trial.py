@@ -36,6 +36,7 @@ PASSES = {
     "target": {n: 1e-3 * (1 + 0.05 * n) for n in (1, 2, LONGEST + 1)},
     "draft": {1: 2e-4, 0: 5e-4},
     "yardstick": {0: 2e-5},
+    "messages": {0: 2e-4},
 }
 for side in ("target", "draft"):
     PASSES[side][-PROMPT] = 2e-3
