@@ -4,7 +4,7 @@
 # installation, so a second `make` installs nothing and a broken one starts over.
 
 PYTHON ?= python3
-# Index that serves the torch build you want (for CPU-only builds see README.md, "Install"). Empty: pip's default.
+# Index that serves the torch build you want (for CPU-only builds see README.md, "Two commands"). Empty: pip's default.
 TORCH_INDEX_URL ?=
 PYTEST_ARGS ?=
 

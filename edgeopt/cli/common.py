@@ -13,8 +13,8 @@ import typer
 from edgeopt.cli import completion
 
 __all__ = [
-    "Backend", "Json", "Output", "PlanFile", "ProblemName", "duration", "existing", "hand_over", "print_json",
-    "progress_line", "writable", "write",
+    "Backend", "Json", "Output", "PlanFile", "ProblemName", "drawable", "duration", "existing", "hand_over",
+    "print_json", "progress_line", "writable", "write",
 ]  # fmt: skip
 
 Backend = Annotated[str, typer.Option(help="exact, pulp, ortools or cvxpy.", autocompletion=completion.backends)]
@@ -53,15 +53,24 @@ def existing(path: Path) -> Path:
     return path
 
 
-def writable(path: Path | None) -> None:
-    """Refuse a target that cannot be written before any work is done for it."""
+def writable(path: Path | None, option: str = "-o") -> None:
+    """Refuse a target that cannot be written before any work is done for it; ``option`` is what named it."""
     from edgeopt.errors import Finding, InputError
 
     if path is not None and path.is_dir():
-        raise InputError(Finding(field="-o", message=f"'{path}' is a folder", mend="name a file in it"))
+        raise InputError(Finding(field=option, message=f"'{path}' is a folder", mend="name a file in it"))
     if path is not None and not path.parent.is_dir():
         mend = f"make it: mkdir -p '{path.parent}'"
-        raise InputError(Finding(field="-o", message=f"the folder '{path.parent}' does not exist", mend=mend))
+        raise InputError(Finding(field=option, message=f"the folder '{path.parent}' does not exist", mend=mend))
+
+
+def drawable(path: Path | None, option: str) -> None:
+    """Refuse a picture that cannot be written or drawn before any work is done for it."""
+    from edgeopt.report.pictures import check_picture
+
+    writable(path, option)
+    if path is not None:
+        check_picture(path, option)
 
 
 def write(path: Path, document: Any) -> None:

@@ -87,7 +87,7 @@ def _check_target(file: Path, force: bool) -> None:
     if file.suffix not in (".yaml", ".yml"):
         mend = f"name it {file.with_suffix('.yaml')}"
         raise InputError(Finding("FILE", f"'{file}' does not end in .yaml", mend))
-    writable(file)
+    writable(file, "FILE")
     if file.exists() and not force:
         raise InputError(Finding("FILE", f"'{file}' is there already", "name another file, or replace it with --force"))
 

@@ -15,6 +15,7 @@ from edgeopt.cli.common import (
     Output,
     PlanFile,
     ProblemName,
+    drawable,
     duration,
     existing,
     print_json,
@@ -138,8 +139,9 @@ def execute(
     from edgeopt.profiles import load_plan
 
     timeout_s = duration("--timeout", timeout)
-    for target in (output, trace, picture):
-        writable(target)
+    writable(output)
+    writable(trace, "--trace")
+    drawable(picture, "--picture")
     loaded = load_plan(existing(plan))
     with progress_line(json) as progress:
         report = run(

@@ -13,11 +13,11 @@ from edgeopt.cli.common import (
     Json,
     PlanFile,
     ProblemName,
+    drawable,
     duration,
     existing,
     print_json,
     progress_line,
-    writable,
 )  # fmt: skip
 
 if TYPE_CHECKING:
@@ -52,8 +52,7 @@ def compare(
     if picture is not None:
         if pareto is None:
             raise InputError(Finding("--picture", "draws a frontier, and none is asked for", "add --pareto A,B"))
-        writable(picture)
-        report.check_picture(picture)
+        drawable(picture, "--picture")
     loaded = load_problem(problem)
     axes = None if pareto is None else parse_axes(pareto, loaded)
     with progress_line(json) as progress:

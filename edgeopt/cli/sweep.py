@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from edgeopt.cli import completion
-from edgeopt.cli.common import Backend, Json, ProblemName, duration, print_json, writable
+from edgeopt.cli.common import Backend, Json, ProblemName, drawable, duration, print_json, writable
 
 __all__ = ["sweep"]
 
@@ -100,9 +100,7 @@ def _check(on: str, files: list[Path], plot: Path | None, restart: bool) -> None
         report.check_table(path)
     if restart and not files:
         raise InputError(Finding("--restart", "there is no journal without a table", "add -o sweep.csv"))
-    if plot is not None:
-        writable(plot)
-        report.check_plot(plot)
+    drawable(plot, "--plot")
 
 
 def _check_solving(grid: Any, options: Any) -> None:

@@ -25,7 +25,7 @@ from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.base import DType
 from edgeopt.profiles.device import Device
 
-__all__ = ["Work", "peak_flop_per_s", "roofline", "roofline_s"]
+__all__ = ["Work", "peak_flop_per_s", "roofline"]
 
 Array = NDArray[np.float64]
 
@@ -122,19 +122,3 @@ def _efficiency(device: Device, rows: ArrayLike | None) -> Array:
     wanted = np.maximum(np.asarray(rows, float), 1.0)
     inside = np.clip(wanted, at[0], at[-1])
     return np.asarray(inside / np.interp(inside, at, at / share))
-
-
-def roofline_s(device: Device, dtype: DType, flop: ArrayLike, traffic_bytes: ArrayLike) -> Array:
-    """Seconds of one kernel: ``max(flop / (e_c * peak), bytes / (e_m * bandwidth)) + launch_overhead``.
-
-    Parameters
-    ----------
-    flop, traffic_bytes : array_like, broadcastable
-        Floating point operations and bytes read and written from memory.
-
-    Returns
-    -------
-    ndarray
-        Seconds, broadcast shape. Efficiencies e_c and e_m are the profile's own, measured or assumed.
-    """
-    return roofline(device, dtype, Work(flop=flop, weights=traffic_bytes)).total

@@ -44,8 +44,8 @@ _CALM = 0.1
 class Measuring:
     """One model under some workloads, and what was seen of it so far.
 
-    A job runs all the workloads in one process, one after the other. With ``patches`` the slabs of a denoiser are
-    among them.
+    A job runs all the workloads in one process, one after the other; with ``patches`` it also times slabs of a
+    denoiser's image, for those that can be cut so.
     """
 
     model: Model
@@ -57,10 +57,7 @@ class Measuring:
     def __post_init__(self) -> None:
         """One plan for each workload and denoiser."""
         self._plans = [
-            (load, plan)
-            for load in self.workloads
-            for plan in _plans(self.model, load, self.runtime)
-            if self.patches or plan.strategy != "patch"
+            (load, plan) for load in self.workloads for plan in _plans(self.model, load, self.runtime, self.patches)
         ]
         self.samples = [[] for _ in self._plans]
 
@@ -228,8 +225,8 @@ def whole_plan(
     )
 
 
-def _plans(model: Model, load: Workload, runtime: Runtime) -> list[Plan]:
-    """One plan per format of a language model's weights, or per denoiser of a diffusion model, and some of patches."""
+def _plans(model: Model, load: Workload, runtime: Runtime, patches: bool) -> list[Plan]:
+    """One plan per format of a language model's weights, or per denoiser of a diffusion model; then those of slabs."""
     if isinstance(model, CausalLM):
         assert isinstance(load, TextWorkload)
         whole = load.model_copy(update={"prefill_chunk": None})
@@ -248,14 +245,18 @@ def _plans(model: Model, load: Workload, runtime: Runtime) -> list[Plan]:
         whole_plan(model, load, runtime, cuts=ends, variants=[*before, name, *after], strategy="multi_stage")
         for name in model.variants
     ]
+    return [*plans, *_slab_plans(model, load, runtime)] if patches else plans
+
+
+def _slab_plans(model: Diffusion, load: ImageWorkload, runtime: Runtime) -> list[Plan]:
+    """Plans of two patches, of which the first is timed, for every denoiser that has patches."""
     total = model.latent_shape[1]
-    plans += [
+    return [
         whole_plan(model, load, runtime, cuts=[rows, total], variants=[name, name], strategy="patch")
         for name, variant in model.variants.items()
         if variant.patch is not None
         for rows in slab_rows(total, variant.patch.multiple)
     ]
-    return plans
 
 
 def slab_rows(total: int, multiple: int) -> list[int]:

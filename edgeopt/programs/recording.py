@@ -180,9 +180,9 @@ class Piece:
         for number in {number for call in calls for number in call.reads}:
             if (name := recording.values[number].weight) is not None:
                 self._base[number] = tensors[name]
-        self._steps = self._schedule(recording, calls, stop)
+        self._steps = self._schedule(calls, stop)
 
-    def _schedule(self, recording: Recording, calls: Sequence[_Call], stop: int) -> list[tuple[Any, ...]]:
+    def _schedule(self, calls: Sequence[_Call], stop: int) -> list[tuple[Any, ...]]:
         """Calls in order, each with what may be forgotten after it and which parts end with it."""
         last = {number: k for k, call in enumerate(calls) for number in (*call.reads, *call.makes)}
         kept = {*self._outputs, *(n for n, tensor in enumerate(self._base) if tensor is not None)}

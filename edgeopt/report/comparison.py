@@ -9,16 +9,15 @@ from typing import Any
 from rich.console import RenderableType
 from rich.text import Text
 
-from edgeopt.errors import InputError, MissingDependencyError
 from edgeopt.plan import Alternative
 from edgeopt.questions.compare import Comparison
 from edgeopt.questions.figures import amount
 from edgeopt.questions.frontier import METRICS, Frontier
 from edgeopt.report.document import plain
+from edgeopt.report.pictures import check_picture
 from edgeopt.report.tables import format_bytes, format_percent, format_seconds, new_table
-from edgeopt.report.timeline import PICTURES
 
-__all__ = ["check_picture", "comparison_document", "comparison_view", "draw_frontier", "frontier_view"]
+__all__ = ["comparison_document", "comparison_view", "draw_frontier", "frontier_view"]
 
 
 def comparison_document(comparison: Comparison, frontier: Frontier | None = None) -> dict[str, Any]:
@@ -117,26 +116,8 @@ def _completeness(frontier: Frontier) -> str:
     return f"{len(frontier.points)} plans; there may be more between them (--points, --time-limit)"
 
 
-def check_picture(path: Path) -> None:
-    """Refuse a picture that cannot be drawn before any work is done for it.
-
-    Raises
-    ------
-    InputError
-        ``path`` does not end in one of :data:`edgeopt.report.timeline.PICTURES`.
-    MissingDependencyError
-        matplotlib is not installed.
-    """
-    from importlib.util import find_spec
-
-    if path.suffix not in PICTURES:
-        raise InputError(f"'{path}' is no picture that can be drawn: end its name in {', '.join(PICTURES)}")
-    if find_spec("matplotlib") is None:
-        raise MissingDependencyError("matplotlib", "plot", "drawing a frontier")
-
-
 def draw_frontier(frontier: Frontier, comparison: Comparison, path: Path) -> None:
-    """Draw the frontier, each strategy's plans in a colour of their own; exceptions as :func:`check_picture`."""
+    """Draw the frontier, each strategy's plans in a colour of their own; exceptions as :func:`.check_picture`."""
     check_picture(path)
     from matplotlib.figure import Figure
 

@@ -19,10 +19,10 @@ from edgeopt.questions.figures import objective_unit, short
 from edgeopt.questions.grid import Axis, Grid
 from edgeopt.questions.sweep import FIGURES
 from edgeopt.report.document import plain
+from edgeopt.report.pictures import check_picture
 from edgeopt.report.tables import format_bytes, format_seconds, new_table
-from edgeopt.report.timeline import PICTURES
 
-__all__ = ["TABLES", "check_plot", "check_table", "draw_sweep", "sweep_document", "sweep_view", "write_table"]
+__all__ = ["TABLES", "check_table", "draw_sweep", "sweep_document", "sweep_view", "write_table"]
 
 #: File name endings of tables.
 TABLES = (".csv", ".parquet")
@@ -150,31 +150,12 @@ def _figures(row: Row) -> list[str]:
     return [short(row["objective"]), format_seconds(row["latency_s"]), format_bytes(row["traffic_bytes"])]
 
 
-def check_plot(path: Path) -> None:
-    """Refuse a picture that cannot be drawn before any work is done for it.
-
-    Raises
-    ------
-    InputError
-        ``path`` does not end in one of :data:`edgeopt.report.timeline.PICTURES`.
-    MissingDependencyError
-        matplotlib is not installed.
-    """
-    from importlib.util import find_spec
-
-    if path.suffix not in PICTURES:
-        mend = f"end its name in {', '.join(PICTURES)}"
-        raise InputError(Finding("--plot", f"'{path}' is no picture that can be drawn", mend))
-    if find_spec("matplotlib") is None:
-        raise MissingDependencyError("matplotlib", "plot", "drawing a sweep")
-
-
 def draw_sweep(grid: Grid, rows: Sequence[Row], path: Path) -> None:
     """Draw the objective along the longest axis of numbers, a curve for each combination of the others.
 
-    Exceptions as :func:`check_plot`.
+    Exceptions as :func:`.check_picture`.
     """
-    check_plot(path)
+    check_picture(path, "--plot")
     from matplotlib import colormaps
     from matplotlib.figure import Figure
 

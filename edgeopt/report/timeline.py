@@ -7,14 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from edgeopt.errors import InputError, MissingDependencyError
 from edgeopt.plan import Interval, Plan
 from edgeopt.report.data import Report
+from edgeopt.report.pictures import check_picture
 
-__all__ = ["PICTURES", "draw_timeline", "is_link", "lanes_of", "trace_document"]
-
-#: File name endings of pictures.
-PICTURES = (".svg", ".png", ".pdf")
+__all__ = ["draw_timeline", "is_link", "lanes_of", "trace_document"]
 
 
 def trace_document(plan: Plan, report: Report) -> dict[str, Any]:
@@ -46,21 +43,10 @@ def trace_document(plan: Plan, report: Report) -> dict[str, Any]:
 
 
 def draw_timeline(plan: Plan, report: Report, path: Path) -> None:
-    """Draw both timelines on one axis, the prediction in the upper half of each lane.
+    """Draw both timelines on one axis, the prediction in the upper half; exceptions as :func:`.check_picture`."""
+    check_picture(path)
+    from matplotlib.figure import Figure
 
-    Raises
-    ------
-    InputError
-        ``path`` does not end in one of :data:`PICTURES`.
-    MissingDependencyError
-        matplotlib is not installed.
-    """
-    if path.suffix not in PICTURES:
-        raise InputError(f"'{path}' is no picture that can be drawn: end its name in {', '.join(PICTURES)}")
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise MissingDependencyError("matplotlib", "plot", "drawing a timeline") from error
     lanes = lanes_of(plan.timeline, report.timeline)
     figure = Figure(figsize=(10, 1.2 + 0.55 * len(lanes)), layout="constrained")
     axes = figure.subplots()

@@ -23,6 +23,7 @@ from edgeopt.costs.answering import Stream, accuracy_interval, accuracy_needed, 
 from edgeopt.plan import Plan, Stage, Transfer
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
+from edgeopt.strategies import refusals
 from edgeopt.strategies.answer_pool import AnswerPool, Entry
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.pipeline import basis_notes
@@ -58,15 +59,14 @@ class Cascade(Strategy):
                 "cascade does not weigh waiting, so that its objective is no match for others where requests arrive by "
                 "themselves (workload.requests_per_s): write `strategy: cascade` to plan one all the same"
             )
-        if load.batch > 1 or load.temperature > 0:
-            return "cascade answers one query at a time, by the likeliest tokens (workload.batch, temperature)"
-        if problem.objective != "latency" or limits.energy is not None or limits.quality or limits.period:
-            return "cascade makes answers fast: objective latency, without constraints energy, quality and period"
-        if limits.pin or limits.first or limits.last or limits.min_segment > 1:
-            return "cascade keeps a model on one device: nothing to pin (constraints pin, first, last, min_segment)"
-        if any(medium.sharing == "reserved" for medium in problem.network.media.values()):
-            return "cascade reserves no share of a medium, and the network's is shared that way"
-        return None
+        if limits.period:
+            return "cascade bounds the mean time of an answer, not how often one comes (constraints.period)"
+        return (
+            refusals.of_batches(self.name, load)
+            or refusals.of_goals(self.name, problem, "latency")
+            or refusals.of_stages(self.name, problem, counts=True)
+            or refusals.of_reserved_media(self.name, problem)
+        )
 
     def build(self, problem: Problem) -> family.Cascade:
         """Build the policy's arrays: an entry of the pool for each model on each device that is worth while.

@@ -23,6 +23,7 @@ from edgeopt.errors import Finding, InputError, NoPlanError
 from edgeopt.plan import Plan
 from edgeopt.profiles.model import Diffusion, StaleQuality
 from edgeopt.profiles.problem import ImageWorkload, Problem
+from edgeopt.strategies import refusals
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.cases import margin_of, narrowed, qualities, quality_of
 from edgeopt.strategies.chain import able_devices, wants_quality
@@ -44,7 +45,7 @@ class Patch(Strategy):
 
     def unfit(self, problem: Problem) -> str | None:
         """Refuse what has no patches, and goals and links that a division of rows does not know."""
-        model, limits = problem.model, problem.constraints
+        model = problem.model
         if not (isinstance(model, Diffusion) and isinstance(problem.workload, ImageWorkload)):
             return f"patch shares out the rows of an image; {model.name!r} is a {model.family} model"
         if not any(variant.patch for variant in model.variants.values()):
@@ -54,8 +55,8 @@ class Patch(Strategy):
             )
         if reason := _other_goal(problem):
             return reason
-        if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
-            return "patch has no elements that could be pinned or counted (constraints pin, first, last, stages)"
+        if reason := refusals.of_stages(self.name, problem):
+            return reason
         if any(link.medium for link in [problem.network.default, *problem.network.links] if link):
             return "patch sends over all links at once, and these share a medium"
         return None

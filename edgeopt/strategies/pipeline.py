@@ -135,7 +135,7 @@ class Pipeline(Strategy):
             bars=[bar for each in bars for bar in each],
             notes=[
                 *basis_notes(measured, [device.name for device in able if costs.is_between_batches(device)]),
-                *_chunk_notes(problem, costs),
+                *_chunk_notes(costs),
             ],
             wake_s=_wake_s(problem),
         )
@@ -314,7 +314,7 @@ def _timing(problem: Problem, whole: Chain, solution: Solution) -> tuple[float, 
     return latency_s, rounds
 
 
-def _chunk_notes(problem: Problem, costs: LanguageCosts) -> list[str]:
+def _chunk_notes(costs: LanguageCosts) -> list[str]:
     chunks = costs.workload.chunks
     if len(chunks) == 1:
         return []

@@ -25,6 +25,7 @@ from edgeopt.errors import InputError
 from edgeopt.plan import Plan, Stage, Transfer
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
+from edgeopt.strategies import refusals
 from edgeopt.strategies.answer_pool import Entry
 from edgeopt.strategies.base import Strategy
 from edgeopt.strategies.pipeline import basis_notes
@@ -56,19 +57,16 @@ class Routing(Strategy):
             return f"routing decides from recorded answers by class of query, and {model.name!r} has none (answers)"
         if load.requests_per_s is None:
             return "routing shares out queries that arrive by themselves, and none do (workload.requests_per_s)"
-        if load.batch > 1 or load.temperature > 0:
-            return "routing answers one query at a time, by the likeliest tokens (workload.batch, temperature)"
-        if problem.objective != "latency" or limits.energy is not None or limits.quality:
-            return "routing makes the mean response short; it weighs neither energy nor quality (objective: latency)"
         if limits.deadline is not None or limits.period is not None:
             return "routing bounds no response time, only loads (constraints deadline, period; routing.max_load)"
-        if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
-            return "routing keeps models whole: nothing to pin or count (constraints pin, first, last, stages)"
         if limits.thresholds:
             return "routing passes no query on (constraints.thresholds is for cascade)"
-        if any(medium.sharing == "reserved" for medium in problem.network.media.values()):
-            return "routing reserves no share of a medium, and the network's is shared that way"
-        return None
+        return (
+            refusals.of_batches(self.name, load)
+            or refusals.of_goals(self.name, problem, "latency")
+            or refusals.of_stages(self.name, problem)
+            or refusals.of_reserved_media(self.name, problem)
+        )
 
     def build(self, problem: Problem) -> family.Serving:
         """Build the arrays of arrivals, service times, accuracies and memory.

@@ -9,8 +9,6 @@ alone joins those of an earlier run. The last line is one JSON document; a part 
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -18,10 +16,10 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from edgeopt.executor.netlab import missing
 from tests.benchmarks.campaign import calibration, correct, faults, overhead, predict
 from tests.benchmarks.campaign.ledger import Ledger
 from tests.benchmarks.campaign.page import page
+from tests.benchmarks.trials import need_hosts, options, print_document, teller
 
 #: In the order of running: profiles are measured shortly before the plans that they predict.
 PARTS = {module.PART: module for module in (predict, overhead, calibration, correct, faults)}
@@ -29,22 +27,12 @@ PARTS = {module.PART: module for module in (predict, overhead, calibration, corr
 
 def main() -> None:
     """Run the parts asked for, print the summary, write the page."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="few plans and repeats, to see that all of it works")
+    parser = options(__doc__, "few plans and repeats", folder="executor")
     parser.add_argument("--only", choices=PARTS, action="append", metavar="PART", help=f"one of {', '.join(PARTS)}")
-    parser.add_argument("--resume", action="store_true", help="keep what the folder holds, do what is missing")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--folder", type=Path, default=Path("build/executor"))
-    parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables as a page")
     asked = parser.parse_args()
-    if reason := missing():
-        raise SystemExit(f"no emulated hosts here: {reason}")
-    ledger = Ledger(asked.folder, {"quick": asked.quick, "seed": asked.seed}, asked.resume)
-    begun = time.perf_counter()
-
-    def say(text: str) -> None:
-        print(f"[{time.perf_counter() - begun:6.1f} s] {text}", file=sys.stderr, flush=True)
-
+    need_hosts()
+    ledger, say = Ledger(asked.folder, {"quick": asked.quick, "seed": asked.seed}, asked.resume), teller()
     for name in asked.only or PARTS:
         started = time.perf_counter()
         PARTS[name].run(ledger, asked.quick, asked.seed, lambda text, name=name: say(f"{name}: {text}"))
@@ -54,8 +42,7 @@ def main() -> None:
     seconds = {name: record["seconds"] for name, record in ledger.of("seconds").items()}
     if asked.write:
         asked.write.write_text(page(ledger, found, seconds, asked.quick), encoding="utf-8")
-    document = {"benchmark": "executor", "quick": asked.quick, "seconds": seconds, **found}
-    print(json.dumps(document, allow_nan=False))
+    print_document("executor", quick=asked.quick, seconds=seconds, **found)
 
 
 if __name__ == "__main__":

@@ -12,7 +12,6 @@ one JSON document, ``null`` where nothing was run.
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 import time
@@ -35,8 +34,8 @@ from edgeopt_solvers import solve
 from edgeopt_solvers.chain import Chain, Solution, evaluate
 from tests.benchmarks.baselines import BASELINES
 from tests.benchmarks.campaign.ledger import Ledger
-from tests.benchmarks.sections import made_by, write_section
-from tests.benchmarks.strict import strict_json
+from tests.benchmarks.sections import made_by, table, write_section
+from tests.benchmarks.trials import need_hosts, options, print_document, teller
 
 __all__ = ["MODELS", "PLANNERS", "RATES", "RATIOS", "Row", "compare", "draw_problem", "section", "summary"]
 
@@ -185,10 +184,7 @@ def execute_all(quick: bool, ledger: Ledger) -> dict[str, Any]:
     from edgeopt.executor import execute
     from tests.benchmarks.campaign.draws import measured_devices, priced
 
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
-    known = ledger.get("devices", "all")
+    say, known = teller(), ledger.get("devices", "all")
     if known is None:
         runs = [(load_model("demo-llm"), _LOAD)]
         devices = measured_devices(1 if quick else 3, 1 if quick else 2, say, runs, "tests/benchmarks/llm_planners.py")
@@ -238,18 +234,22 @@ def section(found: dict[str, Any], executed: dict[str, Any] | None) -> list[str]
         f"{HARD_RATIO:g} times apart or more, or links of {HARD_RATE:g} Mbit/s or less. The largest gap between ours "
         f"and its proven bound is {found['gap_worst']:.1e}.",
         "",
-        f"| planner | fits | least | median | most | hard: least | median | at least {FACTOR:g} |",
-        "|---|---|---|---|---|---|---|---|",
     ]
+    heads = ["planner", "fits", "least", "median", "most", "hard: least", "median", f"at least {FACTOR:g}"]
+    rows = []
     for name, groups in found["planners"].items():
         every, hard = groups["all"], groups["hard"]
         if not every["clusters"] or not hard["clusters"]:
-            lines.append(f"| {_words(name)} | {every['clusters']} | | | | | | |")
+            rows.append([_words(name), every["clusters"], *[""] * 6])
             continue
-        lines.append(
-            f"| {_words(name)} | {every['clusters']} of {counts['all']} | {every['least']:.3f} | {every['median']:.2f} "
-            f"| {every['most']:.1f} | {hard['least']:.3f} | {hard['median']:.2f} | {hard['at_least_factor']:.0%} |"
-        )
+        rows.append(
+            [
+                _words(name), f"{every['clusters']} of {counts['all']}", f"{every['least']:.3f}",
+                f"{every['median']:.2f}", f"{every['most']:.1f}", f"{hard['least']:.3f}", f"{hard['median']:.2f}",
+                f"{hard['at_least_factor']:.0%}",
+            ]
+        )  # fmt: skip
+    lines += table(heads, rows)
     if executed is None:
         return [*lines, "", "Nothing was run."]
     lines += [
@@ -259,9 +259,8 @@ def section(found: dict[str, Any], executed: dict[str, Any] | None) -> list[str]
         "of one process"
         f"{'' if all(c['equal'] for c in executed['clusters']) else ' NOT EVERYWHERE'}.",
         "",
-        f"| links, devices | ours | {' | '.join(map(_words, PLANNERS))} |",
-        "|---|---|" + "---|" * len(PLANNERS),
     ]
+    rows = []
     for cluster in executed["clusters"]:
         measured = cluster["measured_s"]
         cells = [
@@ -270,8 +269,8 @@ def section(found: dict[str, Any], executed: dict[str, Any] | None) -> list[str]
         ]
         speeds = ", ".join(f"{name.split('-')[1]}%" for name in cluster["devices"])
         where = f"{cluster['rate_mbit_per_s']:g} Mbit/s, {speeds}"
-        lines.append(f"| {where} | {measured['ours']:.2f} | {' | '.join(cells)} |")
-    return lines
+        rows.append([where, f"{measured['ours']:.2f}", *cells])
+    return [*lines, *table(["links, devices", "ours", *map(_words, PLANNERS)], rows)]
 
 
 def _words(name: str) -> str:
@@ -308,13 +307,9 @@ def _tiny_problem(number: int, rate: float, devices: list[Device]) -> Problem:
 
 def main() -> None:
     """Draw, compare, print, and run if asked."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="a cluster for each rate and ratio, one model in turn")
+    parser = options(__doc__, "a cluster for each rate and ratio, one model in turn", folder="llm")
     parser.add_argument("--seeds", type=int, default=4, help="clusters for each model, ratio and rate")
     parser.add_argument("--execute", action="store_true", help="run tiny versions on emulated hosts")
-    parser.add_argument("--folder", type=Path, default=Path("build/llm"), help="where runs are kept")
-    parser.add_argument("--resume", action="store_true", help="keep the runs that the folder holds")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose section is replaced")
     asked = parser.parse_args()
     begun, used = time.perf_counter(), time.process_time()
     cells = [(model, ratio, rate) for ratio in RATIOS for rate in RATES for model in MODELS]
@@ -329,21 +324,17 @@ def main() -> None:
     show(rows)
     executed = None
     if asked.execute:
-        from edgeopt.executor.netlab import missing
-
-        if reason := missing():
-            raise SystemExit(f"no emulated hosts here: {reason}")
+        need_hosts()
         ledger = Ledger(asked.folder, {"quick": asked.quick}, asked.resume)
         executed = execute_all(asked.quick, ledger)
     found = summary(rows)
     if asked.write:
         command = f"python tests/benchmarks/llm_planners.py{' --execute' * asked.execute}"
         write_section(asked.write, TITLE, [made_by(command, quick=asked.quick), "", *section(found, executed)])
-    document = {
-        "benchmark": "llm_planners", "quick": asked.quick, "wall_s": time.perf_counter() - begun,
-        "processor_s": time.process_time() - used, "predicted": found, "executed": executed,
-    }  # fmt: skip
-    print(strict_json(document))
+    print_document(
+        "llm_planners", quick=asked.quick, wall_s=time.perf_counter() - begun, processor_s=time.process_time() - used,
+        predicted=found, executed=executed,
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

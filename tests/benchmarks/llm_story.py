@@ -7,8 +7,6 @@ Runs need root on Linux and two idle cores, and take about five minutes. The las
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 from pathlib import Path
 
@@ -18,21 +16,16 @@ from tests.benchmarks.diffusion.pictures import saved
 from tests.benchmarks.llm import pictures, story
 from tests.benchmarks.llm.methods import Methods
 from tests.benchmarks.sections import made_by, write_section
+from tests.benchmarks.trials import options, print_document, teller
 
 TITLE = "Five techniques in one house"
 
 
 def main() -> None:
     """Plan, run, draw, write, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--quick", action="store_true", help="one rate and one point, to see that all of it works")
+    parser = options(__doc__, "one rate and one point")
     parser.add_argument("--predict-only", action="store_true", help="run no plans: for a busy machine")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose section is replaced")
-    asked = parser.parse_args()
-
-    def say(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
-
+    asked, say = parser.parse_args(), teller()
     methods = Methods(requests=12 if asked.quick else 100)
     rows = story.grid(methods, story.RATES_MBIT[2:3] if asked.quick else story.RATES_MBIT, say=say)
     measured = {"not_measured": "asked for without running", "rows": []}
@@ -45,7 +38,7 @@ def main() -> None:
         lines = story.section(methods, rows, measured)
         picture = ["", "![Milliseconds per answer](figures/llm-house.svg)"]
         write_section(asked.write, TITLE, [made_by(command, quick=asked.quick), "", *lines, *picture])
-    print(json.dumps({"benchmark": "llm_story", "quick": asked.quick, "grid": rows, "measured": measured}))
+    print_document("llm_story", quick=asked.quick, grid=rows, measured=measured)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,6 @@ The last line is one JSON document: measured and predicted seconds, and how many
 
 from __future__ import annotations
 
-import argparse
-import json
 import statistics
 import sys
 import time
@@ -24,7 +22,6 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from edgeopt.executor import execute
-from edgeopt.executor.netlab import missing
 from edgeopt.plan import Plan
 from edgeopt.profiler import profile_device
 from edgeopt.profiler.architectures.family import Family, diffusion
@@ -36,7 +33,8 @@ from edgeopt.profiles.problem import ImageWorkload, Problem
 from edgeopt.strategies import get_strategy
 from edgeopt_solvers import Result, Status, solve
 from edgeopt_solvers.divisible import Divisible, Solution, evaluate
-from tests.benchmarks.sections import made_by, write_section
+from tests.benchmarks.sections import made_by, table, write_section
+from tests.benchmarks.trials import need_hosts, options, print_document, teller
 
 SOURCE = "made by tests/benchmarks/patch.py"
 SPEEDS = {"slow": 0.5, "fast": 1.0}
@@ -45,6 +43,8 @@ SECTION = "Patches on unequal devices"
 GOAL = 1.25
 #: Width 768, that of DiT-B (DiT-XL has 1152); layers change nothing of what there is to compute for a byte.
 LAYERS, HEADS, HEAD_WIDTH = 2, 12, 64
+
+say = teller()
 
 
 def wide_model() -> Diffusion:
@@ -142,46 +142,38 @@ def section(document: dict[str, Any]) -> list[str]:
         f"{gains['asynchronous']:.2f}x in asynchronous ones (goal {GOAL:g}x). Computing is that of all steps, slow "
         "device first, with the messages that come and go meanwhile.",
         "",
-        "| steps | division | rows, slow and fast | predicted s | measured s | from, to | error | "
-        "computing predicted s | computing measured s |",
-        "|---|---|---|---|---|---|---|---|---|",
     ]
-    for name, row in runs.items():
-        mode, division = name.split()
-        cells = [
-            mode, division, f"{row['rows'].get('slow', 0)}, {row['rows'].get('fast', 0)}", f"{row['predicted_s']:.3f}",
+    heads = [
+        "steps", "division", "rows, slow and fast", "predicted s", "measured s", "from, to", "error",
+        "computing predicted s", "computing measured s",
+    ]  # fmt: skip
+    rows = [
+        [
+            *name.split(), f"{row['rows'].get('slow', 0)}, {row['rows'].get('fast', 0)}", f"{row['predicted_s']:.3f}",
             f"{row['measured_s']:.3f}", "{:.3f}, {:.3f}".format(*row["range_s"]), f"{row['relative_error']:+.1%}",
             *(", ".join(f"{each:.2f}" for each in row[f"{kind}_compute_s"]) for kind in ("predicted", "measured")),
-        ]  # fmt: skip
-        lines.append(f"| {' | '.join(cells)} |")
+        ]
+        for name, row in runs.items()
+    ]  # fmt: skip
     right = all(row["equal"] for row in runs.values())
     return [
         *lines,
+        *table(heads, rows),
         "",
         f"Outputs {'are' if right else 'are NOT all'} those of one process, within the tolerance of sums.",
     ]
 
 
-def say(text: str) -> None:
-    """Show what goes on."""
-    print(text, file=sys.stderr, flush=True)
-
-
 def main() -> None:
     """Measure, plan, execute, print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--quick", action="store_true", help="one repeat of four steps of demo-patch, to see that it works"
-    )
+    parser = options(__doc__, "one repeat of four steps of demo-patch")
     parser.add_argument("--model", help="a bundled model with patches, demo-patch for one; default: a wider one")
     parser.add_argument("--turns", type=int, default=2, help="how often each division is executed")
     parser.add_argument("--repeat", type=int, default=3, help="requests of an execution")
     parser.add_argument("--rate", default="1 Gbit/s")
     parser.add_argument("--latency", default="0.2 ms")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose section is replaced")
     asked = parser.parse_args()
-    if reason := missing():
-        raise SystemExit(f"no emulated hosts here: {reason}")
+    need_hosts()
     started_s = time.perf_counter()
     name = asked.model or ("demo-patch" if asked.quick else None)
     model = load_model(name) if name else wide_model()
@@ -190,8 +182,8 @@ def main() -> None:
     devices = devices_of(model, steps, asked.quick)
     timed = {row.rows or "all": row.elements[0] for row in devices[-1].timings}
     document: dict[str, Any] = {
-        "benchmark": "patch", "quick": asked.quick, "model": model.name, "steps": steps, "rate": asked.rate,
-        "latency": asked.latency, "step_ms_by_rows": timed, "runs": {},
+        "model": model.name, "steps": steps, "rate": asked.rate, "latency": asked.latency, "step_ms_by_rows": timed,
+        "runs": {},
     }  # fmt: skip
     say(f"milliseconds of a step, by rows: {timed}")
     for mode in MODES:
@@ -207,7 +199,7 @@ def main() -> None:
         made = made_by(command, quick=asked.quick)
         write_section(asked.write, SECTION, [made, "", *section(document)])
     document["wall_s"] = round(time.perf_counter() - started_s, 1)
-    print(json.dumps(document, allow_nan=False))
+    print_document("patch", quick=asked.quick, **document)
 
 
 if __name__ == "__main__":

@@ -11,8 +11,6 @@ document; a part that was not run is missing in it.
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
 import time
 from pathlib import Path
@@ -25,6 +23,7 @@ import torch
 from tests.benchmarks.diffusion import changes, curve, ratio, stages, story, surrogate
 from tests.benchmarks.diffusion.bench import Bench
 from tests.benchmarks.sections import made_by, write_section
+from tests.benchmarks.trials import options, print_document, teller
 
 __all__ = ["main"]
 
@@ -37,28 +36,23 @@ PARTS = {
 
 def main() -> None:
     """Run the parts asked for, write their sections, print the figures."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = options(__doc__, "few images and plans")
     names = [part.PART for part in PARTS]
-    parser.add_argument("--quick", action="store_true", help="few images and plans, to see that all of it works")
     parser.add_argument("--only", choices=names, action="append", metavar="PART", help=f"one of {', '.join(names)}")
     parser.add_argument("--predict-only", action="store_true", help="story and ratio run no plans: for a busy machine")
     parser.add_argument("--folder", type=Path, default=Path("build/quality"), help="keeps what was sampled")
-    parser.add_argument("--write", type=Path, metavar="FILE", help="page whose sections are replaced")
     asked = parser.parse_args()
     torch.set_num_threads(1)
     asked.folder.mkdir(parents=True, exist_ok=True)
     figures = asked.write.parent / "figures" if asked.write else None
     bench = Bench(asked.quick, asked.folder / "samples.jsonl", figures, predict_only=asked.predict_only)
-    document: dict[str, Any] = {"benchmark": "quality", "quick": asked.quick}
+    document: dict[str, Any] = {}
+    tell = teller()
     for part, title in PARTS.items():
         if asked.only and part.PART not in asked.only:
             continue
-        wall, cpu = time.perf_counter(), time.process_time()
-
-        def say(text: str, name: str = part.PART, wall: float = wall) -> None:
-            print(f"[{time.perf_counter() - wall:6.1f} s] {name}: {text}", file=sys.stderr, flush=True)
-
-        found = part.run(bench, say)
+        cpu = time.process_time()
+        found = part.run(bench, lambda text, name=part.PART: tell(f"{name}: {text}"))
         seconds = {"processor_s": round(time.process_time() - cpu, 1), "sampled": bench.sampled_now}
         document[part.PART] = found | seconds
         bench.sampled_now = 0
@@ -66,7 +60,7 @@ def main() -> None:
             command = f"python tests/benchmarks/quality.py --only {part.PART}{' --predict-only' * asked.predict_only}"
             made = made_by(command, quick=asked.quick)
             write_section(asked.write, title, [made, "", *part.section(found)])
-    print(json.dumps(document, allow_nan=False))
+    print_document("quality", quick=asked.quick, **document)
 
 
 if __name__ == "__main__":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import date
 from pathlib import Path
 
 from edgeopt.executor.hardware import describe_hardware
 
-__all__ = ["HEADS", "made_by", "with_section", "write_section"]
+__all__ = ["HEADS", "made_by", "table", "with_section", "write_section"]
 
 #: How a page begins that is not there yet, by the name of its file.
 HEADS = {
@@ -35,6 +35,12 @@ def write_section(file: Path, title: str, lines: Sequence[str]) -> None:
     """Replace or add the section in a file, which begins as :data:`HEADS` says where it is new."""
     page = file.read_text(encoding="utf-8") if file.exists() else HEADS.get(file.name, f"# {file.stem}\n")
     file.write_text(with_section(page, title, lines), encoding="utf-8")
+
+
+def table(heads: Sequence[str], rows: Iterable[Sequence[object]]) -> list[str]:
+    """Return the lines of a table."""
+    lines = [f"| {' | '.join(map(str, cells))} |" for cells in (heads, *rows)]
+    return [lines[0], "|---" * len(heads) + "|", *lines[1:]]
 
 
 def made_by(command: str, *, quick: bool, on: str = "one thread of") -> str:

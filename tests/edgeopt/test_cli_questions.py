@@ -68,12 +68,6 @@ class TestCompare:
         assert target.read_bytes().startswith(b"<?xml")
         assert str(target) in capsys.readouterr().out
 
-    def test_without_matplotlib_it_says_how_to_get_it(self, tmp_path, monkeypatch, capsys):
-        monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-        target = tmp_path / "line.svg"
-        assert main(["compare", "demo-diffusion", "--pareto", "latency,quality", "--picture", str(target)]) == 2
-        assert "try: pip install 'edgeopt[plot]'" in capsys.readouterr().err
-
     @pytest.mark.parametrize(
         ("words", "argument", "value"),
         [

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 from edgeopt.errors import Finding, InputError
-from edgeopt.files import write_whole
 from edgeopt.profiler.architectures.building import architecture_of, versions
 from edgeopt.profiler.architectures.configs import family_of, pipeline_family, read_config
 from edgeopt.profiler.architectures.facts import known_family, known_language_model, known_names
@@ -21,7 +20,7 @@ from edgeopt.profiles import dump_yaml
 from edgeopt.profiles.library import nearest
 from edgeopt.profiles.model import CausalLM, Diffusion
 
-__all__ = ["derive_and_write", "derive_model", "known_names", "model_text", "with_weights"]
+__all__ = ["derive_model", "known_names", "model_text", "with_weights"]
 
 _SCHEMA = "# yaml-language-server: $schema=../schema/model.json\n"
 
@@ -135,10 +134,3 @@ def _known(
 def model_text(model: CausalLM | Diffusion) -> str:
     """Return a model profile as the library's files are written."""
     return _SCHEMA + dump_yaml(model)
-
-
-def derive_and_write(config: str | Path | dict[str, Any], output: str | Path, **arguments: Any) -> CausalLM | Diffusion:
-    """Derive a model as :func:`derive_model` does and write it to a file, whole or not at all."""
-    model = derive_model(config, **arguments)
-    write_whole(output, model_text(model))
-    return model

@@ -24,7 +24,6 @@ __all__ = ["inverse_price", "inverse_rate", "price", "rate_slope", "stretch"]
 
 #: Below this u the differences of nearly equal terms are summed as series instead.
 SMALL = 0.02
-BEND = tuple(k / (k + 1) for k in range(1, 9))  # L(u) = u²/2 − 2u³/3 + 3u⁴/4 − …
 LOSS = tuple(1 / (k + 1) for k in range(1, 9))  # 1 − ln(1 + u)/u = u/2 − u²/3 + u³/4 − …
 
 #: Relative accuracy of the price inverse: its error enters values squared.

@@ -191,7 +191,7 @@ class Resources:
             self._carry(labels, np.full(len(labels), chain.source), device, tables.transfer_s[0])
         return self._run_element(labels, np.ones(len(labels), dtype=bool), 0)
 
-    def may_switch(self, labels: Labels, rows: slice, cut: int) -> NDArray[np.bool_]:
+    def may_switch(self, labels: Labels, rows: slice) -> NDArray[np.bool_]:
         """Which (label, next state) pairs break no rule of stages; staying is always allowed here."""
         tables = self.tables
         state = labels.state[rows]

@@ -179,7 +179,7 @@ class Search:
     def _expand_chunk(self, labels: Labels, rows: slice, cut: int) -> tuple[Labels, Array]:
         columns = self.columns
         state, first = labels.state[rows], labels.first[rows]
-        allowed = self.resources.may_switch(labels, rows, cut)
+        allowed = self.resources.may_switch(labels, rows)
         stepped = [labels.sums[rows, k, None] + column.steps.step[cut][state] for k, column in enumerate(columns)]
         alive, bounds = self._bounded(
             np.stack(stepped, axis=2), [column.rest[cut + 1][first] for column in columns], allowed

@@ -126,7 +126,7 @@ class Search:
             return self.least_energy(level_s, self.max_j)
         self.num_choices += 1
         if not table.has_medium:
-            most = np.where(table.end[:, 1:] <= level_s, np.arange(1, table.end.shape[1]), 0).max(axis=1, initial=0)
+            most = table.most_of(table.end <= level_s)
             return few_devices(table.least, most, self.instance.num_units, self.most_devices)
         share = table.shares_at(level_s)
         capped = math.isfinite(self.max_j)
@@ -174,7 +174,8 @@ class Search:
             loads = self.least_energy(math.inf, self.max_j)
         else:
             table = self.table
-            loads = few_devices(table.least, self._most(), self.instance.num_units, self.most_devices)
+            most = table.most_of(table.possible)
+            loads = few_devices(table.least, most, self.instance.num_units, self.most_devices)
         if loads is None:
             return None
         low, high, best = -math.inf, found(loads), loads
@@ -207,11 +208,6 @@ class Search:
             trial = (1 - BELOW) * high if just_below else 0.5 * (max(low, 0.0) + high)
         self._raise_bound(min(low, high))
         return high, best
-
-    def _most(self) -> Loads:
-        width = self.table.end.shape[1]
-        most: Loads = np.where(self.table.possible[:, 1:], np.arange(1, width), 0).max(axis=1, initial=0)
-        return most
 
     def _raise_bound(self, level_s: float) -> None:
         self.bound = max(self.bound, self.weight * level_s)

@@ -34,17 +34,15 @@ def pairs_of_levels(table: Table, most_devices: int, stop_at: float) -> Iterator
     OutOfTimeError
         It is past ``stop_at``.
     """
-    possible = table.possible & np.isfinite(table.end)
-    possible[:, 0] = False
-    units = np.arange(possible.shape[1])
-    rests = np.unique(table.end[possible])
+    used = table.used
+    rests = np.unique(table.end[used])
     below = len(rests)  # of these the last has not been tried
-    for first in np.unique(table.lead[possible]):
-        early = possible & (table.lead <= first)
+    for first in np.unique(table.lead[used]):
+        early = used & (table.lead <= first)
         while below:
             if time.perf_counter() > stop_at:
                 raise OutOfTimeError
-            most = np.where(early & (table.end <= rests[below - 1]), units, 0).max(axis=1, initial=0)
+            most = table.most_of(early & (table.end <= rests[below - 1]))
             loads = few_devices(table.least, most, table.instance.num_units, most_devices)
             if loads is None:
                 break

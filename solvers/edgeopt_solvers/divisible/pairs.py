@@ -37,11 +37,10 @@ def largest_and_next(table: Table, most_devices: int, stop_at: float) -> Iterato
     OutOfTimeError
         It is past ``stop_at``.
     """
-    possible = table.possible & np.isfinite(table.end)
-    possible[:, 0] = False
-    levels, best_s, total = np.unique(table.end[possible]), np.inf, table.instance.num_units
+    used, total, best_s = table.used, table.instance.num_units, np.inf
+    levels = np.unique(table.end[used])
     least = np.maximum(table.compute, table.end / 2)
-    order = sorted((float(least[k, h]), int(k), int(h)) for k, h in zip(*np.nonzero(possible), strict=True))
+    order = sorted((float(least[k, h]), int(k), int(h)) for k, h in zip(*np.nonzero(used), strict=True))
     for least_s, k, h in order:
         if least_s >= best_s:
             return
@@ -49,24 +48,23 @@ def largest_and_next(table: Table, most_devices: int, stop_at: float) -> Iterato
             raise OutOfTimeError
         loads: Loads | None = np.where(table.rows == k, h, 0)
         if h < total:
-            loads = _with(table, possible, (k, h), levels, 2 * best_s - table.end[k, h], most_devices)
+            loads = _with(table, used, (k, h), levels, 2 * best_s - table.end[k, h], most_devices)
         if loads is not None and table.level_s(loads) < best_s:
             best_s = table.level_s(loads)
             yield loads
 
 
 def _with(
-    table: Table, possible: NDArray[np.bool_], largest: tuple[int, int], levels: NDArray[np.float64], below_s: float,
+    table: Table, used: NDArray[np.bool_], largest: tuple[int, int], levels: NDArray[np.float64], below_s: float,
     most_devices: int,
 ) -> Loads | None:  # fmt: skip
     """Return loads of the least next largest end beside the largest one; ``None``: it is not below ``below_s``."""
     k, h = largest
-    units, total = np.arange(possible.shape[1]), table.instance.num_units
 
     def within(level_s: float) -> Loads | None:
-        most = np.where(possible & (table.end <= level_s), units, 0).max(axis=1, initial=0)
+        most = table.most_of(used & (table.end <= level_s))
         most[k] = 0  # below its least: it is not one of the others
-        loads = few_devices(table.least, most, total - h, most_devices - 1)
+        loads = few_devices(table.least, most, table.instance.num_units - h, most_devices - 1)
         if loads is not None:
             loads[k] = h
         return loads

@@ -63,6 +63,18 @@ class Table:
         self.joules[:, 0] = 0.0
         self.rows = np.arange(len(self.devices))
 
+    @property
+    def used(self) -> NDArray[np.bool_]:
+        """Pairs that use their device and come to an end, (D, H + 1)."""
+        used = self.possible & np.isfinite(self.end)
+        used[:, 0] = False
+        return used
+
+    def most_of(self, allowed: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """Return the largest load of each row among the pairs ``allowed``, (D, H + 1); 0 where there is none."""
+        most: NDArray[np.int64] = np.where(allowed, np.arange(allowed.shape[1]), 0).max(axis=1, initial=0)
+        return most
+
     def shares_at(self, level_s: float) -> Array:
         """Return the share that each pair needs to be done by ``level_s``; ``inf``: cannot."""
         with np.errstate(divide="ignore", invalid="ignore"):

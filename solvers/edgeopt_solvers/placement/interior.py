@@ -150,7 +150,7 @@ def _minimise(p: Program, start: Array, tolerance: float, stop_at: float) -> Poi
         dx, dy, dz, dq = step(0.0, 0.0, 0.0)
         if not np.isfinite(dx).all() or not np.isfinite(dz).all():
             break
-        primal_way, dual_way = _ways(p, x, z, rho, t, q, dx, dz, dq, gather, capped, 1.0)
+        primal_way, dual_way = _ways(p, x, z, rho, q, dx, dz, dq, gather, capped, 1.0)
         after = float((x + primal_way * dx) @ (z + dual_way * dz))
         if capped:
             after += float((t - primal_way * gather(dx)) @ (q + dual_way * dq))
@@ -162,7 +162,7 @@ def _minimise(p: Program, start: Array, tolerance: float, stop_at: float) -> Poi
         dx, dy, dz, dq = step(target, dx * dz, -gather(dx) * dq)
         if not np.isfinite(dx).all() or not np.isfinite(dz).all():
             break
-        way_x, way_z = _ways(p, x, z, rho, t, q, dx, dz, dq, gather, capped, BACK)
+        way_x, way_z = _ways(p, x, z, rho, q, dx, dz, dq, gather, capped, BACK)
         way = min(way_x, way_z)  # one length: the queues' slopes tie both sides together
         x, y, z, q = x + way * dx, y + way * dy, z + way * dz, q + way * dq
         rho = gather(x)
@@ -197,7 +197,7 @@ def _cholesky(matrix: Array) -> Any:
 
 
 def _ways(
-    p: Program, x: Array, z: Array, rho: Array, t: Array, q: Array, dx: Array, dz: Array, dq: Array,
+    p: Program, x: Array, z: Array, rho: Array, q: Array, dx: Array, dz: Array, dq: Array,
     gather: Any, capped: bool, back: float,
 ) -> tuple[float, float]:  # fmt: skip
     """Return how far the step may go before something positive turns negative, on either side."""

@@ -8,10 +8,11 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt_solvers.chain.arrays import Array, optional_limit
+from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
-from edgeopt_solvers.policy.validate import amounts, within_unit
+from edgeopt_solvers.placement.queries import arrivals, query_fields
+from edgeopt_solvers.policy.validate import amounts
 
 __all__ = ["QUEUES", "ROUTING_FEATURES", "Routing", "RoutingSolution"]
 
@@ -134,50 +135,10 @@ class Routing(JsonInstance):
 
 
 def _normalised(given: Routing) -> dict[str, Any]:
-    arrival = amounts("arrival_per_s", given.arrival_per_s, [(None,)], "give finite queries/s >= 0 per class")
-    C = arrival.shape[0]
-    if not arrival.any():
-        raise InstanceError("arrival_per_s is 0 for every class; give queries per second")
+    arrival = arrivals(given.arrival_per_s)
     mend = "give finite queries/s >= 0 per model and device, 0: cannot run there"
     service = amounts("service_per_s", given.service_per_s, [(None, None)], mend)
-    M, V = service.shape
-    network = np.zeros((C, V)) if given.network_s is None else given.network_s
-    network = amounts("network_s", network, [(V,), (C, V)], "give seconds >= 0 per device", inf=True)
-    accuracy = np.ones((C, M)) if given.accuracy is None else given.accuracy
-    mend = "give one from 0 to 1 per model, or per class and model"
-    accuracy = within_unit("accuracy", accuracy, [(M,), (C, M)], mend)
-    fields: dict[str, Any] = {
-        "arrival_per_s": arrival,
-        "service_per_s": service,
-        "network_s": np.array(np.broadcast_to(network, (C, V))),
-        "accuracy": np.array(np.broadcast_to(accuracy, (C, M))),
-        "min_accuracy": _floor(given, C),
-    }
-    for name in ("network_s", "accuracy"):
-        fields[name].flags.writeable = False
     if given.queue not in QUEUES:
         raise InstanceError(f"queue is {given.queue!r}; choose one of {', '.join(QUEUES)}")
-    most = optional_limit("max_load", given.max_load)
-    if most is None or not 1e-9 <= most <= 1:
-        raise InstanceError(
-            f"max_load is {given.max_load!r}; give a load above 0 and at most 1 (1: no limit but its own)"
-        )
-    fields["max_load"] = most
-    if (given.model_bytes is None) != (given.memory_bytes is None):
-        missing = "model_bytes" if given.model_bytes is None else "memory_bytes"
-        raise InstanceError(f"{missing} is missing; give both, or neither when every model is loaded everywhere")
-    if given.model_bytes is not None:
-        fields["model_bytes"] = amounts("model_bytes", given.model_bytes, [(M,)], "give finite bytes >= 0 per model")
-        fields["memory_bytes"] = amounts(
-            "memory_bytes", given.memory_bytes, [(V,)], "give bytes >= 0 per device, inf: unlimited", inf=True
-        )
-    return fields
-
-
-def _floor(given: Routing, C: int) -> float | Array | None:
-    if given.min_accuracy is None:
-        return None
-    if given.accuracy is None:
-        raise InstanceError("accuracy is missing: min_accuracy sets a floor; give one per model, or class and model")
-    floor = within_unit("min_accuracy", given.min_accuracy, [(), (C,)], "give a mean from 0 to 1, or one per class")
-    return floor if floor.ndim else float(floor)
+    shared = query_fields(given, arrival.shape[0], *service.shape, per_model=False)
+    return {"arrival_per_s": arrival, "service_per_s": service, **shared}

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from edgeopt_solvers.chain.arrays import Array, optional_limit
+from edgeopt_solvers.chain.arrays import Array
 from edgeopt_solvers.data import JsonInstance
 from edgeopt_solvers.errors import InstanceError
+from edgeopt_solvers.placement.queries import arrivals, query_fields
 from edgeopt_solvers.placement.routing import RoutingSolution
-from edgeopt_solvers.policy.validate import amounts, within_unit
+from edgeopt_solvers.policy.validate import amounts
 
 __all__ = ["SERVING_FEATURES", "Serving", "ServingSolution"]
 
@@ -99,19 +100,14 @@ class Serving(JsonInstance):
 
 
 def _normalised(given: Serving) -> dict[str, Any]:
-    arrival = amounts("arrival_per_s", given.arrival_per_s, [(None,)], "give finite queries/s >= 0 per class")
+    arrival = arrivals(given.arrival_per_s)
     C = arrival.shape[0]
-    if not arrival.any():
-        raise InstanceError("arrival_per_s is 0 for every class; give queries per second")
     mend = "give seconds > 0 per class, model and device, inf: cannot run there"
     service = amounts("service_s", given.service_s, [(C, None, None)], mend, inf=True)
     if (service == 0).any():
         raise InstanceError(f"service_s is 0 somewhere; {mend}")
-    _, M, V = service.shape
-    square = given.square_s2
-    if square is None:
-        square = service * service
-    square = amounts("square_s2", square, [(C, M, V)], "give square seconds per class, model and device", inf=True)
+    square = service * service if given.square_s2 is None else given.square_s2
+    square = amounts("square_s2", square, [service.shape], "give square seconds per class, model and device", inf=True)
     low = np.isfinite(service) & (square < service * service * (1 - 1e-9))
     if low.any():
         c, m, v = np.argwhere(low)[0].tolist()
@@ -119,40 +115,7 @@ def _normalised(given: Serving) -> dict[str, Any]:
             f"square_s2[{c}, {m}, {v}] is {square[c, m, v]:.6g}, below the square of service_s, "
             f"{service[c, m, v] ** 2:.6g}; give the mean of the squares"
         )
-    network = np.zeros(V) if given.network_s is None else given.network_s
-    network = amounts(
-        "network_s", network, [(V,), (C, V), (C, M, V)], "give seconds >= 0 per device, class or model", inf=True
-    )
-    network = network[:, None, :] if network.ndim == 2 else network
-    accuracy = np.ones((C, M)) if given.accuracy is None else given.accuracy
-    accuracy = within_unit("accuracy", accuracy, [(M,), (C, M)], "give one from 0 to 1 per model, or class and model")
-    fields: dict[str, Any] = {
-        "arrival_per_s": arrival,
-        "service_s": service,
-        "square_s2": np.where(np.isfinite(service), square, np.inf),
-        "network_s": np.array(np.broadcast_to(network, (C, M, V))),
-        "accuracy": np.array(np.broadcast_to(accuracy, (C, M))),
-        "min_accuracy": None,
-    }
-    if given.min_accuracy is not None:
-        if given.accuracy is None:
-            raise InstanceError(
-                "accuracy is missing: min_accuracy sets a floor; give one per model, or class and model"
-            )
-        floor = within_unit("min_accuracy", given.min_accuracy, [(), (C,)], "give a mean from 0 to 1, or one per class")
-        fields["min_accuracy"] = floor if floor.ndim else float(floor)
-    for name in ("square_s2", "network_s", "accuracy"):
-        fields[name].flags.writeable = False
-    most = optional_limit("max_load", given.max_load)
-    if most is None or not 1e-9 <= most <= 1:
-        raise InstanceError(f"max_load is {given.max_load!r}; give a load above 0 and at most 1")
-    fields["max_load"] = most
-    if (given.model_bytes is None) != (given.memory_bytes is None):
-        missing = "model_bytes" if given.model_bytes is None else "memory_bytes"
-        raise InstanceError(f"{missing} is missing; give both, or neither when every model is loaded everywhere")
-    if given.model_bytes is not None:
-        fields["model_bytes"] = amounts("model_bytes", given.model_bytes, [(M,)], "give finite bytes >= 0 per model")
-        fields["memory_bytes"] = amounts(
-            "memory_bytes", given.memory_bytes, [(V,)], "give bytes >= 0 per device, inf: unlimited", inf=True
-        )
-    return fields
+    square = np.where(np.isfinite(service), square, np.inf)
+    square.flags.writeable = False
+    shared = query_fields(given, *service.shape, per_model=True)
+    return {"arrival_per_s": arrival, "service_s": service, "square_s2": square, **shared}

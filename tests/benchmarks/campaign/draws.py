@@ -15,7 +15,7 @@ import numpy as np
 from edgeopt import planner
 from edgeopt.executor.cores import awake
 from edgeopt.plan import Plan
-from edgeopt.profiler import profile_device
+from edgeopt.profiler import profile_device, profile_model
 from edgeopt.profiler.device import slowed
 from edgeopt.profiles import load_model
 from edgeopt.profiles.device import Device
@@ -27,6 +27,7 @@ from edgeopt_solvers.chain import Solution, evaluate
 
 __all__ = [
     "MODELS", "PROMPTS", "SPEEDS", "Cluster", "draw_cluster", "draw_plan", "draw_problem", "measured_devices", "priced",
+    "timed_again",
 ]  # fmt: skip
 
 #: Fractions of this machine's speed: 1 to 4 times.
@@ -47,18 +48,28 @@ class Cluster:
 
 
 def measured_devices(
-    repeats: int, processes: int, say, measured: Sequence[tuple[Model, Workload]] = (), command: str = _COMMAND
+    repeats: int, processes: int, say, measured: Sequence[tuple[Model, Workload]] | None = None, command: str = _COMMAND
 ) -> list[Device]:
     """Measure this machine with one thread, and derive the slower devices from it.
 
     ``measured`` are the models to time, each under a workload; default: those of :data:`MODELS`.
     """
     with awake():  # as on emulated hosts
-        models, workloads = zip(*(measured or _measured()), strict=True)
+        pairs = _measured() if measured is None else measured
         whole = profile_device(
-            "speed-100", threads=1, models=models, workloads=workloads, repeats=repeats, processes=processes,
-            progress=say, command=command,
+            "speed-100", threads=1, models=[model for model, _ in pairs], workloads=[load for _, load in pairs],
+            repeats=repeats, processes=processes, progress=say, command=command,
         )  # fmt: skip
+    return _slower_ones(whole)
+
+
+def timed_again(whole: Device, model: Model, load: Workload, repeats: int, command: str) -> list[Device]:
+    """Time one request by one process more, and derive all devices from what it took this time."""
+    with awake():
+        return _slower_ones(profile_model(whole, [model], [load], repeats=repeats, processes=1, command=command))
+
+
+def _slower_ones(whole: Device) -> list[Device]:
     return [slowed(whole, quota, f"speed-{round(100 * quota)}") for quota in SPEEDS]
 
 

@@ -12,6 +12,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiler import profile_device
 from edgeopt.profiles.device import Device
 from tests.benchmarks.llm.methods import EXACT, LOAD, METHODS, Methods
+from tests.benchmarks.sections import table
 
 __all__ = ["EXACT", "LATENCIES_S", "POINTS", "RATES_MBIT", "grid", "here", "run", "section", "told", "winner"]
 
@@ -115,13 +116,13 @@ def section(methods: Methods, rows: Sequence[dict[str, Any]], measured: dict[str
         "",
         "Predicted ms per answer, boards by datasheet; the fastest of the first four in bold:",
         "",
-        f"| Mbit/s | ms | {' | '.join(METHODS)} |",
-        "|---|---|" + "---|" * len(METHODS),
     ]
+    predicted = []
     for row in rows:
         first = winner(row)
         cells = [f"**{_ms(row['methods'][m])}**" if m == first else _ms(row["methods"][m]) for m in METHODS]
-        lines.append(f"| {row['mbit']:g} | {1e3 * row['latency_s']:g} | {' | '.join(cells)} |")
+        predicted.append([f"{row['mbit']:g}", f"{1e3 * row['latency_s']:g}", *cells])
+    lines += table(["Mbit/s", "ms", *METHODS], predicted)
     exact = {(row["mbit"], row["latency_s"]): winner(row, EXACT) for row in rows}
     split = [f"{mbit:g} Mbit/s and {1e3 * latency:g} ms" for (mbit, latency), name in exact.items() if name == EXACT[0]]
     lines += [
@@ -135,14 +136,12 @@ def section(methods: Methods, rows: Sequence[dict[str, Any]], measured: dict[str
     lines += [
         "The same boards as parts of this machine's speed, measured right before, run on emulated hosts:",
         "",
-        "| Mbit/s | ms | method | plan | predicted ms | measured ms | error | output of one process |",
-        "|---|---|---|---|---|---|---|---|",
     ]
+    heads = ["Mbit/s", "ms", "method", "plan", "predicted ms", "measured ms", "error", "output of one process"]
+    ran = []
     for row in measured["rows"]:
         error = row["latency_s"] / row["measured_s"] - 1
         equal = {True: "equal", False: "DIFFERS", None: "–"}[row["equal"]]
-        lines.append(
-            f"| {row['mbit']:g} | {1e3 * row['link_s']:g} | {row['method']} | {row['text']} | "
-            f"{1e3 * row['latency_s']:.1f} | {1e3 * row['measured_s']:.1f} | {error:+.1%} | {equal} |"
-        )
-    return lines
+        times = f"{1e3 * row['latency_s']:.1f}", f"{1e3 * row['measured_s']:.1f}", f"{error:+.1%}"
+        ran.append([f"{row['mbit']:g}", f"{1e3 * row['link_s']:g}", row["method"], row["text"], *times, equal])
+    return [*lines, *table(heads, ran)]

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from edgeopt.profiler.architectures import derive_and_write, derive_model
+from edgeopt.profiler.architectures import derive_model, model_text
 from edgeopt.profiler.architectures.__main__ import update
 from edgeopt.profiler.architectures.building import build_module
 from edgeopt.profiler.architectures.trace import Trace
@@ -115,7 +115,8 @@ def test_a_pipeline_folder(tmp_path):
         tmp_path / "pipe", model_index=index, unet__config=UNET, text_encoder__config=TEXT, vae__config=VAE,
         scheduler__scheduler_config=schedule,
     )  # fmt: skip
-    model = derive_and_write(folder, tmp_path / "pipe.yaml", dtype="float32")
+    model = derive_model(folder, dtype="float32")
+    (tmp_path / "pipe.yaml").write_text(model_text(model), encoding="utf-8")
     assert (model.prompt, model.conditioning, model.latent) == (20 * 8, 20 * 32 * 4, 4 * 16 * 16 * 4)
     assert model.decoder.output == 3 * 32 * 32 * 4
     assert model.sampler.class_name == "EulerDiscreteScheduler"

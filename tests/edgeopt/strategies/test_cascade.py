@@ -187,7 +187,7 @@ def test_a_plan_file_with_a_threshold_out_of_range_is_no_plan(tmp_path):
     ("change", "reason"),
     [
         ({"constraints": {}}, "constraints.accuracy"),
-        ({"objective": "throughput"}, "objective latency"),
+        ({"objective": "throughput"}, "(objective: latency)"),
         ({"workload": {"kind": "text", "prompt_tokens": 8, "new_tokens": 4, "batch": 2}}, "one query at a time"),
         ({"constraints": {"accuracy": 0.5, "first": "phone"}}, "nothing to pin"),
     ],

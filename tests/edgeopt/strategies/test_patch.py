@@ -187,7 +187,7 @@ def test_quality_chooses_the_denoiser_and_the_mode():
     [
         ({"model": diffusion_model()}, "does not say it"),
         ({"objective": "energy"}, "weighs neither"),
-        ({"constraints": {"first": "phone"}}, "pinned"),
+        ({"constraints": {"first": "phone"}}, "nothing to pin or count (constraints.first)"),
         ({"network": network(media=AIR, default={"rate": 1e6, "latency": 0.0, "medium": "air"})}, "share a medium"),
     ],
 )  # fmt: skip

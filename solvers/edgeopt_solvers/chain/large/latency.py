@@ -15,7 +15,7 @@ from edgeopt_solvers.chain.large.clock import Clock
 from edgeopt_solvers.chain.large.prices import Completions, Masks, Memory, Prices, plain_completions, raise_prices
 from edgeopt_solvers.chain.large.view import Array, Path, View
 
-__all__ = ["CLOSED", "Proof", "first_path", "minimise"]
+__all__ = ["CLOSED", "Proof", "minimise"]
 
 #: Relative difference below which two costs are the same: rounding of sums of some hundred terms.
 ROUNDING = 1e-10
@@ -117,18 +117,6 @@ class _Search:
         start = path or self.proof.path
         assert start is not None
         self.proof.offer(*local_search.improve(self.view, start, self.clock, moves=moves, seed=self.seed))
-
-
-def first_path(view: View, clock: Clock) -> tuple[Path | None, bool]:
-    """Some path of the view, found by beams; or ``None`` and whether it is proven that there is none."""
-    search = _Search(view, clock, 0.0, 0)
-    prices = search.prices(None, 80)
-    width = 20
-    while not search.proof.path and prices.bound < math.inf and not clock.expired and search.narrow_enough:
-        if search.labels(plain_completions(prices), width) and not search.proof.path:
-            return None, True
-        width *= 10
-    return search.proof.path, prices.bound == math.inf
 
 
 def minimise(

@@ -10,9 +10,12 @@ from edgeopt_solvers.chain.large.view import Path, View
 
 __all__ = ["improve"]
 
+#: Starting temperature as a fraction of the mean cost of a stage; falls linearly to 0.
+HEAT = 0.12
+
 
 def improve(
-    view: View, path: Path, clock: Clock, *, moves: int, seed: int, heat: float = 0.12, bottleneck: bool = False
+    view: View, path: Path, clock: Clock, *, moves: int, seed: int, bottleneck: bool = False
 ) -> tuple[float, Path]:
     """Return a plan at least as good as ``path`` (its cost recomputed by the order's dynamic program).
 
@@ -20,8 +23,6 @@ def improve(
     ----------
     moves
         Changes tried; each recomputes only the stages between the first and the last it touches.
-    heat
-        Starting temperature as a fraction of the mean cost of a stage; falls linearly to 0.
     bottleneck
         Whether the cost is the largest term instead of the sum.
     """
@@ -29,6 +30,6 @@ def improve(
     order[: len(path)] = [device for device, _ in path]
     cost, stages, length, _ = kernels_order.anneal(
         view.prefix, view.last_end, view.min_segment, view.link, view.page, view.enter, view.leave, view.copies,
-        bottleneck, order, len(path), moves, heat, seed % (1 << 32), clock.stop,
+        bottleneck, order, len(path), moves, HEAT, seed % (1 << 32), clock.stop,
     )  # fmt: skip
     return float(cost), [(int(device), int(end)) for device, end in stages[:length]]

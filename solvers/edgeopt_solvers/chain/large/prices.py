@@ -31,6 +31,9 @@ AHEAD = 0.03
 #: Elements on either side of a cycle's stage whose memory grows with it.
 SPREAD = 5
 
+#: Price steps without memory that better no bound, after which they get shorter.
+PLAIN_PATIENCE = 12
+
 #: Most stages from a device back to itself for the cycles that are remembered first; doubled whenever prices settle.
 FIRST_CYCLE = 12
 
@@ -51,7 +54,6 @@ class Prices:
     closed: Array
     opened: Array
     path: Path
-    path_cost: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,18 +95,17 @@ def raise_prices(
     start: Array | None,
     target: float,
     iterations: int,
-    patience: int = 12,
 ) -> Prices:
     """Subgradient steps from ``start`` (default 0) towards the cost ``target`` of a known plan."""
     price = np.zeros(view.num_devices) if start is None else start.copy()
     closed = np.full((view.num_elements + 1, view.num_devices), np.inf)
     opened = np.full_like(closed, np.inf)
-    bound, cost, stages, length, _ = kernels_prices.ascend(
+    bound, _, stages, length, _ = kernels_prices.ascend(
         view.prefix, view.last_end, view.min_segment, view.link, link_into, view.page, view.enter, view.leave,
-        view.copies, price, target, iterations, patience, closed, opened, clock.stop,
+        view.copies, price, target, iterations, PLAIN_PATIENCE, closed, opened, clock.stop,
     )  # fmt: skip
     path = [(int(device), int(end)) for device, end in stages[:length]]
-    return Prices(price, float(bound), float(price @ view.copies), closed, opened, path, float(cost))
+    return Prices(price, float(bound), float(price @ view.copies), closed, opened, path)
 
 
 def plain_completions(prices: Prices) -> Completions:

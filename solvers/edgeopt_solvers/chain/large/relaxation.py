@@ -8,7 +8,6 @@ decides those.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -119,7 +118,7 @@ class Relaxation:
         scale = 1.0 / PRICE_ROUNDING
         price = self.price * scale
         _, closed, opened, _ = self._tables(self.view, self._into, period * (1 + ROUNDING), price)
-        prices = Prices(price, 0.0, 0.0, closed, opened, [], math.inf)
+        prices = Prices(price, 0.0, 0.0, closed, opened, [])
         return labels.search(allowed, plain_completions(prices), self._clock, incumbent=2.0, tolerance=0.5, width=width)
 
 

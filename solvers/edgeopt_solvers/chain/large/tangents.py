@@ -36,7 +36,7 @@ class Tangent:
         nowhere = np.zeros((view.num_elements + 1, view.num_devices))
         into = np.ascontiguousarray(view.link.transpose(0, 2, 1))
         price = np.zeros(view.num_devices)
-        return cls(mu, view, into, Prices(price, -math.inf, 0.0, nowhere, nowhere, [], math.inf))
+        return cls(mu, view, into, Prices(price, -math.inf, 0.0, nowhere, nowhere, []))
 
     def raise_prices(self, clock: Clock, *, start: Array | None, target: float, iterations: int) -> None:
         """Price steps from ``start``; the better of the old and the new prices stay."""
