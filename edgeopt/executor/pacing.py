@@ -26,12 +26,12 @@ _PR_SET_TIMERSLACK = 29
 class Started:
     """When a computation began: seconds of the monotonic clock, and of this thread's processor time if that counts.
 
-    ``yardstick_s`` is what the yardstick took when the device was measured and what it took right before.
+    ``yardstick_s`` is what the yardstick took when the device was measured, where that counts.
     """
 
     clock_s: float
     processor_s: float | None
-    yardstick_s: tuple[float, float] | None = None
+    yardstick_s: float | None = None
 
 
 def computing_begins(host: Host) -> Started:
@@ -43,8 +43,8 @@ def computing_begins(host: Host) -> Started:
         return Started(clock_s, time.thread_time())
     from edgeopt.executor import yardstick
 
-    then_and_before = host.yardstick_s, yardstick.applied()
-    return Started(clock_s, time.thread_time(), then_and_before)
+    yardstick.lately()
+    return Started(clock_s, time.thread_time(), host.yardstick_s)
 
 
 def rest(since: Started, pace: float | None) -> float | None:
@@ -62,8 +62,7 @@ def rest(since: Started, pace: float | None) -> float | None:
     if since.yardstick_s is not None:
         from edgeopt.executor import yardstick
 
-        then, before = since.yardstick_s
-        took *= 2 * then / (before + yardstick.applied())
+        took *= since.yardstick_s / yardstick.lately()
         now = time.monotonic()
     until = since.clock_s + took / pace
     if until - now > _WATCH_S:

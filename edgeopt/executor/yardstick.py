@@ -12,10 +12,14 @@ three-second means is 1 to 4 % of 15 to 35; with products of matrices alone, or 
 from __future__ import annotations
 
 import time
+from collections import deque
 
 import torch
 
-__all__ = ["applied"]
+__all__ = ["RECENT", "applied", "lately"]
+
+#: Readings that say how fast the machine is at the moment: those of a dozen computations.
+RECENT = 24
 
 _WIDTH, _HEADS, _CACHED = 128, 4, 96
 #: Laps before those that count, which find caches as others left them, and laps that count.
@@ -24,6 +28,7 @@ _FIRST, _COUNTED = 5, 5
 _x = torch.linspace(-1, 1, _WIDTH).reshape(1, 1, _WIDTH)
 _matrix = torch.linspace(-1, 1, 3 * _WIDTH * _WIDTH).reshape(3 * _WIDTH, _WIDTH)
 _keys = torch.linspace(-1, 1, _CACHED * _WIDTH).reshape(1, _HEADS, _CACHED, _WIDTH // _HEADS)
+_readings: deque[float] = deque(maxlen=RECENT)
 _query, _scale = _keys[:, :, :1], torch.ones(_WIDTH)
 
 
@@ -35,6 +40,12 @@ def applied() -> float:
                 started_s = time.thread_time()
             _lap()
         return (time.thread_time() - started_s) / _COUNTED
+
+
+def lately() -> float:
+    """Apply it, and return the mean of the last readings of this process, seconds."""
+    _readings.append(applied())
+    return sum(_readings) / len(_readings)
 
 
 def _lap() -> None:
