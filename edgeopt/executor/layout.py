@@ -28,6 +28,7 @@ class Host:
     cpu_quota: float | None
     memory_bytes: float
     accelerator: str
+    yardstick_s: float | None = None
 
     @property
     def role(self) -> str:
@@ -98,6 +99,7 @@ class Layout:
                 cpu_quota=devices[name].runtime.cpu_quota,
                 memory_bytes=devices[name].memory,
                 accelerator=devices[name].runtime.accelerator,
+                yardstick_s=devices[name].runtime.yardstick,
             )
             for rank, name in enumerate(names)
         )

@@ -2,7 +2,8 @@
 
 What counts as computing is processor time where one thread computes: while the system runs something else, a real
 device of that speed would have gone on. That wait is taken off the rest. With several threads, or on an accelerator, it
-is the time that passed.
+is the time that passed. "This machine's speed" is that of the moment, or, for a device with ``runtime.yardstick``, the
+speed at which it was measured (:mod:`edgeopt.executor.yardstick`).
 """
 
 from __future__ import annotations
@@ -23,29 +24,52 @@ _PR_SET_TIMERSLACK = 29
 
 @dataclass(frozen=True, slots=True)
 class Started:
-    """When a computation began: seconds of the monotonic clock, and of this thread's processor time if that counts."""
+    """When a computation began: seconds of the monotonic clock, and of this thread's processor time if that counts.
+
+    ``yardstick_s`` is what the yardstick took when the device was measured, where that counts.
+    """
 
     clock_s: float
     processor_s: float | None
+    yardstick_s: float | None = None
 
 
 def computing_begins(host: Host) -> Started:
     """Note the moment, in the thread that is about to compute."""
-    alone = host.accelerator == "cpu" and host.threads == 1
-    return Started(time.monotonic(), time.thread_time() if alone else None)
+    clock_s = time.monotonic()
+    if host.accelerator != "cpu" or host.threads > 1:
+        return Started(clock_s, None)
+    if host.cpu_quota is None or host.yardstick_s is None:
+        return Started(clock_s, time.thread_time())
+    from edgeopt.executor import yardstick
+
+    yardstick.lately()
+    return Started(clock_s, time.thread_time(), host.yardstick_s)
 
 
-def rest(since: Started, pace: float | None) -> None:
-    """Return once a computation that just ended would have ended at ``pace`` of the speed; ``None``: at once."""
+def rest(since: Started, pace: float | None) -> float | None:
+    """Return once a computation that just ended would have ended at ``pace`` of the speed; ``None``: at once.
+
+    Returns
+    -------
+    float or None
+        Seconds that it took at the whole speed.
+    """
     if pace is None:
-        return
+        return None
     now = time.monotonic()
     took = now - since.clock_s if since.processor_s is None else time.thread_time() - since.processor_s
+    if since.yardstick_s is not None:
+        from edgeopt.executor import yardstick
+
+        took *= since.yardstick_s / yardstick.lately()
+        now = time.monotonic()
     until = since.clock_s + took / pace
     if until - now > _WATCH_S:
         time.sleep(until - now - _WATCH_S)
     while time.monotonic() < until:
         pass
+    return took
 
 
 def exact_sleeps() -> None:

@@ -254,6 +254,11 @@ class GlooLinks(Links):
                 raise inbox.failure
             return None
 
+    def await_any(self, timeout_s: float) -> None:
+        """Sleep until there is something to :meth:`poll`, a failure too."""
+        with self._news:
+            self._news.wait_for(lambda: any(i.whole or i.failure for i in self._inboxes.values()), timeout_s)
+
     @contextmanager
     def computing(self, stage: int, round_index: int = 0) -> Iterator[None]:
         """Time a piece of computing, and slow it down as the worker is told to."""

@@ -61,19 +61,26 @@ class Margin(Strict):
 class Messages(Strict):
     """Processor time of one end of a message between parties, beside what the wire does: of any, and by its bytes.
 
-    It is taken from computing where a device computes with all its cores while messages come and go.
+    It is taken from computing where a device computes with all its cores while messages come and go. ``rested`` is what
+    an end takes longer, by the clock, where it waited for its turn: caches are cold then, and links are measured warm.
     """
 
     each: NonNegativeSeconds
     per_mebibyte: NonNegativeSeconds
+    rested: NonNegativeSeconds = 0.0
 
 
 class Runtime(Strict):
-    """How ``execute`` runs this device's stages in a local process."""
+    """How ``execute`` runs this device's stages in a local process.
+
+    ``yardstick`` is what :mod:`edgeopt.executor.yardstick` took where and when the device was measured: an emulated
+    device with a ``cpu_quota`` keeps that speed, whatever the machine's is by then.
+    """
 
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
     threads: int | None = Field(default=None, ge=1)
     cpu_quota: Fraction | None = None
+    yardstick: Seconds | None = None
 
 
 class Timing(Strict):
@@ -85,7 +92,8 @@ class Timing(Strict):
     each (one value), and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value); ``slab`` is a step on
     ``rows`` rows of the latent among others' (:mod:`edgeopt.programs.slabs`), without what is exchanged.
     ``elements`` are those of a device that computes without a break. ``wake``, in the same unit, is what a stage takes
-    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept.
+    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept. Of a draft's
+    ``verify`` rows, which are its steps, it is what each round of drafting takes beside them.
     """
 
     model: str

@@ -25,8 +25,8 @@ from edgeopt.programs.parties import Links
 
 __all__ = ["Answer", "Ask", "Interval", "Onward", "draw_stream", "mean_interval", "play_stream"]
 
-#: Seconds that the source sleeps when nothing is due and nothing has arrived.
-_NAP_S = 2e-4
+#: Seconds that the source sleeps at most: a message ends its sleep, but not word that computing beside it failed.
+_NAP_S = 0.05
 
 #: Parts of a stream over whose means its confidence interval is taken: neighbours wait for the same queue.
 _BATCHES = 20
@@ -177,23 +177,25 @@ class _Source:
         """Release every request when its time has come, and take answers as they arrive."""
         start, released, answered, count = time.monotonic(), 0, 0, len(self.times)
         while answered < count and not self.over.is_set():
-            passed, busy = time.monotonic() - start, False
+            passed = time.monotonic() - start
             while released < count and (released == answered if self.one_by_one else self.times[released] <= passed):
                 if self.one_by_one:
                     self.times[released] = passed
                 self._ask(released, None, [])
-                released, busy = released + 1, True
+                released += 1
             for rank in range(self.num_ranks):
                 while (message := self.links.poll(rank)) is not None:
-                    busy = True
                     head, *said = message
                     query, stage = head.tolist()
                     if not self._ask(query, stage, said):
                         answered += 1
                         self.links.answered(query, start + self.times[query], time.monotonic())
-            if not busy:
-                due = self.times[released] - passed if released < count and not self.one_by_one else _NAP_S
-                time.sleep(min(_NAP_S, max(due, 0.0)))
+            if answered < count and not (self.one_by_one and released == answered):
+                due_s = _NAP_S
+                if released < count and not self.one_by_one:
+                    due_s = min(due_s, start + self.times[released] - time.monotonic())
+                if due_s > 0:  # it computes beside this thread: looking for news again and again would slow it down
+                    self.links.await_any(due_s)
         for rank in range(1, self.num_ranks):
             self.links.send(rank, [], "end")
 

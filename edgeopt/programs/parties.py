@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
@@ -23,6 +24,9 @@ __all__ = ["Links", "PartyProgram", "check_message", "rehearse"]
 
 #: Seconds that a rehearsed party waits for a message before it says what it waits for.
 _PATIENCE_S = 60.0
+
+#: Seconds after which links that cannot tell whether a message has come let their caller look.
+_NAP_S = 1e-3
 
 
 class Links(ABC):
@@ -65,6 +69,13 @@ class Links(ABC):
     @abstractmethod
     def poll(self, source: int) -> list[torch.Tensor] | None:
         """Return the next message of a party if it has arrived, ``None`` at once if it has not."""
+
+    def await_any(self, timeout_s: float) -> None:
+        """Sleep until a message of any party is there to be polled, for ``timeout_s`` at most; by one thread alone.
+
+        It may return early: poll, and call it again.
+        """
+        time.sleep(min(timeout_s, _NAP_S))
 
     @abstractmethod
     @contextmanager
@@ -207,6 +218,7 @@ class _Room:
 
     def __init__(self) -> None:
         self.queues: dict[tuple[int, int], queue.SimpleQueue[list[torch.Tensor]]] = defaultdict(queue.SimpleQueue)
+        self.news: dict[int, threading.Event] = defaultdict(threading.Event)
         self.failure: BaseException | None = None
         self._lock = threading.Lock()
 
@@ -214,6 +226,11 @@ class _Room:
         """Return the queue from one party to another."""
         with self._lock:
             return self.queues[source, to]
+
+    def told(self, rank: int) -> threading.Event:
+        """Return what is set when a message for a party was put into a queue."""
+        with self._lock:
+            return self.news[rank]
 
     def fail(self, error: BaseException) -> None:
         """Note the first failure."""
@@ -231,6 +248,7 @@ class _InMemory(Links):
             raise ValueError(f"there is no rank {to}, ranks are 0 to {self._size - 1}")
         check_message(tensors, label, self._limit)
         self._room.way(self.rank, to).put([tensor.detach().to("cpu", copy=True).contiguous() for tensor in tensors])
+        self._room.told(to).set()
 
     def receive(self, source: int) -> list[torch.Tensor]:
         waited_s = 0.0
@@ -250,6 +268,11 @@ class _InMemory(Links):
             return self._room.way(source, self.rank).get_nowait()
         except queue.Empty:
             return None
+
+    def await_any(self, timeout_s: float) -> None:
+        told = self._room.told(self.rank)
+        told.wait(timeout_s)
+        told.clear()  # before queues are looked at, so that nothing put into one later is missed
 
     @contextmanager
     def computing(self, stage: int, round_index: int = 0) -> Iterator[None]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +14,7 @@ from edgeopt.costs.drafting import ModelPasses, draft_model
 from edgeopt.costs.links import LinkArrays, link_arrays
 from edgeopt.costs.memory import usable_bytes
 from edgeopt.errors import Finding, InputError
+from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Acceptance, CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.chain import compute_table, source_index
@@ -53,8 +55,12 @@ class Rounds:
 
     @cached_property
     def links(self) -> LinkArrays:
-        """Rates and latencies."""
-        return link_arrays(self.problem.network, [device.name for device in self.problem.devices])
+        """Rates and latencies; messages are waited for, so that both ends take longer than where links are timed."""
+        devices = self.problem.devices
+        links = link_arrays(self.problem.network, [device.name for device in devices])
+        rested_s = np.array([device.messages.rested if device.messages else 0.0 for device in devices])
+        both_s = np.add.outer(rested_s, rested_s) * (1 - np.eye(len(devices)))
+        return replace(links, latency_s=links.latency_s + both_s)
 
     @property
     def spread_bytes(self) -> float:
@@ -75,9 +81,10 @@ class Rounds:
         budgets = [limit for limit in (limits.deadline, limits.period) if limit is not None]
         return family.StagedSpeculative(
             draft_s=np.stack([self._by_device(lambda x, a=a: a.passes_s(x, [1])[0][0]) for a in self.drafts]),
+            draft_round_s=np.array([[draft.round_s(each) for each in self.problem.devices] for draft in self.drafts]),
             draft_prefill_s=np.stack([self._by_device(lambda x, a=a: a.prefill_s(x)) for a in self.drafts]),
             prefill_s=self._by_device(lambda device: costs.prefill_s(device)[0]),
-            verify_s=self._by_device(lambda device: self.target.elements_s(device, tokens)),
+            verify_s=self._by_device(lambda device: self._verify_s(device, tokens)),
             acceptance=np.array([entry.by_position[: self.max_length] for entry in self.measured]),
             max_length=self.max_length,
             min_length=min(limits.drafting.min_length, self.max_length),
@@ -101,6 +108,12 @@ class Rounds:
             max_stages=limits.max_stages,
             max_time_s=min(budgets) if budgets else None,
         )
+
+    def _verify_s(self, device: Device, tokens: list[int]) -> Array:
+        """Seconds of the target's passes by number of positions and element; of one as where it decodes alone."""
+        found = self.target.elements_s(device, tokens)
+        found[0] *= self.target.alone_s(device) / found[0].sum()
+        return found
 
     def _by_device(self, seconds: Callable[..., Any]) -> Array:
         return compute_table(self.problem, lambda device: np.asarray(seconds(device)))

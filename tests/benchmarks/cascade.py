@@ -20,6 +20,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,34 +32,35 @@ from edgeopt import planner
 from edgeopt.costs.answering import answer_s
 from edgeopt.costs.drafting import draft_model
 from edgeopt.executor.run import execute
-from edgeopt.plan import Plan
+from edgeopt.plan import Plan, Stage
 from edgeopt.profiles import load_model
 from edgeopt.profiles.answers import read_answers
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem
 from edgeopt.programs.answers import build
-from tests.benchmarks.routing import Seconds, device_rows, measured_seconds
+from edgeopt.strategies.cascade import Cascade
+from tests.benchmarks.answer_seconds import (
+    Known,
+    at_other_seconds,
+    between_queries,
+    device_rows,
+    family,
+    measured_seconds,
+)  # fmt: skip
 from tests.benchmarks.sections import made_by, write_section
 
 __all__ = ["at_floor", "at_load", "followed", "main", "problem_at"]
 
 FLOORS, LOADS, FLOOR = (0.5, 0.7, 0.8, 0.85, 0.9), (0.3, 0.6, 0.8), 0.85
 #: Requests of a stream by load: a full queue forgets slowly, so that more are needed.
-REQUESTS = {0.3: 600, 0.6: 1200, 0.8: 3000}
+REQUESTS = {0.3: 400, 0.6: 900, 0.8: 1800}
 #: Streams that are followed on paper.
 STREAMS = 20
 #: Fractions of this machine's speed, and memory: the phone has no room for the largest model.
 DEVICES = {"phone": (0.4, 1.2e6), "server": (0.4, 1e9)}
 LINK = {"rate": 12.5e6, "latency": 0.002}
 PROMPT, NEW = 162, 40
-
-Known = dict[str, Seconds]
-
-
-def family(model: CausalLM) -> dict[str, CausalLM]:
-    """Return the models by their names in the trace."""
-    return {**{name: draft_model(model, name) for name in model.drafts}, model.name: model}
 
 
 def problem_at(floor: float, known: Known, requests: int, rate: float | None = None) -> Problem:
@@ -70,9 +72,9 @@ def problem_at(floor: float, known: Known, requests: int, rate: float | None = N
             {
                 "name": name, "source": "emulated", "compute": {"float32": 1e9}, "memory": memory,
                 "memory_bandwidth": 1e10, "launch_overhead": 1e-6,
-                "timings": [row for m in family(model).values() for row in device_rows(m, known[m.name], quota)],
+                "timings": [row for m in family(model).values() for row in device_rows(m, known, name, quota)],
                 "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
-                "runtime": {"threads": 1, "cpu_quota": quota},
+                "runtime": {"threads": 1, "cpu_quota": quota, "yardstick": known.yardstick_s},
             }
         )
         for name, (quota, memory) in DEVICES.items()
@@ -106,25 +108,21 @@ def at_floor(floor: float, known: Known, requests: int, on: str) -> dict[str, An
     }
 
 
-def in_place(known: Known, requests: int, on: str) -> dict[str, Any]:
+def in_place(known: Known, requests: int, on: str) -> Known:
     """Run a stream that is not compared, and say by what factor each model takes longer than planned in place."""
     plan = planner.solve(problem_at(FLOOR, known, requests, rate_of(0.6, known)))
     seed = 2 * STREAMS  # none of those that are compared
     report = execute(plan, on=on, repeat=1, warmup=0, seed=seed, timeout_s=400.0, check=False)
-    planned = zip(followed(plan, seed)[1], report.stages, plan.stages, strict=True)
-    ratios = {stage.variant or "text": ran.compute_s.median / s for s, ran, stage in planned if s}
-    return {"ratios": ratios, "accuracy": report.metrics["accuracy"].median, "predicted_s": plan.latency_s,
-            "measured_s": report.latency_s.median}  # fmt: skip
+    stages = zip(followed(plan, seed)[1], report.stages, plan.stages, strict=True)
+    factors = {(model_name(stage, plan), stage.device): ran.compute_s.median / s for s, ran, stage in stages if s}
+    return replace(known, factors=factors, between_s=between_queries(report, plan.problem))
 
 
-def calibrated(known: Known, ratios: dict[str, float]) -> Known:
-    """Scale each model's seconds by its factor."""
-    found = dict(known)
-    for name, seconds in known.items():
-        by = ratios.get(name.rpartition(".")[2], 1.0)
-        prefill, decode = ({n: by * s for n, s in part.items()} for part in (seconds.prefill, seconds.decode))
-        found[name] = Seconds(prefill, decode)
-    return found
+def model_name(stage: Stage, plan: Plan) -> str:
+    """Name of a stage's model in device profiles."""
+    model = plan.problem.model
+    assert isinstance(model, CausalLM)
+    return draft_model(model, stage.variant).name if stage.variant else model.name
 
 
 def rate_of(load: float, known: Known) -> float:
@@ -166,15 +164,32 @@ def followed(plan: Plan, seed: int) -> tuple[float, list[float]]:
     return statistics.fmean(b - a for a, b in zip(times, done, strict=True)), spent
 
 
-def at_load(load: float, known: Known, requests: int, on: str) -> dict[str, Any]:
-    """Let queries arrive at a rate, and compare what they wait."""
-    rate = rate_of(load, known)
-    plan = planner.solve(problem_at(FLOOR, known, requests, rate))
-    streams = [followed(plan, seed)[0] for seed in range(STREAMS)]
-    seed = min(range(STREAMS), key=lambda k: abs(streams[k] - plan.latency_s))
-    report = execute(plan, on=on, repeat=1, warmup=0, seed=seed, timeout_s=300.0 + 2 * requests / rate)
+def at_load(
+    load: float, given: tuple[Known, Known], requests: int, count: int, on: str
+) -> tuple[dict[str, Any], Known]:
+    """Let queries arrive at a rate, and compare what they wait; and what was found in place afterwards.
+
+    Rate and cascade are those of the seconds found in place before; what they come to is compared as the mean of those
+    before and after says, since the machine may have changed meanwhile.
+
+    Parameters
+    ----------
+    given
+        Seconds timed here, and with what was found in place before.
+    count
+        Requests of the stream that tells afterwards.
+    """
+    known, before = given
+    rate = rate_of(load, before)
+    first = planner.solve(problem_at(FLOOR, before, requests, rate))
+    streams = [followed(first, seed)[0] for seed in range(STREAMS)]
+    seed = min(range(STREAMS), key=lambda k: abs(streams[k] - first.latency_s))
+    report = execute(first, on=on, repeat=1, warmup=0, seed=seed, timeout_s=300.0 + 2 * requests / rate)
+    after = in_place(known, count, on)
+    plan = at_other_seconds(Cascade(), first, problem_at(FLOOR, before.beside(after), requests, rate))
+    streams = [followed(plan, each)[0] for each in range(STREAMS)]
     assert report.responses is not None
-    return {
+    row = {
         "load": plan.metrics["load"],
         "measured_load": report.metrics["load"].median,
         "rate": rate,
@@ -188,10 +203,12 @@ def at_load(load: float, known: Known, requests: int, on: str) -> dict[str, Any]
         "high_s": report.responses.high_s,
         "error": plan.latency_s / report.responses.mean_s - 1,
         "accuracy": report.metrics["accuracy"].median,
-        "stages": [[stage.compute_s.predicted, stage.compute_s.median] for stage in report.stages],
+        "stages": [[at.compute_s, ran.compute_s.median] for at, ran in zip(plan.stages, report.stages, strict=True)],
+        "drift": after.drift(before),
         "decisions": plan.decisions,
         "equal": bool(report.output and report.output.equal),
     }
+    return row, after
 
 
 def section(floors: list[dict[str, Any]], loads: list[dict[str, Any]], quick: bool) -> list[str]:
@@ -250,7 +267,7 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     model, started = load_model("text"), time.monotonic()
     assert isinstance(model, CausalLM)
-    known = {each.name: measured_seconds(each, 15 if asked.quick else 60) for each in family(model).values()}
+    known = measured_seconds({each.name: each for each in family(model).values()}, 4 if asked.quick else 15)
 
     def kept(name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         file = asked.folder / f"{name}.json"
@@ -270,14 +287,18 @@ def main() -> None:
         kept(f"floor-{floor:g}", lambda floor=floor: at_floor(floor, known, count, asked.on))
         for floor in (FLOORS[-1:] if asked.quick else FLOORS)
     ]
-    known = calibrated(known, kept("in-place", lambda: in_place(known, 60 if asked.quick else 400, asked.on))["ratios"])
-    loads = [
-        kept(
-            f"load-{load:g}",
-            lambda load=load: at_load(load, known, 250 if asked.quick else REQUESTS[load], asked.on),
-        )
-        for load in (LOADS[1:2] if asked.quick else LOADS)
-    ]
+    before, loads, count = None, [], 60 if asked.quick else 400
+    for load in LOADS[1:2] if asked.quick else LOADS:
+        after: list[Known] = []
+
+        def measure(load: float = load, before: Known | None = before, after: list[Known] = after) -> dict[str, Any]:
+            given = known, before or in_place(known, count, asked.on)
+            row, found = at_load(load, given, 250 if asked.quick else REQUESTS[load], count, asked.on)
+            after.append(found)
+            return row
+
+        loads.append(kept(f"load-{load:g}", measure))
+        before = after[0] if after else None
     if asked.write:
         write_section(asked.write, "Cascade", section(floors, loads, asked.quick))
     summary = {

@@ -15,11 +15,8 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import sys
 import time
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -39,94 +36,31 @@ from edgeopt.profiles.answers import read_answers
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
-from edgeopt.programs.answering import answer
-from edgeopt.programs.drafting import CachedScorer
 from edgeopt.programs.routing import build
 from edgeopt.strategies.routing import Routing
-from edgeopt_solvers import Result, Status
 from edgeopt_solvers.placement import ServingSolution
+from tests.benchmarks.answer_seconds import (
+    Known,
+    at_other_seconds,
+    between_queries,
+    device_rows,
+    family,
+    measured_seconds,
+    planned,
+)  # fmt: skip
 from tests.benchmarks.sections import made_by, write_section
 
-__all__ = [
-    "busy_seconds", "calibrated", "device_rows", "followed", "main", "measured_seconds", "plan_at", "problem_at",
-]  # fmt: skip
+__all__ = ["busy_seconds", "calibrated", "followed", "main", "plan_at", "problem_at"]
 
-PROMPTS, CONTEXTS = (24, 64, 112, 160, 200), (32, 96, 160, 232)
 NEW, LOADS, FLOOR = 40, (0.3, 0.6, 0.8), 0.85
 #: Requests of a stream by load: a full queue forgets slowly, so that more are needed.
-REQUESTS = {0.3: 1200, 0.6: 2500, 0.8: 4500}
-#: A device that had another query waiting begins it within this.
-MOST_BETWEEN_S = 0.002
+REQUESTS = {0.3: 600, 0.6: 1500, 0.8: 3500}
 #: Streams to choose from.
 STREAMS = 20
+#: Requests of the streams that tell how long answers take in place.
+CALIBRATING = 400
 QUOTAS = {"gateway": 0.15, "server": 0.35, "annex": 0.3}
 LINK = {"rate": 12.5e6, "latency": 0.001}
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """Seconds by model, by what factor a model takes longer in place, and seconds between two queries on a device."""
-
-    seconds: dict[str, Seconds]
-    factors: dict[tuple[str, str], float]
-    between_s: dict[str, float]
-
-    def factor(self, model: str, device: str) -> float:
-        """1 where nothing was compared."""
-        return self.factors.get((model, device), 1.0)
-
-
-@dataclass(frozen=True, slots=True)
-class Seconds:
-    """Of one model on one thread of this machine: prefills by tokens, decode rounds by cached tokens."""
-
-    prefill: dict[int, float]
-    decode: dict[int, float]
-
-
-def measured_seconds(model: CausalLM, repeats: int) -> Seconds:
-    """Time what answering is made of, with pauses as between queries, through the code that answers."""
-    assert model.architecture is not None
-    options = {"dtype": torch.float32, "device": torch.device("cpu"), "max_tokens": max(PROMPTS) + NEW + 8}
-    scorer = CachedScorer(model.architecture, **options)
-    steps = 12
-
-    def timed(tokens: int, most: int) -> float:
-        scorer.reset()
-        started = time.thread_time()
-        answer(scorer, [1 + k % 26 for k in range(tokens)], -1, most)
-        return time.thread_time() - started
-
-    prefill, decode = {}, {}
-    with torch.inference_mode():
-        for _ in range(5):
-            timed(64, 4)
-        for tokens in PROMPTS:
-            samples = []
-            for _ in range(repeats):
-                time.sleep(0.004)  # between queries a worker waits, and caches are cold then
-                samples.append(timed(tokens, 1))
-            prefill[tokens] = statistics.fmean(sorted(samples)[: -max(1, repeats // 20)])
-        for context in CONTEXTS:
-            samples = []
-            for _ in range(repeats):
-                time.sleep(0.004)
-                samples.append((timed(context - steps // 2, 1 + steps) - timed(context - steps // 2, 1)) / steps)
-            decode[context] = statistics.fmean(sorted(samples)[: -max(1, repeats // 20)])
-    return Seconds(prefill, decode)
-
-
-def device_rows(model: CausalLM, seconds: Seconds, quota: float, between_s: float = 0.0) -> list[dict[str, Any]]:
-    """Rows of a device profile: what was measured here, at a fraction of the speed; a query begins with a pause."""
-    others = [0.0] * (sum(layer.count for layer in model.layers) - 1)
-    common = {
-        "model": model.name, "dtype": model.dtype, "batch": 1, "unit": "s", "repeats": 20,
-        "source": "measured by tests/benchmarks/routing.py",
-    }  # fmt: skip
-    rows = [{**common, "phase": "prefill", "tokens": n, "elements": [s / quota + between_s, *others]}
-            for n, s in seconds.prefill.items()]  # fmt: skip
-    return rows + [{**common, "phase": "decode", "context": n, "elements": [s / quota, *others]}
-                   for n, s in seconds.decode.items()]  # fmt: skip
 
 
 def problem_at(rate: float, requests: int, known: Known) -> Problem:
@@ -135,20 +69,14 @@ def problem_at(rate: float, requests: int, known: Known) -> Problem:
     assert isinstance(model, CausalLM)
     devices = []
     for name, quota in QUOTAS.items():
-        rows = [
-            row
-            for m in _family(model).values()
-            for row in device_rows(
-                m, known.seconds[m.name], quota / known.factor(m.name, name), known.between_s.get(name, 0.0)
-            )
-        ]
+        rows = [row for m in family(model).values() for row in device_rows(m, known, name, quota)]
         devices.append(
             Device.model_validate(
                 {
                     "name": name, "source": "emulated", "compute": {"float32": 1e9}, "memory": 1e9,
                     "memory_bandwidth": 1e10, "launch_overhead": 1e-6, "timings": rows,
                     "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
-                    "runtime": {"threads": 1, "cpu_quota": quota},
+                    "runtime": {"threads": 1, "cpu_quota": quota, "yardstick": known.yardstick_s},
                 }
             )
         )  # fmt: skip
@@ -173,12 +101,10 @@ def calibrated(known: Known, on: str, requests: int) -> Known:
     full = technique.evaluate(instance, solution).metrics["load"]
     problem = problem_at(0.5 / full, requests, known)
     instance = technique.build(problem)
-    value = technique.evaluate(instance, solution).objective
-    plan = technique.plan(
-        problem, instance, Result(Status("gap_reached", True), value, 0.0, solution, "exact", 0.0)
-    )  # fmt: skip
-    report = execute(plan, on=on, repeat=1, warmup=0, seed=0, timeout_s=300.0, check=False)
-    _, rows, stages = build(plan, ()).request(0)
+    plan = planned(technique, problem, instance, solution)
+    seed = STREAMS  # none of those that are compared
+    report = execute(plan, on=on, repeat=1, warmup=0, seed=seed, timeout_s=300.0, check=False)
+    _, rows, stages = build(plan, ()).request(seed)
     busy, where = busy_seconds(plan)
     factors = {}
     for stage, measured in zip(plan.stages, report.stages, strict=True):
@@ -186,16 +112,8 @@ def calibrated(known: Known, on: str, requests: int) -> Known:
         if asked:
             name = draft_model(problem.model, stage.variant).name if stage.variant else problem.model.name
             factors[name, stage.device] = measured.compute_s.median * requests / sum(asked)
-    between_s = {}
-    for device in problem.devices:
-        bars = [bar for bar in report.timeline if bar.lane == device.name]
-        gaps = [b.start_s - a.stop_s for a, b in pairwise(bars) if b.start_s - a.stop_s < MOST_BETWEEN_S]
-        between_s[device.name] = statistics.median(gaps) if gaps else 0.0
-    return Known(known.seconds, factors, between_s)
-
-
-def _family(model: CausalLM) -> dict[str, CausalLM]:
-    return {**{name: draft_model(model, name) for name in model.drafts}, model.name: model}
+    between_s = between_queries(report, problem)
+    return Known(known.seconds, known.yardstick_s, factors, between_s)
 
 
 def plan_at(load: float, requests: int, known: Known) -> Plan:
@@ -250,16 +168,33 @@ def followed(plan: Plan, seed: int) -> float:
     return float(np.mean(response))
 
 
-def measure(load: float, requests: int, known: Known, on: str) -> dict[str, Any]:
-    """Plan, execute and compare one load."""
-    plan = plan_at(load, requests, known)
-    rate = plan.problem.workload.requests_per_s  # type: ignore[union-attr]
+def measure(
+    load: float, requests: int, given: tuple[Known, Known], count: int, on: str
+) -> tuple[dict[str, Any], Known]:
+    """Plan, execute and compare one load; and what was found in place afterwards.
+
+    The rate and the choice are those of the seconds found in place before; what they come to is compared as the mean
+    of those before and after says, since the machine may have changed meanwhile.
+
+    Parameters
+    ----------
+    given
+        Seconds timed here, and with what was found in place before.
+    count
+        Requests of the stream that tells afterwards.
+    """
+    known, before = given
+    first = plan_at(load, requests, before)
+    rate = first.problem.workload.requests_per_s  # type: ignore[union-attr]
+    on_paper = {seed: followed(first, seed) for seed in range(STREAMS)}
+    seed = min(on_paper, key=lambda each: abs(on_paper[each] - first.latency_s))
+    report = execute(first, on=on, repeat=1, warmup=0, seed=seed, timeout_s=300.0 + 2 * requests / rate)
+    after = calibrated(known, on, count)
+    plan = at_other_seconds(Routing(), first, problem_at(rate, requests, before.beside(after)))
     on_paper = {seed: followed(plan, seed) for seed in range(STREAMS)}
-    seed = min(on_paper, key=lambda each: abs(on_paper[each] - plan.latency_s))
-    report = execute(plan, on=on, repeat=1, warmup=0, seed=seed, timeout_s=300.0 + 2 * requests / rate)
     assert report.responses is not None
     right = report.metrics["accuracy"].median
-    return {
+    row = {
         "load": plan.metrics["load"],
         "measured_load": report.metrics["load"].median,
         "rate": rate,
@@ -277,8 +212,10 @@ def measure(load: float, requests: int, known: Known, on: str) -> dict[str, Any]
         "predicted_accuracy": [plan.metrics[f"accuracy{end}"] for end in ("", "_low", "_high")],
         "floor_kept": right >= FLOOR,
         "stages": [f"{stage.elements} on {stage.device}" for stage in plan.stages],
-        "gap": plan.gap,
+        "gap": first.gap,
+        "drift": after.drift(before),
     }
+    return row, after
 
 
 def section(rows: list[dict[str, Any]], quick: bool) -> list[str]:
@@ -319,18 +256,18 @@ def main() -> None:
     asked.folder.mkdir(parents=True, exist_ok=True)
     model, started = load_model("text"), time.monotonic()
     assert isinstance(model, CausalLM)
-    seconds = {each.name: measured_seconds(each, 15 if asked.quick else 60) for each in _family(model).values()}
-    known = calibrated(Known(seconds, {}, {}), asked.on, 90 if asked.quick else 450)
-    factors = ", ".join(f"{name} on {device} {factor:.3f}" for (name, device), factor in known.factors.items())
-    between = ", ".join(f"{name} {1e3 * s:.2f} ms" for name, s in known.between_s.items())
-    print(f"[{time.monotonic() - started:5.0f} s] in place: {factors}; between {between}", file=sys.stderr, flush=True)
-    rows = []
+    known = measured_seconds({each.name: each for each in family(model).values()}, 4 if asked.quick else 15)
+    count = 90 if asked.quick else CALIBRATING
+    before, rows = None, []
     for load in LOADS[1:2] if asked.quick else LOADS:
         kept = asked.folder / f"load-{load:g}{'-quick' if asked.quick else ''}.json"
         if kept.exists() and not asked.quick:
             rows.append(json.loads(kept.read_text(encoding="utf-8")))
         else:
-            rows.append(measure(load, 200 if asked.quick else REQUESTS[load], known, asked.on))
+            before = before or calibrated(known, asked.on, count)
+            print(f"[{time.monotonic() - started:5.0f} s] in place: {before}", file=sys.stderr, flush=True)
+            row, before = measure(load, 200 if asked.quick else REQUESTS[load], (known, before), count, asked.on)
+            rows.append(row)
             kept.write_text(json.dumps(rows[-1]), encoding="utf-8")
         row = rows[-1]
         print(

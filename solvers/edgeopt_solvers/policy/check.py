@@ -57,7 +57,7 @@ def _speculative(instance: Speculative, s: SpeculativeSolution) -> Evaluation:
         for position in range(length):
             likely *= float(instance.acceptance[s.draft, s.target, position])
             tokens += likely
-        draft_s = length * float(instance.draft_s[s.draft, d])
+        draft_s = length * float(instance.draft_s[s.draft, d]) + float(instance.draft_round_s[s.draft, d])
         if d != e:
             up_bytes = instance.round_bytes + length * instance.token_bytes
             down_bytes = instance.reply_bytes
