@@ -9,10 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 from edgeopt.plan import Plan
 from edgeopt.profiles.base import DType
 from edgeopt.profiles.device import Yardstick
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.problem import TextWorkload
 
 __all__ = [
     "ElementAnswer", "ElementJob", "ElementSamples", "Failure", "LinkJob", "LinkRun", "LinkSamples", "MachineFigures",
-    "MachineJob", "parse_job",
+    "MachineJob", "PassJob", "PassSamples", "parse_job",
 ]  # fmt: skip
 
 
@@ -32,7 +34,8 @@ class MachineJob(_Record):
 class MachineFigures(_Record):
     """What a :class:`MachineJob` found. Efficiencies are those of kernels as layers use them, relative to the peaks.
 
-    ``message_s`` and ``message_s_per_byte`` are those of :func:`edgeopt.profiler.carrying.message_seconds`.
+    ``message_s`` and ``message_s_per_byte`` are those of :func:`edgeopt.profiler.carrying.message_seconds`,
+    ``rested_message_s`` that of :func:`edgeopt.profiler.carrying.rested_message_seconds`.
     ``total_bytes`` is the accelerator's memory, ``None`` where it computes in the host's.
     """
 
@@ -45,6 +48,7 @@ class MachineFigures(_Record):
     memory_efficiency: float
     message_s: float
     message_s_per_byte: float
+    rested_message_s: float
     total_bytes: int | None
     workspace_bytes: int
     fragmentation: float
@@ -87,6 +91,28 @@ class ElementAnswer(_Record):
     """Samples of each plan of a job."""
 
     plans: list[ElementSamples]
+
+
+class PassJob(_Record):
+    """Time drafting and verifying, each draft of a model in turn; see :mod:`edgeopt.profiler.passes`.
+
+    ``pace`` is that of decoding alone; ``usual_s`` what the yardstick takes at the speed that everything is told at.
+    """
+
+    task: Literal["passes"] = "passes"
+    threads: int
+    model: CausalLM
+    workload: TextWorkload
+    lengths: list[int]
+    repeats: int
+    pace: float | None = None
+    usual_s: float | None = None
+
+
+class PassSamples(_Record):
+    """Seconds by draft, by side (``target``, ``draft``) and by number of new tokens."""
+
+    drafts: dict[str, dict[str, dict[int, float]]]
 
 
 class LinkJob(_Record):
@@ -136,11 +162,11 @@ class Failure(_Record):
     wrong_input: bool
 
 
-_JOBS: TypeAdapter[MachineJob | ElementJob | LinkJob] = TypeAdapter(
-    Annotated[MachineJob | ElementJob | LinkJob, Field(discriminator="task")]
+_JOBS: TypeAdapter[MachineJob | ElementJob | PassJob | LinkJob] = TypeAdapter(
+    Annotated[MachineJob | ElementJob | PassJob | LinkJob, Field(discriminator="task")]
 )
 
 
-def parse_job(text: bytes) -> MachineJob | ElementJob | LinkJob:
+def parse_job(text: bytes) -> MachineJob | ElementJob | PassJob | LinkJob:
     """Read a job."""
     return _JOBS.validate_json(text)

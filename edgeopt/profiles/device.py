@@ -64,11 +64,13 @@ class Margin(Strict):
 class Messages(Strict):
     """Processor time of one end of a message between parties, beside what the wire does: of any, and by its bytes.
 
-    It is taken from computing where a device computes with all its cores while messages come and go.
+    It is taken from computing where a device computes with all its cores while messages come and go. ``rested`` is what
+    an end takes longer, by the clock, where it waited for its turn: caches are cold then, and links are measured warm.
     """
 
     each: NonNegativeSeconds
     per_mebibyte: NonNegativeSeconds
+    rested: NonNegativeSeconds = 0.0
 
 
 class Runtime(Strict):
@@ -100,7 +102,8 @@ class Timing(Strict):
     ``step`` or ``decoder`` for diffusion (one value); ``slab`` is a step on ``rows`` rows of the latent among others'
     (:mod:`edgeopt.programs.slabs`), without what is exchanged.
     ``elements`` are those of a device that computes without a break. ``wake``, in the same unit, is what a stage takes
-    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept.
+    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept. Of a draft's
+    ``verify`` rows, which are its steps, it is what each round of drafting takes beside them.
     """
 
     model: str
