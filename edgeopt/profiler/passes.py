@@ -87,6 +87,7 @@ def measure_passes(
                 samples[key] += [took_s] if number else []  # the first turn warms up
             tokens_s = _alone(sides, pace or 1.0, yardstick_s)
             alone += tokens_s if number else []
+    gc.unfreeze()
     found = {key: statistics.median(values) for key, values in samples.items()}
     step_s = max((found["draft", _LONG] - found["draft", _SHORT]) / (_LONG - _SHORT), 0.0)
     seconds = {name: {count: s for (owner, count), s in found.items() if owner == name} for name in ("target", "draft")}

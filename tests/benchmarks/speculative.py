@@ -173,7 +173,7 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
 @cache
 def rested_messages_s() -> float:
     """What an end of a message takes longer after a rest, from a process of its own: its threads end with it."""
-    code = "from edgeopt.profiler.carrying import rested_message_seconds as s; import os; print(s(), flush=True); os._exit(0)"
+    code = "import os; from edgeopt.profiler.carrying import *; print(rested_message_seconds(), flush=True); os._exit(0)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     return float(done.stdout)
 

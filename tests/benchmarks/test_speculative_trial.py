@@ -126,9 +126,7 @@ def test_sections_have_a_row_for_every_setting_and_planner():
     row |= {"rounds": 9.5, "predicted_rounds": 9.0}
     assert "draft 100/100, target 200/200, messages 50/50, rounds 9.0/9.5" in decomposed(row)
     lines = table([row, row | {"equal": False}])
-    assert (
-        sum(line == "| 50%, 10% | 5 | small | 100/100 | 200/200 | 50/50 | 9.0/9.5 | 200/200 |" for line in lines) == 2
-    )
+    assert lines.count("| 50%, 10% | 5 | small | 100/100 | 200/200 | 50/50 | 9.0/9.5 | 200/200 |") == 2
     assert (
         sum(line.startswith("| 50%, 10% | 5 | small on phone | 4 | 0, 4, **5** | 2.0% (0.0%) |") for line in lines) == 2
     )
@@ -139,5 +137,5 @@ def test_sections_have_a_row_for_every_setting_and_planner():
     cluster = {"rate_mbit_per_s": 10.0, "devices": ("speed-25", "speed-100"), "measured_s": measured, "equal": True}
     lines = llm_planners.section(found, {"clusters": [cluster]})
     assert "| 10 Mbit/s, 25%, 100% | 1.00 | – | – | – | 1.50 (1.50) | – |" in lines
-    assert "| HALDA | 0 | | | | | | |" in lines
+    assert any(line.replace(" ", "") == "|HALDA|0|||||||" for line in lines)
     assert any(line.startswith("| equal split (transformers) | 1 of 1 | 2.000 | 2.00 | 2.0 |") for line in lines)
