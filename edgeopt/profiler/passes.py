@@ -42,7 +42,14 @@ _Run = Callable[[], object]
 
 
 def measure_passes(
-    model: CausalLM, draft: str, load: TextWorkload, lengths: Sequence[int], *, pace: float | None, repeats: int
+    model: CausalLM,
+    draft: str,
+    load: TextWorkload,
+    lengths: Sequence[int],
+    *,
+    pace: float | None,
+    repeats: int,
+    yardstick_s: float | None = None,
 ) -> dict[str, dict[int, float]]:
     """Measure the target and one draft, with one thread.
 
@@ -54,6 +61,8 @@ def measure_passes(
         Fraction of this machine's speed at which the target decodes alone; ``None``: all of it.
     repeats
         Of everything, one after the other, so that a slow minute of the machine does not fall on one of them.
+    yardstick_s
+        What the yardstick took at the speed that everything is told at; ``None``: what it takes now.
 
     Returns
     -------
@@ -66,7 +75,7 @@ def measure_passes(
     exact_sleeps()
     gc.collect()
     gc.freeze()  # as in a worker: libraries are never garbage
-    yardstick_s = statistics.median(yardstick.applied() for _ in range(_SPEEDS))
+    yardstick_s = yardstick_s or statistics.median(yardstick.applied() for _ in range(_SPEEDS))
     sides = _Sides(model, draft, load, max(*lengths, _LONG))
     rested: dict[tuple[str, int], Callable[[], _Run]] = {}
     for length in lengths:
