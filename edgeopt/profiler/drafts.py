@@ -41,9 +41,9 @@ def profile_drafts(
         if not buildable or model.name in rows or runtime.accelerator != "cpu" or runtime.threads != 1:
             continue
         progress(f"{model.name}: drafting and verifying, 1 thread")
-        usual_s = runtime.yardstick_s(yardstick_for(model))
+        yardstick_s = runtime.yardstick_s(yardstick_for(model))
         job = PassJob(
-            threads=1, model=model, workload=load, lengths=list(_LENGTHS), repeats=repeats, usual_s=usual_s
+            threads=1, model=model, workload=load, lengths=list(_LENGTHS), repeats=repeats, yardstick_s=yardstick_s
         )
         (found,) = run_jobs([job], PassSamples, timeout_s)
         rows[model.name] = []

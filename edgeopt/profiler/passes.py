@@ -51,7 +51,7 @@ def measure_passes(
     *,
     pace: float | None,
     repeats: int,
-    usual_s: float | None = None,
+    yardstick_s: float | None = None,
 ) -> dict[str, dict[int, float]]:
     """Measure the target and one draft, with one thread.
 
@@ -61,10 +61,10 @@ def measure_passes(
         Of the drafts that the target is to check, at least 1.
     pace
         Fraction of this machine's speed at which the target decodes alone; ``None``: all of it.
-    usual_s
-        What the yardstick takes at the speed that everything is told at; ``None``: what it takes now.
     repeats
         Of everything, one after the other, so that a slow minute of the machine does not fall on one of them.
+    yardstick_s
+        What the yardstick took at the speed that everything is told at; ``None``: what it takes now.
 
     Returns
     -------
@@ -78,7 +78,7 @@ def measure_passes(
     gc.collect()
     gc.freeze()  # as in a worker: libraries are never garbage
     which = yardstick_for(model)
-    yardstick_s = usual_s or statistics.median(yardstick.applied(which) for _ in range(_SPEEDS))
+    yardstick_s = yardstick_s or statistics.median(yardstick.applied(which) for _ in range(_SPEEDS))
     speed = which, yardstick_s
     sides = _Sides(model, draft, load, max(*lengths, _LONG))
     rested: dict[tuple[str, int], Callable[[], _Run]] = {}
@@ -100,6 +100,7 @@ def measure_passes(
                 samples[key] += [took_s] if number else []  # the first turn warms up
             tokens_s = _alone(sides, pace or 1.0, speed)
             alone += tokens_s if number else []
+    gc.unfreeze()
     found = {key: statistics.median(values) for key, values in samples.items()}
     step_s = max((found["draft", _LONG] - found["draft", _SHORT]) / (_LONG - _SHORT), 0.0)
     seconds = {name: {count: s for (owner, count), s in found.items() if owner == name} for name in ("target", "draft")}
@@ -115,7 +116,7 @@ def answer_passes(job: PassJob) -> PassSamples:
     found = {
         name: measure_passes(
             job.model, name, job.workload, job.lengths, pace=job.pace, repeats=job.repeats,
-            usual_s=job.usual_s,
+            yardstick_s=job.yardstick_s,
         )  # fmt: skip
         for name in job.model.drafts
     }

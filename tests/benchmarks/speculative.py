@@ -60,7 +60,8 @@ from tests.benchmarks.sections import made_by, write_section
 from tests.benchmarks.strict import strict_json
 
 __all__ = [
-    "FULL", "QUICK", "Effort", "Setting", "balanced", "main", "played", "schedule", "settings", "summary", "table",
+    "FULL", "QUICK", "Effort", "Setting", "balanced", "between", "decomposed", "main", "played", "schedule", "settings",
+    "summary", "table",
 ]  # fmt: skip
 
 PROMPT, NEW, LONGEST = 64, 64, 16
@@ -95,7 +96,7 @@ class Effort:
     draws: int = 400
 
 
-FULL, QUICK = Effort(12, 4, 4, 1, 7), Effort(4, 2, 1, 1, 2)
+FULL, QUICK = Effort(12, 4, 4, 1, 5), Effort(4, 2, 1, 1, 2)
 
 
 def settings(quick: bool) -> list[Setting]:
@@ -242,12 +243,21 @@ def played(marks: list[list[float]], length: int) -> Expected:
     return Expected(sum(positions.values()), drafted / len(marks), positions)
 
 
+def between(before: dict[str, dict[int, float]], after: dict[str, dict[int, float]]) -> dict[str, dict[int, float]]:
+    """Means of what was measured twice; what was measured once stays."""
+    return {
+        side: {count: (seconds + after.get(side, found)[count]) / 2 for count, seconds in found.items()}
+        for side, found in before.items()
+    }
+
+
 def measure(
     setting: Setting, model: CausalLM, marks: list[list[float]], number: int, effort: Effort, on: str
 ) -> dict[str, Any]:
     """Plan and run one setting; ``marks`` are those of all prompts, see :func:`played`."""
     began = time.perf_counter()
-    measured = measure_passes(model, setting.draft, LOAD, KNOTS, pace=setting.target_quota, repeats=effort.repeats)
+    timing = {"pace": setting.target_quota, "repeats": effort.repeats}
+    measured = measure_passes(model, setting.draft, LOAD, KNOTS, **timing)
     measured["messages"] = {0: rested_messages_s()}
     problem = problem_of(setting, model, measured)
     chosen = planner.solve(problem)
@@ -262,6 +272,10 @@ def measure(
         carrier, on=on, repeat=len(turns), warmup=len(warm_up),
         timeout_s=400.0, _command=COMMAND,
     )  # fmt: skip
+    # The machine's speed drifts: passes count as they are on average before and after the run; the plan is from before.
+    again = measure_passes(model, setting.draft, LOAD, KNOTS, yardstick_s=measured["yardstick"][0], **timing)
+    drift = statistics.fmean(again["target"][n] / seconds for n, seconds in measured["target"].items()) - 1
+    priced = Priced(problem_of(setting, model, between(measured, again)), priced.drafts)
     by_length: dict[int, dict[int, float]] = {}
     for (each, row), seconds in zip(turns, report.latency_s.samples, strict=True):
         by_length.setdefault(each, {})[row] = seconds
@@ -303,6 +317,8 @@ def measure(
         "predicted_alone_parts": {k: v for k, v in priced.parts(0).items() if k != "draft"},
         "rounds": played(here, length).rounds if length else 0.0,
         "predicted_rounds": expected_rounds(chosen),
+        "drift": drift,
+        "planned_error": chosen.metrics["target_alone_s"] / chosen.latency_s / found - 1,
         "passes": {side: {str(count): seconds for count, seconds in found.items()} for side, found in measured.items()},
         "seconds": {str(each): seconds for each, seconds in sorted(means.items())},
         "predicted_s": {str(each): priced.latency_s(each) for each in sorted(means)},
@@ -323,6 +339,7 @@ def summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "median_speed_up_error": statistics.median(errors),
         "largest_speed_up_error": max(errors),
         "within_10_percent": sum(error <= 0.1 for error in errors),
+        "largest_planned_error": max(abs(row["planned_error"]) for row in rows),
         "largest_counted_error": max(abs(row["counted_error"]) for row in rows),
         "largest_above_best": max(row["above_best"] for row in rows),
         "largest_above_best_fair": max(row["above_best_fair"] for row in rows),
@@ -336,7 +353,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     equal = "all" if found["all_equal"] else "NOT ALL"
     lines = [
         "A target of 0.45 million parameters on a server, and a phone that cannot hold it, at fractions of this "
-        "machine's speed; links of 100 Mbit/s. Seconds of passes are measured before, acceptance is the profile's; "
+        "machine's speed; links of 100 Mbit/s. Seconds of passes are those before the run, when plans are made, and "
+        "after it, on average; acceptance is the profile's; "
         f"texts continue {PROMPT} tokens by {NEW}, on prompts that the acceptance was not measured on. Planned length, "
         "neighbours and the target alone run by turns in the same processes.",
         "",
@@ -346,6 +364,8 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
         f"| speed-up within 10% of predicted | {len(rows)} of {len(rows)} | "
         f"{found['within_10_percent']} of {len(rows)} (median error "
         f"{found['median_speed_up_error']:.1%}, largest {found['largest_speed_up_error']:.1%}) |",
+        "| the same, with the seconds of passes before the run alone | – | largest error "
+        f"{found['largest_planned_error']:.1%} |",
         "| the same, predicted with the draft's guesses on the very prompts | – | largest error "
         f"{found['largest_counted_error']:.1%} |",
         f"| planned length the best measured, or within 3% of it | {len(rows)} of {len(rows)} | "
@@ -399,7 +419,8 @@ def decomposed(row: dict[str, Any]) -> str:
 
     return (
         f"{pairs(row['parts'], row['predicted_parts'])}, rounds {row['predicted_rounds']:.1f}/{row['rounds']:.1f}; "
-        f"alone {pairs(row['alone_parts'], row['predicted_alone_parts'])}"
+        f"alone {pairs(row['alone_parts'], row['predicted_alone_parts'])}; the machine drifted by {row['drift']:+.0%}, "
+        f"planned before it {row['planned_error']:+.1%}"
     )
 
 

@@ -21,6 +21,7 @@ from tests.benchmarks.speculative import (
     Priced,
     Setting,
     balanced,
+    between,
     decomposed,
     played,
     problem_of,
@@ -95,6 +96,11 @@ def test_a_turn_makes_the_targets_own_text(length):
     assert torch.equal(text, reference(plan, 0)[0])
 
 
+def test_what_was_measured_twice_counts_on_average():
+    before = {"target": {1: 1.0, 2: 3.0}, "messages": {0: 5.0}}
+    assert between(before, {"target": {1: 2.0, 2: 4.0}}) == {"target": {1: 1.5, 2: 3.5}, "messages": {0: 5.0}}
+
+
 def test_rounds_that_were_counted_replace_the_expected_ones():
     case = priced()
     easy, hard = played([[1.0] * NEW], 4), played([[0.0] * NEW], 4)
@@ -123,12 +129,11 @@ def test_sections_have_a_row_for_every_setting_and_planner():
     }  # fmt: skip
     parts = {"draft": 0.1, "target": 0.2, "messages": 0.05}
     row |= {"parts": parts, "predicted_parts": parts, "alone_parts": parts, "predicted_alone_parts": parts}
-    row |= {"rounds": 9.5, "predicted_rounds": 9.0}
+    row |= {"rounds": 9.5, "predicted_rounds": 9.0, "drift": 0.1, "planned_error": 0.02}
+    assert "drifted by +10%, planned before it +2.0%" in decomposed(row)
     assert "draft 100/100, target 200/200, messages 50/50, rounds 9.0/9.5" in decomposed(row)
     lines = table([row, row | {"equal": False}])
-    assert (
-        sum(line == "| 50%, 10% | 5 | small | 100/100 | 200/200 | 50/50 | 9.0/9.5 | 200/200 |" for line in lines) == 2
-    )
+    assert lines.count("| 50%, 10% | 5 | small | 100/100 | 200/200 | 50/50 | 9.0/9.5 | 200/200 |") == 2
     assert (
         sum(line.startswith("| 50%, 10% | 5 | small on phone | 4 | 0, 4, **5** | 2.0% (0.0%) |") for line in lines) == 2
     )
@@ -139,5 +144,5 @@ def test_sections_have_a_row_for_every_setting_and_planner():
     cluster = {"rate_mbit_per_s": 10.0, "devices": ("speed-25", "speed-100"), "measured_s": measured, "equal": True}
     lines = llm_planners.section(found, {"clusters": [cluster]})
     assert "| 10 Mbit/s, 25%, 100% | 1.00 | – | – | – | 1.50 (1.50) | – |" in lines
-    assert "| HALDA | 0 | | | | | | |" in lines
+    assert any(line.replace(" ", "") == "|HALDA|0|||||||" for line in lines)
     assert any(line.startswith("| equal split (transformers) | 1 of 1 | 2.000 | 2.00 | 2.0 |") for line in lines)
