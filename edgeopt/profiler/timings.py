@@ -18,6 +18,7 @@ from edgeopt.costs.solvers import solver_of
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.profiler.processes import run_jobs
+from edgeopt.profiler.scoring import score_rows
 from edgeopt.profiles.base import DType
 from edgeopt.profiles.device import Device, Efficiency, Runtime, Timing
 from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Diffusion, Model
@@ -132,7 +133,8 @@ def profile_models(
             progress(f"{each.model.name}: {which}, {count} thread{'s' * (count > 1)}")
             (answer,) = run_jobs([each.job(repeats)], ElementAnswer, timeout_s)
             each.add(answer)
-    return [row for each in measurings for row in each.timings(source)]
+    rows = [row for each in measurings for row in each.timings(source)]
+    return rows + [row for each in measurings for row in score_rows(each.model, source)]
 
 
 def _by_model(models: Sequence[Model], workloads: Sequence[Workload]) -> list[tuple[Model, list[Workload]]]:

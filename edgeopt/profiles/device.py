@@ -82,15 +82,16 @@ class Timing(Strict):
     ``phase`` is ``prefill`` or ``decode`` for language models (``tokens`` processed at once, ``context`` tokens
     already cached), ``verify`` for their passes over ``tokens`` drafted ones on a filled cache (one value in
     ``elements``: the whole pass), ``expert`` for ``batch`` experts of one layer in one call, over ``tokens`` tokens
-    each (one value), and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value); ``slab`` is a step on
-    ``rows`` rows of the latent among others' (:mod:`edgeopt.programs.slabs`), without what is exchanged.
+    each (one value), ``score`` for a router's look at a query of ``tokens`` tokens (one value), and ``text_encoder``,
+    ``step`` or ``decoder`` for diffusion (one value); ``slab`` is a step on ``rows`` rows of the latent among others'
+    (:mod:`edgeopt.programs.slabs`), without what is exchanged.
     ``elements`` are those of a device that computes without a break. ``wake``, in the same unit, is what a stage takes
     longer in a decode round that it had to wait for: caches are cold then, and the core may have slept.
     """
 
     model: str
     variant: str | None = None
-    phase: Literal["prefill", "decode", "verify", "expert", "text_encoder", "step", "slab", "decoder"]
+    phase: Literal["prefill", "decode", "verify", "expert", "score", "text_encoder", "step", "slab", "decoder"]
     dtype: DType
     batch: int = Field(ge=1)
     tokens: int | None = Field(default=None, ge=1)

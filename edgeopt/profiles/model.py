@@ -12,8 +12,8 @@ from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
     "Acceptance", "AdditiveQuality", "Answers", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component",
-    "Diffusion", "Draft", "Experts", "Gates", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality",
-    "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WeightQuality", "WholeQuality",
+    "Diffusion", "Draft", "Experts", "Gates", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "Router",
+    "RunsQuality", "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WeightQuality", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -118,14 +118,29 @@ class Draft(Strict):
     acceptance: list[Acceptance] = Field(min_length=1)
 
 
+class Router(Strict):
+    """How likely each model of a family answers a query right, from features of the query: logistic regressions.
+
+    ``features`` are columns ``feature:NAME`` of the trace; ``length``, ``has T-T-…`` and ``ends T-T-…`` are taken from
+    the tokens of queries that were not recorded, others come with a query. ``weights`` are by model one number per
+    feature, and a constant (:mod:`edgeopt.profiles.routers`).
+    """
+
+    features: list[str] = Field(min_length=1)
+    weights: dict[str, list[float]]
+    source: Provenance
+
+
 class Answers(Strict):
     """What every model of a family answered to the same queries, recorded; :mod:`edgeopt.profiles.answers` reads it.
 
-    ``trace`` is a CSV file, ``queries`` a safetensors file with their tokens, both relative to the profile.
+    ``trace`` is a CSV file, ``queries`` a safetensors file with their tokens, both relative to the profile. ``router``
+    tells queries apart by what the models will make of them.
     """
 
     trace: str
     queries: str | None = None
+    router: Router | None = None
     source: Provenance
 
 
