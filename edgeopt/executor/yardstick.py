@@ -8,11 +8,11 @@ to the speed that the machine had when the device was measured (``runtime.yardst
 by readings that scatter by a third is 1 to 3 % above the quotient of the means.
 
 What disturbs a model that lies in the caches is not what disturbs one that is read from memory, so there are two. For
-the first, the operations are those of a decoding round of a small model. Scaled by it, means over three seconds differed
-from the overall mean by 4 % at most in all but two of 48 cases, and by 7 % in the worst, where unscaled ones differed by
-up to 35 %. Products of matrices alone leave up to 16 %, arithmetic without torch up to 13 %. For the second, 12 MiB of
-matrices are read: means over forty rounds of a model of 400 MB differ by 3 % (standard deviation) where unscaled ones,
-and those scaled by the small operations, differ by 9 %. A prompt's products follow neither much.
+the first, the operations are those of a decoding round of a small model. Scaled by it, means over three seconds
+differed from the overall mean by 4 % at most in all but two of 48 cases, and by 7 % in the worst, where unscaled ones
+differed by up to 35 %. Products of matrices alone leave up to 16 %, arithmetic without torch up to 13 %. For the
+second, 12 MiB of matrices are read: means over forty rounds of a model of 400 MB have a standard deviation of 3 %,
+unscaled ones, and those scaled by the small operations, one of 9 %. A prompt's products follow neither much.
 """
 
 from __future__ import annotations

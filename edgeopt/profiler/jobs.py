@@ -96,7 +96,8 @@ class ElementAnswer(_Record):
 class PassJob(_Record):
     """Time drafting and verifying, each draft of a model in turn; see :mod:`edgeopt.profiler.passes`.
 
-    ``pace`` is that of decoding alone; ``yardstick_s`` what the yardstick takes at the speed that everything is told at.
+    ``pace`` is that of decoding alone; ``yardstick_s`` what the yardstick takes at the speed that everything is told
+    at.
     """
 
     task: Literal["passes"] = "passes"

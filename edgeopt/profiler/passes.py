@@ -115,9 +115,14 @@ def answer_passes(job: PassJob) -> PassSamples:
     """Time every draft of a job's model."""
     found = {
         name: measure_passes(
-            job.model, name, job.workload, job.lengths, pace=job.pace, repeats=job.repeats,
+            job.model,
+            name,
+            job.workload,
+            job.lengths,
+            pace=job.pace,
+            repeats=job.repeats,
             yardstick_s=job.yardstick_s,
-        )  # fmt: skip
+        )
         for name in job.model.drafts
     }
     return PassSamples(drafts=found)
