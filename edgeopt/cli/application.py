@@ -14,7 +14,20 @@ from typing import Annotated
 import typer
 
 from edgeopt import __version__
-from edgeopt.cli import calibrate, export, init, library, link, measure, plans, quality, questions, report, sweep
+from edgeopt.cli import (
+    calibrate,
+    export,
+    init,
+    library,
+    link,
+    measure,
+    plans,
+    quality,
+    questions,
+    report,
+    router,
+    sweep,
+)
 from edgeopt.cli.common import print_json
 
 __all__ = ["app", "main"]
@@ -43,6 +56,7 @@ _profile.command("device")(measure.profile_device)
 _profile.command("link")(link.profile_link)
 _profile.command("model")(measure.profile_model)
 _profile.command("quality")(quality.profile_quality)
+_profile.command("router")(router.profile_router)
 app.add_typer(_profile, name="profile")
 _profiles = typer.Typer(help="Look into the library of devices, models, networks and problems.", no_args_is_help=True)
 _profiles.command("list")(library.list_)

@@ -19,6 +19,7 @@ from edgeopt.costs.timings import interpolate_s, matching
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import CausalLM, Draft
 from edgeopt.profiles.problem import TextWorkload
+from edgeopt.units import SECONDS_PER
 
 __all__ = ["Expected", "ModelPasses", "draft_model", "expected_request"]
 
@@ -60,6 +61,28 @@ class ModelPasses:
         if measured is not None:
             return measured.sum(axis=1), True
         return np.array([self.costs.pass_s(device, count, self.context) for count in tokens]), False
+
+    def elements_s(self, device: Device, tokens: Sequence[int]) -> Array:
+        """Seconds of these passes by element, (len(tokens), L); the roofline shares out what was measured whole."""
+        shares = np.stack([self.costs.pass_elements_s(device, count, self.context) for count in tokens])
+        whole = self.passes_s(device, tokens)[0]
+        return shares * (whole / shares.sum(axis=1))[:, None]
+
+    def alone_s(self, device: Device) -> float:
+        """Seconds of a token where the model decodes alone: tables of decoding count before those of passes.
+
+        Passes of rounds come after rests, in which caches grow cold; those of a model alone follow each other.
+        """
+        seconds, measured = self.costs.decode_s(device)
+        return (
+            float(seconds.sum(axis=1).mean()) if measured and len(seconds) else float(self.passes_s(device, [1])[0][0])
+        )
+
+    def round_s(self, device: Device) -> float:
+        """Seconds that a round of drafting takes beside its steps: ``wake`` in the tables of passes, else none."""
+        rows = matching(device, self.model.name, "verify", self.model.dtype)
+        known = [row.wake * SECONDS_PER[row.unit] for row in rows if row.wake is not None]
+        return float(np.mean(known)) if known else 0.0
 
     @property
     def memory_bytes(self) -> float:

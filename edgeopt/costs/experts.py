@@ -9,7 +9,8 @@ a decode round; all its tokens go through a layer together.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -42,10 +43,10 @@ def trunk_model(model: CausalLM) -> CausalLM:
         if (experts := layer.experts) is None:
             layers.append(layer)
             continue
-        rest = max(0.0, layer.weights - experts.num_experts * experts.weights)
+        in_bits = {dtype: _rest_bytes(layer.stored_as(dtype)) for dtype in layer.weights_by_dtype}
         update = {
-            "weights": rest,
-            "weights_by_dtype": {},
+            "weights": _rest_bytes(layer),
+            "weights_by_dtype": in_bits,
             "flop_per_token": layer.flop_per_token - experts.num_active * _flop_per_token(layer),
             "kernels": None if layer.kernels is None else max(1, layer.kernels - _KERNELS),
             "experts": None,
@@ -53,6 +54,12 @@ def trunk_model(model: CausalLM) -> CausalLM:
         layers.append(layer.model_copy(update=update))
     own = {"name": f"{model.name}.trunk", "layers": layers, "drafts": {}, "gates": None}
     return model.model_copy(update=own)
+
+
+def _rest_bytes(layer: Layer) -> float:
+    """Bytes of a layer beside its experts."""
+    assert layer.experts is not None
+    return max(0.0, layer.weights - layer.experts.num_experts * layer.experts.weights)
 
 
 def _flop_per_token(layer: Layer) -> float:
@@ -94,15 +101,21 @@ class Wires:
 
 @dataclass(frozen=True)
 class ExpertCosts:
-    """Seconds and bytes of one mixture under one workload: G layers with experts, E experts in each."""
+    """Seconds and bytes of one mixture under one workload: G layers with experts, E experts in each.
+
+    ``formats`` are those that devices store what they hold in, by name; the others have it in the model's dtype.
+    ``trunk_format`` is that of the trunk's device.
+    """
 
     model: CausalLM
     workload: TextWorkload
+    trunk_format: str | None = None
+    formats: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def trunk(self) -> LanguageCosts:
         """Costs of everything but the experts."""
-        return LanguageCosts(trunk_model(self.model), self.workload)
+        return LanguageCosts(trunk_model(self.model), self.workload, self.trunk_format)
 
     @cached_property
     def gates(self) -> GateChances:
@@ -117,8 +130,12 @@ class ExpertCosts:
     @cached_property
     def names(self) -> list[str]:
         """Their names: ``block.0`` …"""
-        whole = LanguageCosts(self.model, self.workload)
-        return [name for name, layer in zip(whole.names, whole.layers, strict=True) if layer.experts is not None]
+        return [n for n, layer in zip(self.whole.names, self.whole.layers, strict=True) if layer.experts is not None]
+
+    @cached_property
+    def whole(self) -> LanguageCosts:
+        """Costs of the whole model in one piece."""
+        return LanguageCosts(self.model, self.workload)
 
     @property
     def steps(self) -> list[tuple[float, int]]:
@@ -129,8 +146,13 @@ class ExpertCosts:
 
     @property
     def expert_bytes(self) -> Array:
-        """Memory of an expert of each layer, (G,)."""
-        return np.array([layer.experts.weights for layer in self.layers if layer.experts is not None], float)
+        """Memory of an expert of each layer in the model's dtype, (G,)."""
+        return self.bytes_in(None)
+
+    def bytes_in(self, weights: str | None) -> Array:
+        """Memory of an expert of each layer in a format, (G,); ``None``: the model's dtype."""
+        layers = [layer if weights is None else layer.stored_as(weights) for layer in self.layers]
+        return np.array([layer.experts.weights for layer in layers if layer.experts is not None], float)
 
     @property
     def state_bytes(self) -> Array:
@@ -160,24 +182,39 @@ class ExpertCosts:
         measured : bool
             Whether both are.
         """
-        timings = matching(device, self.model.name, "expert", self.model.dtype)
+        weights = self.formats.get(device.name)
+        measured = self._measured_s(device, rows, weights)
+        if measured is not None:
+            return *measured, True
+        found, call = self._roofline_s(device, g, rows, weights), _KERNELS * device.launch_overhead
+        if weights is not None and (own := self._measured_s(device, rows, None)) is not None:
+            # Better than its own measurement by all that rooflines leave out, unless that is put back in.
+            return found * own[0] / self._roofline_s(device, g, rows, None), own[1], False
+        return found, call, False
+
+    def _measured_s(self, device: Device, rows: Array, weights: str | None) -> tuple[Array, float] | None:
+        """Seconds that each expert adds to a call, and those of the call, where tables tell."""
+        timings = matching(device, self.model.name, "expert", self.model.dtype, weights)
         whole = np.arange(math.floor(rows.min()), math.ceil(rows.max()) + 1)
         alone = interpolate_s(timings, 1, "tokens", whole)
-        if alone is not None:
-            most = max(timing.batch for timing in timings)
-            several = interpolate_s(timings, most, "tokens", whole) if most > 1 else None
-            each = alone[:, 0] if several is None else (several - alone)[:, 0] / (most - 1)
-            call = max(0.0, float(np.median(alone[:, 0] - each)))
-            return np.interp(rows, whole, np.maximum(alone[:, 0] - call, 0.0)), call, True
+        if alone is None:
+            return None
+        most = max(timing.batch for timing in timings)
+        several = interpolate_s(timings, most, "tokens", whole) if most > 1 else None
+        each = alone[:, 0] if several is None else (several - alone)[:, 0] / (most - 1)
+        call = max(0.0, float(np.median(alone[:, 0] - each)))
+        return np.interp(rows, whole, np.maximum(alone[:, 0] - call, 0.0)), call
+
+    def _roofline_s(self, device: Device, g: int, rows: Array, weights: str | None) -> Array:
         layer = self.layers[g]
         work = Work(
             flop=rows * _flop_per_token(layer),
-            weights=self.expert_bytes[g],
+            weights=self.bytes_in(weights)[g],
             rows=rows,
             activations=rows * 2 * layer.output_per_token,
             kernels=0,
         )
-        return roofline(device, self.model.dtype, work).total, _KERNELS * device.launch_overhead, False
+        return np.asarray(roofline(device, self.model.dtype, work).total)
 
     def computing_s(self, device: Device, g: int, frequency: Array, tokens: float) -> tuple[Array, float]:
         """Expected seconds of experts that get parts ``frequency`` of a step's tokens, and seconds of each call.

@@ -155,8 +155,12 @@ class LanguageCosts:
 
         Unlike in a prefill, the head is applied to every one of them.
         """
+        return float(self.pass_elements_s(device, tokens, cached).sum())
+
+    def pass_elements_s(self, device: Device, tokens: int, cached: float) -> Array:
+        """Seconds of each element in such a pass, shape (L,)."""
         through = np.full(len(self.layers), float(tokens))
-        return float(self._roofline(device, through, np.full(len(self.layers), float(cached))).total.sum())
+        return self._roofline(device, through, np.full(len(self.layers), float(cached))).total
 
     def wake_s(self, device: Device) -> float:
         """Seconds that a stage takes longer in a round that it waited for, at the nearest measured batch; else 0."""

@@ -10,11 +10,17 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from edgeopt.costs.weights import weights_bytes
 from edgeopt.errors import Finding, InputError
 from edgeopt.plan import Plan
+from edgeopt.profiles.device import Yardstick
+from edgeopt.profiles.model import Model
 from edgeopt.profiles.problem import TextWorkload
 
-__all__ = ["Boundary", "Host", "Layout"]
+__all__ = ["Boundary", "Host", "Layout", "yardstick_for"]
+
+#: Weights that a core's own cache holds a good part of, bytes.
+_CACHED_BYTES = 4 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +35,7 @@ class Host:
     memory_bytes: float
     accelerator: str
     yardstick_s: float | None = None
+    yardstick: Yardstick = "cached"
 
     @property
     def role(self) -> str:
@@ -90,6 +97,7 @@ class Layout:
         names = list(dict.fromkeys([source, *(stage.device for stage in plan.stages)]))
         if findings:
             raise InputError(findings)
+        which = yardstick_for(plan.problem.model)
         hosts = tuple(
             Host(
                 rank=rank,
@@ -99,7 +107,8 @@ class Layout:
                 cpu_quota=devices[name].runtime.cpu_quota,
                 memory_bytes=devices[name].memory,
                 accelerator=devices[name].runtime.accelerator,
-                yardstick_s=devices[name].runtime.yardstick,
+                yardstick_s=devices[name].runtime.yardstick_s(which),
+                yardstick=which,
             )
             for rank, name in enumerate(names)
         )
@@ -124,6 +133,11 @@ class Layout:
     def leaving(self, stage: int, last_round: bool) -> Boundary:
         """Boundary that stage ``stage`` sends over."""
         return self.boundaries[self.loop if stage == self.num_stages - 1 and not last_round else stage + 1]
+
+
+def yardstick_for(model: Model) -> Yardstick:
+    """Return which yardstick says how fast a machine runs a model (:mod:`edgeopt.executor.yardstick`)."""
+    return "cached" if weights_bytes(model) <= _CACHED_BYTES else "streamed"
 
 
 def usable_cores() -> int:

@@ -14,6 +14,7 @@ import time
 from dataclasses import dataclass
 
 from edgeopt.executor.layout import Host
+from edgeopt.profiles.device import Yardstick
 
 __all__ = ["Started", "computing_begins", "exact_sleeps", "rest"]
 
@@ -26,12 +27,13 @@ _PR_SET_TIMERSLACK = 29
 class Started:
     """When a computation began: seconds of the monotonic clock, and of this thread's processor time if that counts.
 
-    ``yardstick_s`` is what the yardstick took when the device was measured, where that counts.
+    ``yardstick_s`` is what the host's yardstick took when the device was measured, where that counts.
     """
 
     clock_s: float
     processor_s: float | None
     yardstick_s: float | None = None
+    yardstick: Yardstick = "cached"
 
 
 def computing_begins(host: Host) -> Started:
@@ -43,8 +45,8 @@ def computing_begins(host: Host) -> Started:
         return Started(clock_s, time.thread_time())
     from edgeopt.executor import yardstick
 
-    yardstick.lately()
-    return Started(clock_s, time.thread_time(), host.yardstick_s)
+    yardstick.lately(host.yardstick)
+    return Started(clock_s, time.thread_time(), host.yardstick_s, host.yardstick)
 
 
 def rest(since: Started, pace: float | None) -> float | None:
@@ -62,7 +64,7 @@ def rest(since: Started, pace: float | None) -> float | None:
     if since.yardstick_s is not None:
         from edgeopt.executor import yardstick
 
-        took *= since.yardstick_s / yardstick.lately()
+        took *= since.yardstick_s / yardstick.lately(since.yardstick)
         now = time.monotonic()
     until = since.clock_s + took / pace
     if until - now > _WATCH_S:

@@ -11,12 +11,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from edgeopt.errors import EdgeoptError, ExecutionError
+from edgeopt.errors import EdgeoptError, ExecutionError, NoPlanError
 from edgeopt.executor.attempt import Log, Options, run_workers
 from edgeopt.executor.launchers.base import Launcher
 from edgeopt.executor.messages import Handoff
 from edgeopt.plan import Plan
-from edgeopt.profiles.problem import TextWorkload
+from edgeopt.profiles.problem import Constraints, ExpertsOptions, Problem, TextWorkload
 from edgeopt.report.data import Recovery
 
 __all__ = ["Interrupted", "Ran", "resumed_plan", "run_to_the_end", "without_device"]
@@ -196,8 +196,6 @@ def _spliced(before: Plan, after: Plan, cut: int) -> Plan:
 
 
 def _planned_again(launcher: Launcher, error: ExecutionError, options: Options) -> Plan:
-    from edgeopt import planner
-
     plan = launcher.plan
     source = launcher.layout.hosts[0].device
     if error.device is None or error.device == source:
@@ -210,7 +208,7 @@ def _planned_again(launcher: Launcher, error: ExecutionError, options: Options) 
         if device.name != error.device and not launcher.can_start(device.name):
             left = without_device(plan.model_copy(update={"problem": left}), device.name)
     try:
-        found = planner.solve(left, strategy=plan.strategy, time_limit_s=10.0)
+        found = _any_plan(left, plan.strategy)
     except EdgeoptError as none:
         raise ExecutionError(
             f"{error.reason}; without '{error.device}' there is no plan: {none}", stage=error.stage, device=error.device
@@ -219,7 +217,22 @@ def _planned_again(launcher: Launcher, error: ExecutionError, options: Options) 
     return found
 
 
-def without_device(plan: Plan, name: str):  # type: ignore[no-untyped-def]
+def _any_plan(left: Problem, strategy: str) -> Plan:
+    """Plan what is left; where a mixture's trunk cannot stay where it was, on any device that can hold it."""
+    from edgeopt import planner
+
+    try:
+        return planner.solve(left, strategy=strategy, time_limit_s=10.0)
+    except NoPlanError:
+        options = left.constraints.experts
+        if options.trunk is None:
+            raise
+        anywhere = {"experts": options.model_copy(update={"trunk": None})}
+        constraints = left.constraints.model_copy(update=anywhere)
+        return planner.solve(left.model_copy(update={"constraints": constraints}), strategy=strategy, time_limit_s=10.0)
+
+
+def without_device(plan: Plan, name: str) -> Problem:
     """Return the plan's problem without a device, and without what the problem says about it.
 
     Pins of it are dropped with it: a request that is under way is worth more than the wish.
@@ -234,6 +247,7 @@ def without_device(plan: Plan, name: str):  # type: ignore[no-untyped-def]
             "forbid": [device for device in wishes.forbid if device != name],
             "first": None if wishes.first == name else wishes.first,
             "last": None if wishes.last == name else wishes.last,
+            "experts": _experts_without(wishes, name),
             "patch": wishes.patch.model_copy(update={"devices": [], "strides": []})
             if name in wishes.patch.devices
             else wishes.patch,
@@ -248,6 +262,18 @@ def without_device(plan: Plan, name: str):  # type: ignore[no-untyped-def]
     )
     devices = [device for device in problem.devices if device.name != name]
     return problem.model_copy(update={"devices": devices, "constraints": constraints, "network": network})
+
+
+def _experts_without(wishes: Constraints, name: str) -> ExpertsOptions:
+    """Return what the problem says about experts without a device.
+
+    A trunk that is lost may be on any other, and formats are decided anew where a quality is to be kept.
+    """
+    options = wishes.experts
+    weights = options.weights and {device: dtype for device, dtype in options.weights.items() if device != name}
+    if wishes.quality is not None:
+        weights = None
+    return options.model_copy(update={"trunk": None if options.trunk == name else options.trunk, "weights": weights})
 
 
 def resumed_plan(plan: Plan, handoffs: Sequence[Handoff]) -> Plan:

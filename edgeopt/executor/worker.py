@@ -25,9 +25,9 @@ from edgeopt.executor.backends import Seat, agree_on_seats, gpu_indices, own_sea
 from edgeopt.executor.channel import Channel, open_channel
 from edgeopt.executor.cores import bind_computing, on_cores
 from edgeopt.executor.hardware import machine_id
-from edgeopt.executor.layout import Boundary, Layout
+from edgeopt.executor.layout import Boundary, Host, Layout
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Handoff, Job, Ready, ResultPart, Trace
-from edgeopt.executor.pacing import exact_sleeps
+from edgeopt.executor.pacing import computing_begins, exact_sleeps
 from edgeopt.executor.packing import freeze, pack, thaw, unpack
 from edgeopt.executor.state import State
 from edgeopt.plan import Plan
@@ -106,8 +106,8 @@ def _run_worker(
     from edgeopt.programs.parties import PartyProgram
 
     carrying = bind_computing(job.compute_cores)
-    _prepare(job)
     layout = Layout.of(job.plan)
+    _prepare(job, layout.hosts[job.rank])
     alone = len(layout.hosts) == 1
     started_s = time.monotonic()
     # The store is opened first so that no peer waits for rank 0 to build its part.
@@ -261,12 +261,14 @@ def _run_reference(
     channel.send(Checked.model_validate(verdict, from_attributes=True))
 
 
-def _prepare(job: Job) -> None:
+def _prepare(job: Job, host: Host | None = None) -> None:
     import torch
 
     torch.set_num_threads(job.threads)
     exact_sleeps()
     torch.zeros(256, 256) @ torch.zeros(256, 256)  # thread stacks and library buffers exist before memory is limited
+    if host is not None and job.pace is not None:
+        computing_begins(host)  # and so does what its yardstick needs
     limit = memory.available_bytes() if job.limit_to_free else job.memory_bytes
     if limit is not None:
         memory.limit_growth(limit)

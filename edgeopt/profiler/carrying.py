@@ -6,6 +6,7 @@ Processor time of all threads counts, since on a device that computes with all i
 
 from __future__ import annotations
 
+import queue
 import threading
 import time
 from datetime import timedelta
@@ -14,16 +15,19 @@ import numpy as np
 import torch
 import torch.distributed as dist
 
+from edgeopt.executor.cores import awake
 from edgeopt.executor.layout import Host, Layout
 from edgeopt.executor.party import GlooLinks
 from edgeopt.executor.state import State
 from edgeopt.executor.transport import Peers
 
-__all__ = ["message_seconds"]
+__all__ = ["message_seconds", "rested_message_seconds"]
 
 #: Bytes of the messages that are timed: ones that nothing but their number matters of, and those of patches.
 _SIZES = (1 << 12, 1 << 20)
 _REPEATS, _MESSAGES = 12, 6
+#: Seconds after which caches are as cold as they get, and messages that are timed after them and without them.
+_REST_S, _RESTED = 0.03, 15
 _PATIENCE = timedelta(seconds=60)
 
 
@@ -39,6 +43,32 @@ def message_seconds() -> tuple[float, float]:
     small_s, large_s = (_end_s(links, size) for size in _SIZES)
     per_byte = max(large_s - small_s, 0.0) / (_SIZES[1] - _SIZES[0])
     return max(small_s - per_byte * _SIZES[0], 0.0), per_byte
+
+
+def rested_message_seconds() -> float:
+    """Seconds by the clock that an end of a small message takes longer after a rest; half of what both ends do."""
+    sender, receiver = _pair()
+    for link in (sender, receiver):
+        link.begin(0)
+    arrived: queue.SimpleQueue[float] = queue.SimpleQueue()
+
+    def listen() -> None:
+        for _ in range(2 * (1 + _RESTED)):
+            receiver.receive(0)
+            arrived.put(time.monotonic())
+
+    threading.Thread(target=listen, daemon=True).start()
+    ways: dict[float, list[float]] = {0.0: [], _REST_S: []}
+    word = torch.zeros(2, dtype=torch.int64)
+    with awake():
+        for _ in range(1 + _RESTED):
+            for rest_s, found in ways.items():
+                time.sleep(rest_s)
+                started_s = time.monotonic()
+                sender.send(1, [word], "reply")
+                found.append(arrived.get(timeout=_PATIENCE.total_seconds()) - started_s)
+    warm_s, cold_s = (float(np.median(found[1:])) for found in ways.values())
+    return max(cold_s - warm_s, 0.0) / 2
 
 
 def _pair() -> list[GlooLinks]:

@@ -9,7 +9,9 @@ from datetime import date
 from pathlib import Path
 from typing import Literal
 
+from edgeopt.costs.weights import weights_bytes
 from edgeopt.errors import Finding, InputError, MissingDependencyError
+from edgeopt.profiler.drafts import profile_drafts
 from edgeopt.profiler.jobs import MachineFigures, MachineJob
 from edgeopt.profiler.processes import run_jobs
 from edgeopt.profiler.timings import profile_models
@@ -82,7 +84,7 @@ def profile_device(
     (figures,) = run_jobs([job], MachineFigures, timeout_s)
     cited = command or f"profile_device({name!r}, threads={count})"
     source = f"measured on {date.today().isoformat()} by {cited} on {_processor()}, torch {figures.torch_version}"
-    timings = profile_models(
+    timings, runtime = profile_models(
         models,
         loads,
         runtime=Runtime(threads=count, accelerator=accelerator),
@@ -93,6 +95,15 @@ def profile_device(
         progress=say,
         patches=patches,
     )
+    timings += profile_drafts(
+        models,
+        loads,
+        runtime=runtime,
+        repeats=repeats * processes,
+        timeout_s=timeout_s,
+        source=source,
+        progress=say,
+    )
     return Device(
         name=name,
         description=f"This machine with {count} thread{'s' * (count > 1)}, as measured.",
@@ -102,7 +113,8 @@ def profile_device(
             if figures.total_bytes is None
             else "of the accelerator, as its driver says",
             "memory_bandwidth": "copy of 256 MiB, bytes read and written",
-            "messages": "processor time of both ends in one process, over loopback, halved",
+            "messages": "processor time of both ends in one process, over loopback, halved; rested: what the way of a "
+            "message takes longer by the clock after 30 ms without one, halved",
             "launch_overhead": "an operation of a decoder block of width 16, views and module calls included",
             "efficiency.compute_by_rows": "linear layers of 1024 x 2816 with weights in no cache, in the first format",
             "efficiency.memory_bandwidth": "weights of such layers with one row, relative to the copy",
@@ -121,8 +133,12 @@ def profile_device(
             basis="measured",
         ),
         margin=Margin(workspace=figures.workspace_bytes, fragmentation=figures.fragmentation, basis="measured"),
-        messages=Messages(each=figures.message_s, per_mebibyte=figures.message_s_per_byte * 2**20),
-        runtime=Runtime(threads=count, accelerator=accelerator),
+        messages=Messages(
+            each=figures.message_s,
+            per_mebibyte=figures.message_s_per_byte * 2**20,
+            rested=figures.rested_message_s,
+        ),
+        runtime=runtime,
         timings=timings,
     )
 
@@ -167,22 +183,35 @@ def profile_model(
         _check_room(model)
     cited = command or f"profile_model({device.name!r})"
     threads = f"{count} thread{'s' * (count > 1)}, {device.runtime.accelerator}"
-    timings = profile_models(
+    runtime = device.runtime.model_copy(update={"threads": count})
+    source = f"measured on {date.today().isoformat()} by {cited} on {_processor()}, {threads}"
+    say = progress or (lambda text: None)
+    timings, measured = profile_models(
         models,
         workloads,
-        runtime=device.runtime.model_copy(update={"threads": count}),
+        runtime=runtime,
         repeats=repeats,
         processes=processes,
         timeout_s=timeout_s,
-        source=f"measured on {date.today().isoformat()} by {cited} on {_processor()}, {threads}",
-        progress=progress or (lambda text: None),
+        source=source,
+        progress=say,
         patches=patches,
     )
+    timings += profile_drafts(
+        models,
+        workloads,
+        runtime=measured,
+        repeats=repeats * processes,
+        timeout_s=timeout_s,
+        source=source,
+        progress=say,
+    )
+    runtime = measured.model_copy(update={"threads": device.runtime.threads})
     if device.runtime.cpu_quota is not None:
         timings = _at_quota(timings, device.runtime.cpu_quota)
     new = {_point(row) for row in timings}
     kept = [row for row in device.timings if _point(row) not in new]
-    return device.model_copy(update={"timings": [*kept, *timings]})
+    return device.model_copy(update={"runtime": runtime, "timings": [*kept, *timings]})
 
 
 def slowed(device: Device, quota: float, name: str) -> Device:
@@ -226,7 +255,8 @@ def _at_quota(timings: Sequence[Timing], quota: float) -> list[Timing]:
 
 
 def _messages_at_quota(messages: Messages, quota: float) -> Messages:
-    return Messages(each=messages.each / quota, per_mebibyte=messages.per_mebibyte / quota)
+    # Pacing slows computing down, not what messages wait for.
+    return messages.model_copy(update={"each": messages.each / quota, "per_mebibyte": messages.per_mebibyte / quota})
 
 
 def _point(row: Timing) -> tuple[object, ...]:
@@ -235,14 +265,7 @@ def _point(row: Timing) -> tuple[object, ...]:
 
 def _check_room(model: Model) -> None:
     """Refuse a model whose weights would push the machine into swapping; a CUDA device says so itself."""
-    if isinstance(model, CausalLM):
-        needed = sum(layer.count * layer.weights for layer in model.layers)
-    else:
-        is_cascade = isinstance(model, CascadedDiffusion)
-        families = [level.variants for level in model.levels] if is_cascade else [model.variants]
-        parts = [model.text_encoder, None if is_cascade else model.decoder]
-        needed = sum(part.weights for part in parts if part is not None)
-        needed += sum(max(variant.weights for variant in family.values()) for family in families)
+    needed = weights_bytes(model)
     available = available_memory_bytes()
     if needed > 0.9 * available:
         message = f"{model.name!r} has {needed / 2**30:.1f} GiB of weights, {available / 2**30:.1f} GiB are available"

@@ -7,12 +7,14 @@ masks and positions count to the first block that needs them, sampling to the he
 from __future__ import annotations
 
 import gc
+import statistics
 import time
 from pathlib import Path
 
 import torch
 
 from edgeopt import programs
+from edgeopt.executor import yardstick
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiler.clocks import clock_for
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
@@ -38,10 +40,12 @@ def _samples(plan: Plan, job: ElementJob) -> ElementSamples:
     if plan.strategy == "patch":
         return _slab_samples(Slab(plan), job)
     program = programs.build(plan, range(len(plan.stages)))
-    requests, waited_s, wakes_s = [], [], []
+    requests, waited_s, wakes_s, yardsticks_s = [], [], [], []
     for number in range(job.warmup + job.repeats):
         before_s = _waited_s()
-        requests.append(_request(program, job))
+        readings: list[float] = []
+        requests.append(_request(program, job, readings))
+        yardsticks_s += [statistics.fmean(readings)] if readings else []
         waited_s.append(_waited_s() - before_s)
         if program.rounds > 1 and not job.whole and number >= job.warmup:
             wakes_s += _wakes_s(program, job, requests[-1])
@@ -51,6 +55,7 @@ def _samples(plan: Plan, job: ElementJob) -> ElementSamples:
         requests_s=[sum(map(sum, rounds)) for rounds in requests],
         waited_s=waited_s[job.warmup :],
         wakes_s=wakes_s,
+        yardsticks_s=yardsticks_s[job.warmup :],
     )
 
 
@@ -69,7 +74,7 @@ def _slab_samples(slab: Slab, job: ElementJob) -> ElementSamples:
 
 def _wakes_s(program: Program, job: ElementJob, without: list[list[float]]) -> list[float]:
     """Begin the request again with rests in its rounds; what one of a round's stages took longer, by round."""
-    rested = _request(program, job, resting=True)
+    rested = _request(program, job, [], resting=True)
     rests = sum(_rests_before(stage, e) for stage in program.plan.stages for e in range(stage.start, stage.stop))
     return [(sum(slow) - sum(fast)) / rests for slow, fast in zip(rested[1:], without[1:], strict=False)]
 
@@ -78,19 +83,25 @@ def _rests_before(stage: Stage, element: int) -> bool:
     return element == stage.start or element % _RESTS_EVERY == 0
 
 
-def _request(program: Program, job: ElementJob, *, resting: bool = False) -> list[list[float]]:
+def _request(program: Program, job: ElementJob, readings: list[float], *, resting: bool = False) -> list[list[float]]:
+    """Run a request; ``readings`` receives what the yardstick takes around its rounds."""
+    measured = job.yardstick is not None and not resting
     message = program.request(job.seed)
     gc.collect()  # as between requests of a run
     program.begin()
     with torch.inference_mode():
         rounds = []
         for round_index in range(min(program.rounds, 1 + _RESTED_ROUNDS) if resting else program.rounds):
+            if measured:
+                readings.append(yardstick.applied(job.yardstick))
             seconds: list[float] = []
             for stage in program.plan.stages:
                 rests = resting and round_index > 0
                 message, found = _stage(program, stage, round_index, message, whole=job.whole, resting=rests)
                 seconds += found
             rounds.append([sum(seconds)] if job.whole else seconds)
+        if measured:
+            readings.append(yardstick.applied(job.yardstick))
     return rounds
 
 

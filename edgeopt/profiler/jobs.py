@@ -8,10 +8,13 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from edgeopt.plan import Plan
 from edgeopt.profiles.base import DType
+from edgeopt.profiles.device import Yardstick
+from edgeopt.profiles.model import CausalLM
+from edgeopt.profiles.problem import TextWorkload
 
 __all__ = [
     "ElementAnswer", "ElementJob", "ElementSamples", "Failure", "LinkJob", "LinkRun", "LinkSamples", "MachineFigures",
-    "MachineJob", "parse_job",
+    "MachineJob", "PassJob", "PassSamples", "parse_job",
 ]  # fmt: skip
 
 
@@ -31,7 +34,8 @@ class MachineJob(_Record):
 class MachineFigures(_Record):
     """What a :class:`MachineJob` found. Efficiencies are those of kernels as layers use them, relative to the peaks.
 
-    ``message_s`` and ``message_s_per_byte`` are those of :func:`edgeopt.profiler.carrying.message_seconds`.
+    ``message_s`` and ``message_s_per_byte`` are those of :func:`edgeopt.profiler.carrying.message_seconds`,
+    ``rested_message_s`` that of :func:`edgeopt.profiler.carrying.rested_message_seconds`.
     ``total_bytes`` is the accelerator's memory, ``None`` where it computes in the host's.
     """
 
@@ -44,6 +48,7 @@ class MachineFigures(_Record):
     memory_efficiency: float
     message_s: float
     message_s_per_byte: float
+    rested_message_s: float
     total_bytes: int | None
     workspace_bytes: int
     fragmentation: float
@@ -54,7 +59,8 @@ class ElementJob(_Record):
     """Run all stages of each plan in one process and time every element of every round.
 
     ``whole``: nothing is timed inside a round, so that a round's time holds no measuring; its one value is the round.
-    Of a plan by patches the first patch is run, alone; its elements are steps.
+    Of a plan by patches the first patch is run, alone; its elements are steps. ``yardstick`` is applied before every
+    round and after the last.
     """
 
     task: Literal["elements"] = "elements"
@@ -64,25 +70,49 @@ class ElementJob(_Record):
     repeats: int
     seed: int = 0
     whole: bool = False
+    yardstick: Yardstick | None = None
 
 
 class ElementSamples(_Record):
     """Seconds, ``elements_s[request][round][element]``, of whole requests, and what they waited for a core.
 
     ``wakes_s``: what a stage took longer after a rest, in each round of several where it rested; empty where nothing
-    but one round is run.
+    but one round is run. ``yardsticks_s``: mean of what the yardstick took in each request; empty without one.
     """
 
     elements_s: list[list[list[float]]]
     wakes_s: list[float] = []
     requests_s: list[float]
     waited_s: list[float]
+    yardsticks_s: list[float] = []
 
 
 class ElementAnswer(_Record):
     """Samples of each plan of a job."""
 
     plans: list[ElementSamples]
+
+
+class PassJob(_Record):
+    """Time drafting and verifying, each draft of a model in turn; see :mod:`edgeopt.profiler.passes`.
+
+    ``pace`` is that of decoding alone; ``yardstick_s`` what the yardstick takes at the speed that everything is told at.
+    """
+
+    task: Literal["passes"] = "passes"
+    threads: int
+    model: CausalLM
+    workload: TextWorkload
+    lengths: list[int]
+    repeats: int
+    pace: float | None = None
+    yardstick_s: float | None = None
+
+
+class PassSamples(_Record):
+    """Seconds by draft, by side (``target``, ``draft``) and by number of new tokens."""
+
+    drafts: dict[str, dict[str, dict[int, float]]]
 
 
 class LinkJob(_Record):
@@ -132,11 +162,11 @@ class Failure(_Record):
     wrong_input: bool
 
 
-_JOBS: TypeAdapter[MachineJob | ElementJob | LinkJob] = TypeAdapter(
-    Annotated[MachineJob | ElementJob | LinkJob, Field(discriminator="task")]
+_JOBS: TypeAdapter[MachineJob | ElementJob | PassJob | LinkJob] = TypeAdapter(
+    Annotated[MachineJob | ElementJob | PassJob | LinkJob, Field(discriminator="task")]
 )
 
 
-def parse_job(text: bytes) -> MachineJob | ElementJob | LinkJob:
+def parse_job(text: bytes) -> MachineJob | ElementJob | PassJob | LinkJob:
     """Read a job."""
     return _JOBS.validate_json(text)

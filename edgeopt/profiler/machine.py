@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn import functional
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from edgeopt.profiler.carrying import message_seconds
+from edgeopt.profiler.carrying import message_seconds, rested_message_seconds
 from edgeopt.profiler.clocks import clock_for
 from edgeopt.profiler.jobs import MachineFigures, MachineJob
 from edgeopt.profiler.space import fragmentation, total_bytes, workspace_bytes
@@ -53,6 +53,7 @@ def measure_machine(job: MachineJob) -> MachineFigures:
         compute_by_rows=[by_rows[rows] / rates[first] for rows in ROWS],
         message_s=message_s,
         message_s_per_byte=message_s_per_byte,
+        rested_message_s=rested_message_seconds(),
         memory_efficiency=min(1.0, by_rows[1] / 2 * itemsize / bandwidth),
         total_bytes=total_bytes(device),
         workspace_bytes=space[0],

@@ -11,15 +11,18 @@ from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from edgeopt import __version__
 from edgeopt.costs.solvers import solver_of
+from edgeopt.executor.layout import yardstick_for
 from edgeopt.plan import Plan, Stage
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.profiler.processes import run_jobs
+from edgeopt.profiler.samples import WAITED, is_calm, spread, undisturbed, wake_s
+from edgeopt.profiler.scoring import score_rows
 from edgeopt.profiles.base import DType
-from edgeopt.profiles.device import Device, Efficiency, Runtime, Timing
+from edgeopt.profiles.device import Device, Efficiency, Runtime, Timing, Yardstick
 from edgeopt.profiles.model import CascadedDiffusion, CausalLM, Diffusion, Model
 from edgeopt.profiles.network import Network
 from edgeopt.profiles.problem import CascadeWorkload, ImageWorkload, Problem, TextWorkload, Workload
@@ -34,10 +37,6 @@ _NUM_KNOTS = 4
 _MEASURED_STEPS = 6
 #: Shares of the latent's rows at which a step of a patch is timed.
 _SLABS = (0.25, 0.5, 0.75)
-#: Share of its time that an undisturbed request may wait for a core.
-_WAITED = 0.02
-#: Where requests differ by more than this, other work disturbs them: measured again, up to as often as asked for.
-_CALM = 0.1
 
 
 @dataclass
@@ -53,6 +52,8 @@ class Measuring:
     runtime: Runtime
     patches: bool = False
     samples: list[list[ElementSamples]] = field(init=False)
+    #: What the yardstick takes at the speed that the tables are for; ``None``: at that of the median request.
+    usual_s: float | None = None
 
     def __post_init__(self) -> None:
         """One plan for each workload and denoiser."""
@@ -65,7 +66,19 @@ class Measuring:
         """Return the job of one process; ``whole``: rounds only, nothing timed inside them."""
         plans = [plan for _, plan in self._plans]
         threads = self.runtime.threads or 1
-        return ElementJob(threads=threads, plans=plans, warmup=warmup, repeats=repeats, whole=whole)
+        return ElementJob(
+            threads=threads, plans=plans, warmup=warmup, repeats=repeats, whole=whole, yardstick=self.yardstick
+        )
+
+    @property
+    def yardstick(self) -> Yardstick | None:
+        """What says how fast the machine is meanwhile: known for one thread of a processor."""
+        alone = self.runtime.accelerator == "cpu" and self.runtime.threads == 1
+        return yardstick_for(self.model) if alone else None
+
+    def yardsticks_s(self) -> list[float]:
+        """Return what it took in every request, seconds."""
+        return [seconds for found in self.samples for process in found for seconds in process.yardsticks_s]
 
     def add(self, answer: ElementAnswer) -> None:
         """Take in what a process found."""
@@ -75,7 +88,7 @@ class Measuring:
     @property
     def is_calm(self) -> bool:
         """Whether what was found is hardly disturbed."""
-        return all(map(_is_calm, self.samples))
+        return all(is_calm(found, self.usual_s) for found in self.samples)
 
     def rounds_s(self, process: int | None = None) -> list[Array]:
         """Median seconds of every round, (rounds,), by plan: of each workload, and of each denoiser in it.
@@ -83,7 +96,7 @@ class Measuring:
         ``process``: of its requests alone; all processes' otherwise.
         """
         seen = self.samples if process is None else [found[process : process + 1] for found in self.samples]
-        return [np.median(_undisturbed(found)[0].sum(axis=2), axis=0) for found in seen]
+        return [np.median(undisturbed(found, self.usual_s)[0].sum(axis=2), axis=0) for found in seen]
 
     def timings(self, source: str) -> list[Timing]:
         """Tables of all workloads."""
@@ -94,13 +107,13 @@ class Measuring:
                 tables = _slabs(self.model, load, plan)
             else:
                 tables = _language(self.model, load, plan) if text else _denoised(self.model, load, plan)
-            elements_s, waited = _undisturbed(found)
-            wake_s = _wake_s(found)
+            elements_s, waited = undisturbed(found, self.usual_s)
+            woken_s = wake_s(found, self.usual_s)
             busy = f"; the machine was busy, {waited:.0%} of the time went by waiting for a core"
-            new = tables(elements_s, source + (busy if waited > _WAITED else ""))
-            if wake_s is not None:
+            new = tables(elements_s, source + (busy if waited > WAITED else ""))
+            if woken_s is not None:
                 new = [
-                    row.model_copy(update={"wake": round(1e3 * wake_s, 6)}) if row.phase == "decode" else row
+                    row.model_copy(update={"wake": round(1e3 * woken_s, 6)}) if row.phase == "decode" else row
                     for row in new
                 ]
             # Several plans of a model have the same text encoder, decoder or denoiser of a level; once is enough.
@@ -120,8 +133,16 @@ def profile_models(
     source: str,
     progress: Callable[[str], None],
     patches: bool = False,
-) -> list[Timing]:
-    """Time every model under its workload; see :func:`edgeopt.profiler.profile_device`."""
+) -> tuple[list[Timing], Runtime]:
+    """Time every model under its workload; see :func:`edgeopt.profiler.profile_device`.
+
+    Returns
+    -------
+    timings : list of Timing
+        At the speed of the runtime's yardsticks.
+    runtime : Runtime
+        As given, with the yardsticks that it lacked.
+    """
     measurings = [Measuring(model, loads, runtime, patches) for model, loads in _by_model(models, workloads)]
     count = runtime.threads or 1
     for turn in range(2 * processes):
@@ -132,7 +153,22 @@ def profile_models(
             progress(f"{each.model.name}: {which}, {count} thread{'s' * (count > 1)}")
             (answer,) = run_jobs([each.job(repeats)], ElementAnswer, timeout_s)
             each.add(answer)
-    return [row for each in measurings for row in each.timings(source)]
+    runtime = runtime.model_copy(
+        update={
+            name: _usual_s(runtime.yardstick_s(which), [each for each in measurings if each.yardstick == which])
+            for name, which in (("yardstick", "cached"), ("yardstick_streamed", "streamed"))
+        }
+    )
+    for each in measurings:
+        each.usual_s = None if each.yardstick is None else runtime.yardstick_s(each.yardstick)
+    rows = [row for each in measurings for row in each.timings(source)]
+    return rows + [row for each in measurings for row in score_rows(each.model, source)], runtime
+
+
+def _usual_s(known_s: float | None, measurings: Sequence[Measuring]) -> float | None:
+    """Seconds of a yardstick at the speed that tables are for: that of earlier ones, or the usual one by now."""
+    found = [seconds for each in measurings for seconds in each.yardsticks_s()]
+    return float(np.median(found)) if known_s is None and found else known_s
 
 
 def _by_model(models: Sequence[Model], workloads: Sequence[Workload]) -> list[tuple[Model, list[Workload]]]:
@@ -141,40 +177,6 @@ def _by_model(models: Sequence[Model], workloads: Sequence[Workload]) -> list[tu
     for model, load in zip(models, workloads, strict=True):
         groups.setdefault(id(model), (model, []))[1].append(load)
     return list(groups.values())
-
-
-def _wake_s(found: Sequence[ElementSamples]) -> float | None:
-    """Median over processes of each one's own median: what is compared lies in the same memory."""
-    known = [float(np.median(process.wakes_s)) for process in found if process.wakes_s]
-    return max(float(np.median(known)), 0.0) if known else None
-
-
-def _is_calm(found: Sequence[ElementSamples]) -> bool:
-    elements_s, waited = _undisturbed(found)
-    return waited <= _WAITED and _spread(elements_s.sum(axis=(1, 2))) < _CALM
-
-
-def _undisturbed(found: Sequence[ElementSamples]) -> tuple[Array, float]:
-    """Choose the requests that hardly waited for a core: what other processes take is not the device's speed.
-
-    Returns
-    -------
-    samples : (requests, rounds, elements)
-        All requests that waited at most ``_WAITED`` of their time; where fewer than two did, the calmest third.
-    waited : float
-        Largest share of its time that a chosen request waited.
-    """
-    elements_s = np.array([request for process in found for request in process.elements_s])
-    waited = np.concatenate([np.array(process.waited_s) / process.requests_s for process in found])
-    limit = max(_WAITED, float(np.sort(waited)[min(len(waited) - 1, max(1, len(waited) // 3 - 1))]))
-    chosen = waited <= (_WAITED if (waited <= _WAITED).sum() >= 2 else limit)
-    return elements_s[chosen], float(waited[chosen].max())
-
-
-def _spread(totals_s: ArrayLike) -> float:
-    """Half the range between the quartiles, relative to the median."""
-    low, middle, high = np.percentile(totals_s, [25, 50, 75])
-    return float((high - low) / 2 / middle)
 
 
 def whole_plan(
@@ -387,7 +389,7 @@ def _timing(
             "unit": "ms",
             "elements": [round(1e3 * float(value), 6) for value in elements_s],
             "repeats": len(totals_s),
-            "spread": round(min(max(_spread(totals_s), 1e-4), 1.0), 4) if len(totals_s) > 1 else None,
+            "spread": round(min(max(spread(totals_s), 1e-4), 1.0), 4) if len(totals_s) > 1 else None,
             "source": source,
         }
     )

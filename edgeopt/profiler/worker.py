@@ -12,14 +12,14 @@ import sys
 from typing import Any
 
 from edgeopt.errors import EdgeoptError, Finding, InputError
-from edgeopt.profiler.jobs import ElementJob, Failure, LinkJob, MachineJob, parse_job
+from edgeopt.profiler.jobs import ElementJob, Failure, LinkJob, MachineJob, PassJob, parse_job
 
 __all__ = ["main"]
 
 _PR_SET_PDEATHSIG = 1
 
 
-def _measure(job: MachineJob | ElementJob | LinkJob) -> Any:
+def _measure(job: MachineJob | ElementJob | PassJob | LinkJob) -> Any:
     import torch
 
     torch.set_num_threads(job.threads)
@@ -33,6 +33,10 @@ def _measure(job: MachineJob | ElementJob | LinkJob) -> Any:
         from edgeopt.profiler.elements import measure_elements
 
         return measure_elements(job)
+    if isinstance(job, PassJob):
+        from edgeopt.profiler.passes import answer_passes
+
+        return answer_passes(job)
     from edgeopt.profiler.wire import measure_wire
 
     return measure_wire(job)

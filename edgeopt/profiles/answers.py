@@ -1,9 +1,10 @@
 """Answer traces: what every model of a family answered to the same queries, and how confident it was.
 
 A CSV file with a row per query and the columns ``query`` (a number of its own), ``class`` (text), ``split`` (``fit``
-for what may be decided from, ``held-out`` for what must hold afterwards), and for each model ``correct:NAME`` (0 or 1)
-and ``confidence:NAME`` (from 0 to 1); models are the names of ``drafts`` and the profile's own. Where known, ``prompt``
-is the number of tokens of the query and ``tokens:NAME`` that of each answer.
+for what may be decided from, ``held-out`` for what must hold afterwards, ``train`` for what routers learn from), and
+for each model ``correct:NAME`` (0 or 1) and ``confidence:NAME`` (from 0 to 1); models are the names of ``drafts`` and
+the profile's own. Where known, ``prompt`` is the number of tokens of the query and ``tokens:NAME`` that of each answer.
+Columns ``feature:NAME`` are numbers that are known of a query before it is answered.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import csv
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -23,11 +24,14 @@ from edgeopt.profiles.model import CausalLM
 
 __all__ = ["SPLITS", "Trace", "model_names", "read_answers", "write_answers"]
 
-SPLITS = ("fit", "held-out")
+SPLITS = ("fit", "held-out", "train")
+#: Those that a trace cannot do without.
+_NEEDED = SPLITS[:2]
 
 _FIELD = "model.answers.trace"
 _WORDS = ("query", "class", "split")
 _PROMPT = "prompt"
+_FEATURE = "feature:"
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -45,37 +49,46 @@ class Trace:
         Row of the queries' file.
     classes : (N,)
         What kind of query each is.
-    held_out : (N,)
-        Whether nothing may be decided from it.
+    splits : (N,)
+        What each may be used for, one of :data:`SPLITS`.
     correct, confidence : (N, M)
         0 or 1; from 0 to 1.
     prompt_tokens : (N,) or None
         Tokens of each query.
     tokens : (N, M) or None
         Tokens of each answer.
+    features : (N, F) or None
+        What else is known of each query before it is answered, by the names in ``feature_names``.
     """
 
     models: tuple[str, ...]
     query: Ints
     classes: NDArray[np.str_]
-    held_out: NDArray[np.bool_]
+    splits: NDArray[np.str_]
     correct: Floats
     confidence: Floats
     prompt_tokens: Ints | None = None
     tokens: Ints | None = None
+    features: Floats | None = None
+    feature_names: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.query)
 
+    @property
+    def held_out(self) -> NDArray[np.bool_]:
+        """Whether nothing may be decided from a query, (N,)."""
+        return self.splits == "held-out"
+
     def part(self, split: str) -> Trace:
-        """Return the queries of a split, ``fit`` or ``held-out``."""
-        return self.rows(np.flatnonzero(self.held_out == (split == SPLITS[1])))
+        """Return the queries of one of :data:`SPLITS`."""
+        return self.rows(np.flatnonzero(self.splits == split))
 
     def rows(self, index: Ints) -> Trace:
         """Return some of the queries."""
-        values = {each.name: getattr(self, each.name) for each in fields(self) if each.name != "models"}
-        chosen = {name: None if value is None else value[index] for name, value in values.items()}
-        return Trace(self.models, **chosen)
+        arrays = [each.name for each in fields(self) if each.name not in ("models", "feature_names")]
+        known = {name: value[index] for name in arrays if (value := getattr(self, name)) is not None}
+        return replace(self, **known)
 
 
 def model_names(model: CausalLM) -> tuple[str, ...]:
@@ -121,13 +134,16 @@ def write_answers(path: Path, trace: Trace) -> None:
     header = [*_WORDS, *named]
     if trace.prompt_tokens is not None and trace.tokens is not None:
         header += [_PROMPT, *(f"tokens:{name}" for name in trace.models)]
+    header += [f"{_FEATURE}{name}" for name in trace.feature_names]
     lines = [",".join(header)]
     for n in range(len(trace)):
-        cells = [str(int(trace.query[n])), str(trace.classes[n]), SPLITS[int(trace.held_out[n])]]
+        cells = [str(int(trace.query[n])), str(trace.classes[n]), str(trace.splits[n])]
         for m in range(len(trace.models)):
             cells += [f"{trace.correct[n, m]:g}", f"{trace.confidence[n, m]:.4f}"]
         if trace.prompt_tokens is not None and trace.tokens is not None:
             cells += map(str, [int(trace.prompt_tokens[n]), *trace.tokens[n].tolist()])
+        if trace.features is not None:
+            cells += [f"{value:.9g}" for value in trace.features[n]]
         lines.append(",".join(cells))
     write_whole(path, "\n".join(lines) + "\n")
 
@@ -147,7 +163,7 @@ def _columns(header: Sequence[str], models: Sequence[str], file: str) -> Iterato
     for number, column in enumerate(header):
         if column in header[:number]:
             yield Finding(_FIELD, f"column '{column}' is there twice", "keep one of them", file, 1)
-        elif column not in wanted:
+        elif column not in wanted and not column.startswith(_FEATURE):
             kind, _, name = column.partition(":")
             if kind in (*kinds, "tokens") and name not in models:
                 message = f"column '{column}' speaks of no model of the family"
@@ -173,9 +189,9 @@ class _Reader:
         query, splits = self._numbers("query", whole=True), self._words("split")
         for number, split in enumerate(splits):
             if split not in SPLITS:
-                self._report(number, f"split is '{split}'", f"write {' or '.join(SPLITS)}")
+                self._report(number, f"split is '{split}'", f"write {', '.join(_NEEDED)} or {SPLITS[-1]}")
                 break
-        for split in SPLITS:
+        for split in _NEEDED:
             if split not in splits:
                 self._report(None, f"no query has the split '{split}'", f"give some queries `{split}`")
         seen: set[float] = set()
@@ -186,18 +202,18 @@ class _Reader:
             seen.add(value)
         correct = self._stack("correct", models, allowed=(0.0, 1.0))
         confidence = self._stack("confidence", models, most=1.0)
-        lengths = answers = None
+        lengths = answers = features = None
         if _PROMPT in self.header:
             lengths = self._numbers(_PROMPT, least=1, whole=True)
             answers = self._stack("tokens", models, least=1, whole=True)
+        names = tuple(column.removeprefix(_FEATURE) for column in self.header if column.startswith(_FEATURE))
+        if names:
+            features = self._stack("feature", names, least=-math.inf)
         if self.findings:
             return None
-        held_out = np.array([split == SPLITS[1] for split in splits])
-        classes = np.array(self._words("class"), dtype=np.str_)
-        if lengths is not None and answers is not None:
-            known = lengths.astype(np.int64), answers.astype(np.int64)
-            return Trace(models, query.astype(np.int64), classes, held_out, correct, confidence, *known)
-        return Trace(models, query.astype(np.int64), classes, held_out, correct, confidence)
+        classes, parts = np.array(self._words("class"), dtype=np.str_), np.array(splits, dtype=np.str_)
+        counts = [None if each is None else each.astype(np.int64) for each in (lengths, answers)]
+        return Trace(models, query.astype(np.int64), classes, parts, correct, confidence, *counts, features, names)
 
     def _words(self, column: str) -> list[str]:
         at = self.header.index(column)
@@ -217,8 +233,8 @@ class _Reader:
         values = np.full(len(self.rows), math.nan)
         wanted = " or ".join(f"{value:g}" for value in allowed)
         if not allowed:
-            span = f"from {least:g} to {most:g}" if most < math.inf else f"of {least:g} or more"
-            wanted = f"a {'whole ' if whole else ''}number {span}"
+            span = f" from {least:g} to {most:g}" if most < math.inf else f" of {least:g} or more"
+            wanted = f"a {'whole ' if whole else ''}number{span if least > -math.inf else ''}"
         for number, text in enumerate(self._words(column)):
             try:
                 value = float(text)

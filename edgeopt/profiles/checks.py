@@ -239,6 +239,7 @@ def check_constraints(constraints: Constraints, names: Sequence[str]) -> Iterato
     ]
     pinned = [(("pin", element), device) for element, device in constraints.pin.items()]
     single.append((("experts", "trunk"), constraints.experts.trunk))
+    single += [(("experts", "weights", name), name) for name in constraints.experts.weights or ()]
     forbidden = [(("forbid", i), device) for i, device in enumerate(constraints.forbid)]
     for path, name in [*single, *pinned, *forbidden]:
         if name is not None and name not in names:

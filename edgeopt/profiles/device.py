@@ -20,7 +20,10 @@ from edgeopt.units import (
     Watts,
 )
 
-__all__ = ["Device", "Efficiency", "Margin", "Messages", "Power", "Runtime", "Timing"]
+__all__ = ["Device", "Efficiency", "Margin", "Messages", "Power", "Runtime", "Timing", "Yardstick"]
+
+#: What says how fast a machine is at the moment: for models that its caches hold, or for others.
+Yardstick = Literal["cached", "streamed"]
 
 
 class Power(Strict):
@@ -61,24 +64,32 @@ class Margin(Strict):
 class Messages(Strict):
     """Processor time of one end of a message between parties, beside what the wire does: of any, and by its bytes.
 
-    It is taken from computing where a device computes with all its cores while messages come and go.
+    It is taken from computing where a device computes with all its cores while messages come and go. ``rested`` is what
+    an end takes longer, by the clock, where it waited for its turn: caches are cold then, and links are measured warm.
     """
 
     each: NonNegativeSeconds
     per_mebibyte: NonNegativeSeconds
+    rested: NonNegativeSeconds = 0.0
 
 
 class Runtime(Strict):
     """How ``execute`` runs this device's stages in a local process.
 
-    ``yardstick`` is what :mod:`edgeopt.executor.yardstick` took where and when the device was measured: an emulated
-    device with a ``cpu_quota`` keeps that speed, whatever the machine's is by then.
+    ``yardstick`` and ``yardstick_streamed`` are what :mod:`edgeopt.executor.yardstick` took where and when the device
+    was measured: an emulated device with a ``cpu_quota`` keeps that speed, whatever the machine's is by then. The first
+    is for models that caches hold.
     """
 
     accelerator: Literal["cpu", "cuda", "mps"] = "cpu"
     threads: int | None = Field(default=None, ge=1)
     cpu_quota: Fraction | None = None
     yardstick: Seconds | None = None
+    yardstick_streamed: Seconds | None = None
+
+    def yardstick_s(self, which: Yardstick) -> float | None:
+        """Return what the yardstick took for models that caches hold, or for others."""
+        return self.yardstick if which == "cached" else self.yardstick_streamed
 
 
 class Timing(Strict):
@@ -87,15 +98,17 @@ class Timing(Strict):
     ``phase`` is ``prefill`` or ``decode`` for language models (``tokens`` processed at once, ``context`` tokens
     already cached), ``verify`` for their passes over ``tokens`` drafted ones on a filled cache (one value in
     ``elements``: the whole pass), ``expert`` for ``batch`` experts of one layer in one call, over ``tokens`` tokens
-    each (one value), and ``text_encoder``, ``step`` or ``decoder`` for diffusion (one value); ``slab`` is a step on
-    ``rows`` rows of the latent among others' (:mod:`edgeopt.programs.slabs`), without what is exchanged.
+    each (one value), ``score`` for a router's look at a query of ``tokens`` tokens (one value), and ``text_encoder``,
+    ``step`` or ``decoder`` for diffusion (one value); ``slab`` is a step on ``rows`` rows of the latent among others'
+    (:mod:`edgeopt.programs.slabs`), without what is exchanged.
     ``elements`` are those of a device that computes without a break. ``wake``, in the same unit, is what a stage takes
-    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept.
+    longer in a decode round that it had to wait for: caches are cold then, and the core may have slept. Of a draft's
+    ``verify`` rows, which are its steps, it is what each round of drafting takes beside them.
     """
 
     model: str
     variant: str | None = None
-    phase: Literal["prefill", "decode", "verify", "expert", "text_encoder", "step", "slab", "decoder"]
+    phase: Literal["prefill", "decode", "verify", "expert", "score", "text_encoder", "step", "slab", "decoder"]
     dtype: DType
     batch: int = Field(ge=1)
     tokens: int | None = Field(default=None, ge=1)

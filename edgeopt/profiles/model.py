@@ -12,8 +12,8 @@ from edgeopt.units import Bytes, Flop, NonNegativeBytes, NonNegativeFlop
 
 __all__ = [
     "Acceptance", "AdditiveQuality", "Answers", "Architecture", "Block", "CascadedDiffusion", "CausalLM", "Component",
-    "Diffusion", "Draft", "Experts", "Gates", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "RunsQuality",
-    "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WeightQuality", "WholeQuality",
+    "Diffusion", "Draft", "Experts", "Gates", "Layer", "Level", "MeasuredRun", "Model", "PatchExchange", "Router",
+    "RunsQuality", "Sampler", "StaleQuality", "StridedLoss", "TableQuality", "Variant", "WeightQuality", "WholeQuality",
 ]  # fmt: skip
 
 
@@ -34,12 +34,20 @@ class Architecture(Strict):
 class Experts(Strict):
     """Routed experts inside a layer: all are resident, ``num_active`` of them work on each token.
 
-    ``weights`` is one expert's share of the layer's weights; ``flop_per_token`` of the layer counts active experts.
+    ``weights`` is one expert's share of the layer's weights, ``weights_by_dtype`` its share of the layer's in other
+    formats; ``flop_per_token`` of the layer counts active experts.
     """
 
     num_experts: int = Field(ge=1)
     num_active: int = Field(ge=1)
     weights: Bytes
+    weights_by_dtype: dict[DType, NonNegativeBytes] = {}
+
+    def stored_as(self, dtype: str, share: float) -> Experts:
+        """Return the experts in another format; where nothing is said of it, they shrink by ``share`` as the layer."""
+        guess = float(round(self.weights * share))
+        size = next((value for name, value in self.weights_by_dtype.items() if name == dtype), guess)
+        return self.model_copy(update={"weights": size, "weights_by_dtype": {}})
 
 
 class Layer(Strict):
@@ -68,10 +76,7 @@ class Layer(Strict):
         size = next((value for name, value in self.weights_by_dtype.items() if name == dtype), None)
         if size is None:
             return self
-        smaller = self.experts
-        if smaller is not None:  # experts are nearly all of a layer, so they shrink as it does
-            share = size / self.weights
-            smaller = smaller.model_copy(update={"weights": float(round(smaller.weights * share))})
+        smaller = None if self.experts is None else self.experts.stored_as(dtype, size / self.weights)
         update = {"weights": size, "weights_by_dtype": {}, "experts": smaller}
         return self.model_copy(update=update)
 
@@ -113,14 +118,29 @@ class Draft(Strict):
     acceptance: list[Acceptance] = Field(min_length=1)
 
 
+class Router(Strict):
+    """How likely each model of a family answers a query right, from features of the query: logistic regressions.
+
+    ``features`` are columns ``feature:NAME`` of the trace; ``length``, ``has T-T-…`` and ``ends T-T-…`` are taken from
+    the tokens of queries that were not recorded, others come with a query. ``weights`` are by model one number per
+    feature, and a constant (:mod:`edgeopt.profiles.routers`).
+    """
+
+    features: list[str] = Field(min_length=1)
+    weights: dict[str, list[float]]
+    source: Provenance
+
+
 class Answers(Strict):
     """What every model of a family answered to the same queries, recorded; :mod:`edgeopt.profiles.answers` reads it.
 
-    ``trace`` is a CSV file, ``queries`` a safetensors file with their tokens, both relative to the profile.
+    ``trace`` is a CSV file, ``queries`` a safetensors file with their tokens, both relative to the profile. ``router``
+    tells queries apart by what the models will make of them.
     """
 
     trace: str
     queries: str | None = None
+    router: Router | None = None
     source: Provenance
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BeforeValidator, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from edgeopt.profiles.base import Strict
+from edgeopt.profiles.base import DType, Strict
 from edgeopt.profiles.device import Device
 from edgeopt.profiles.model import Model
 from edgeopt.profiles.network import Network
@@ -140,24 +140,43 @@ class PatchOptions(Strict):
 
 
 class RoutingOptions(Strict):
-    """How the strategy ``routing`` may load devices: to ``max_load`` of their time at most.
+    """How the strategy ``routing`` tells queries apart, and may load devices: to ``max_load`` of their time at most.
 
+    ``by`` their recorded class, or by the family's router, whose predicted gains are cut into ``bins`` (default 6).
     ``accuracy`` is the least fraction of right answers in single classes of queries, by name.
     """
 
+    by: Literal["class", "router"] = "class"
+    bins: int | None = Field(default=None, ge=1, le=64)
     max_load: float = Field(default=0.95, gt=0, le=1)
     accuracy: dict[str, Annotated[float, Field(gt=0, le=1)]] = {}
+
+    @model_validator(mode="after")
+    def _fits(self) -> RoutingOptions:
+        """Refuse bins of classes, and floors of classes that nobody knows when a query arrives."""
+        message = mend = ""
+        if self.bins is not None and self.by == "class":
+            message, mend = f"bins is {self.bins}, and queries are told apart by class", "add by: router, or leave it"
+        elif self.accuracy and self.by == "router":
+            message = f"accuracy has floors of classes ({', '.join(self.accuracy)}), and a router knows no class"
+            mend = "use constraints.accuracy, or by: class"
+        if message:
+            raise PydanticCustomError("routing", "{message}; {mend}", {"message": message, "mend": mend})
+        return self
 
 
 class ExpertsOptions(Strict):
     """How the strategy ``experts`` may place a mixture's experts.
 
     ``trunk`` is the device of everything but the experts; default: whichever is best. ``max_replicas`` is the most
-    copies of one expert.
+    copies of one expert. ``weights`` are the formats in which devices store what they hold, for example
+    ``{phone: int4}``; a device that is not named stores it in the model's dtype. Default: decided, where
+    ``constraints.quality`` says what may be lost, else all in the model's dtype.
     """
 
     trunk: str | None = None
     max_replicas: int | None = Field(default=None, ge=1)
+    weights: dict[str, DType] | None = None
 
 
 class CascadeWorkload(Strict):

@@ -23,15 +23,15 @@ _DRAFTER, _VERIFIER = 1, 2
 
 
 class CachedScorer(LanguagePart):
-    """A whole model that scores new tokens on cached ones, and can forget the last of them."""
+    """A model, or elements ``start`` to ``stop`` of it, that scores new tokens on cached ones and can forget them."""
 
-    def __init__(self, architecture: Architecture, **options: Any) -> None:
+    def __init__(self, architecture: Architecture, start: int = 0, stop: int | None = None, **options: Any) -> None:
         config = model_config(architecture)
         kinds = set(getattr(config, "layer_types", None) or ())
         if getattr(config, "sliding_window", None) or kinds - {"full_attention"}:
             message = f"{architecture.class_name} has sliding windows, whose caches cannot be rolled back"
             raise InputError(Finding("model.architecture.config", message, "use a model with full attention"))
-        super().__init__(architecture, 0, config.num_hidden_layers + 2, **options)
+        super().__init__(architecture, start, config.num_hidden_layers + 2 if stop is None else stop, **options)
 
     @property
     def num_cached(self) -> int:
@@ -44,12 +44,30 @@ class CachedScorer(LanguagePart):
             layer.keys, layer.values = (x[..., :num_tokens, :] for x in (layer.keys, layer.values))
         self._past = num_tokens
 
-    def score(self, tokens: Sequence[int], last: int) -> torch.Tensor:
-        """Return the logits after each of the ``last`` last new tokens, (last, vocabulary) float32."""
-        assert self.embed is not None
-        assert self.norm is not None
-        assert self.head is not None
-        x = self._blocks(self.embed(torch.tensor([list(tokens)], device=self.device)))
+    def score(self, new: Sequence[int] | torch.Tensor, last: int) -> torch.Tensor:
+        """Add new tokens.
+
+        Parameters
+        ----------
+        new
+            Tokens where the part begins with the embedding; elsewhere hidden states, (1, tokens, hidden).
+        last
+            After how many of them, the last ones, logits are wanted.
+
+        Returns
+        -------
+        (last, vocabulary) float32, or (1, tokens, hidden)
+            Logits, or hidden states of all new tokens where the part does not end with the head.
+        """
+        x: torch.Tensor
+        if self.embed is not None:
+            x = self.embed(torch.tensor([list(new)], device=self.device))
+        else:
+            assert isinstance(new, torch.Tensor)
+            x = new.to(self.device)
+        x = self._blocks(x) if self.layers else x
+        if self.norm is None or self.head is None:
+            return x
         logits: torch.Tensor = self.head(self.norm(x[:, -last:]))
         return logits[0].float().cpu()
 
@@ -70,9 +88,9 @@ class WholeScorer:
         """Forget all but the first tokens."""
         del self._tokens[num_tokens:]
 
-    def score(self, tokens: Sequence[int], last: int) -> torch.Tensor:
+    def score(self, new: Sequence[int] | torch.Tensor, last: int) -> torch.Tensor:
         """As :meth:`CachedScorer.score`."""
-        self._tokens += tokens
+        self._tokens += [int(token) for token in new]
         return self._model(torch.tensor([self._tokens]), use_cache=False).logits[0, -last:].float()
 
 
@@ -168,15 +186,24 @@ class Verifier(_Side):
     def __init__(self, scorer: CachedScorer | WholeScorer, temperature: float, seed: int) -> None:
         super().__init__(scorer, temperature, seed, _VERIFIER)
 
-    def start(self, prompt: list[int]) -> int:
-        """Read the prompt and return the first token."""
-        token = self._choose(self.scorer.score(prompt, 1), [], torch.empty(0))[1]
+    def start(self, prompt: list[int], hidden: torch.Tensor | None = None) -> int:
+        """Read the prompt, or what earlier stages made of it, and return the first token."""
+        token = self._choose(self.scorer.score(prompt if hidden is None else hidden, 1), [], torch.empty(0))[1]
         self.settled = [*prompt, token]
         return token
 
     def check(self, guesses: list[int], guessed: torch.Tensor) -> tuple[int, int]:
         """Return how many guesses are taken and the token after them."""
-        count, token = self._choose(self.score(guesses, len(guesses) + 1), guesses, guessed)
+        return self.take(self.passed(guesses), guesses, guessed)
+
+    def passed(self, guesses: list[int], hidden: torch.Tensor | None = None) -> torch.Tensor:
+        """Return the logits after the last settled token and each guess, or after what earlier stages made of them."""
+        rows = len(guesses) + 1
+        return self.score(guesses, rows) if hidden is None else self.scorer.score(hidden, rows)
+
+    def take(self, logits: torch.Tensor, guesses: list[int], guessed: torch.Tensor) -> tuple[int, int]:
+        """As :meth:`check`, from the logits of :meth:`passed`."""
+        count, token = self._choose(logits, guesses, guessed)
         self.settle([*guesses[:count], token])
         return count, token
 

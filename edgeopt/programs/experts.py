@@ -23,8 +23,9 @@ from edgeopt.programs.language import LanguagePart, build_model, model_config
 from edgeopt.programs.mixtures import HeldExperts, expert_layers
 from edgeopt.programs.parties import Links, PartyProgram
 from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
+from edgeopt.programs.quantised import fill_quantised
 from edgeopt.programs.speculative import draw_prompt
-from edgeopt.programs.weights import fill, open_weights, torch_dtype
+from edgeopt.programs.weights import WeightSource, fill, open_weights, torch_dtype
 
 __all__ = ["TOLERANCE", "Experts", "Shares", "Spread", "build", "reference"]
 
@@ -108,7 +109,10 @@ class Spread(nn.Module):
         asked = []
         rows = states.new_empty((*chosen.shape, states.shape[-1]))
         mine: tuple[torch.Tensor, torch.Tensor] | None = None
-        for rank in torch.unique(ranks).tolist():
+        serving = torch.unique(ranks).tolist()
+        if serving != [turn.rank]:
+            turn.pause()
+        for rank in serving:
             tokens, places = (ranks == rank).nonzero(as_tuple=True)
             if rank == turn.rank:
                 mine = tokens, places
@@ -152,6 +156,11 @@ class _Turn:
         yield
         self.__enter__()
 
+    def pause(self) -> None:
+        """End a piece of computing and begin another: a device that is slowed down rests before it asks, not after."""
+        self.__exit__(None, None, None)
+        self.__enter__()
+
     def send(self, rank: int, tensors: list[torch.Tensor]) -> None:
         """Ask a party."""
         self._links.send(rank, tensors, "dispatch")
@@ -193,7 +202,7 @@ class Experts(PartyProgram):
         for (layer, template), rows in zip(templates.items(), self._placement, strict=True):
             if mine := [e for e, row in enumerate(rows) if device in row]:
                 found[layer] = HeldExperts(
-                    template, layer, mine, source,
+                    template, layer, mine, source, weights=self.plan.stages[index].variant,
                     dtype=torch_dtype(self._model.dtype), device=stage_device(self.plan, index),
                 )  # fmt: skip
         return found
@@ -219,6 +228,7 @@ class Experts(PartyProgram):
             device=stage_device(self.plan, _TRUNK),
             max_tokens=self._load.prompt_tokens + self._load.new_tokens,
             adapt=adapt,
+            weights=self.plan.stages[_TRUNK].variant,
         )
 
     def request(self, seed: int) -> list[torch.Tensor]:
@@ -278,8 +288,51 @@ def build(plan: Plan, stages: Sequence[int]) -> Experts:
     return Experts(plan, stages)
 
 
+class _Gathered(nn.Module):
+    """A layer's experts in one process, each in the format of the stage that serves a token's.
+
+    Parameters
+    ----------
+    shares
+        Stages in the place of ranks.
+    held
+        Experts by stage.
+    """
+
+    def __init__(self, shares: Shares, held: Mapping[int, HeldExperts]) -> None:
+        super().__init__()
+        self.shares, self.held = shares, held
+
+    def forward(self, states: torch.Tensor, chosen: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        stages = self.shares(chosen)
+        rows = states.new_empty((*chosen.shape, states.shape[-1]))
+        for stage in torch.unique(stages).tolist():
+            tokens, places = (stages == stage).nonzero(as_tuple=True)
+            rows[tokens, places] = self.held[stage](states[tokens], chosen[tokens, places])
+        return (rows * weights.unsqueeze(-1)).sum(dim=1).to(states.dtype)
+
+
+def _store(plan: Plan, model: Any, source: WeightSource, dtype: torch.dtype) -> None:
+    """Store trunk and experts of a whole model in the formats of the plan's stages."""
+    placement: Any = plan.decisions["experts"]
+    stages = {stage.device: stage.index for stage in plan.stages}
+    for (layer, template), rows in zip(expert_layers(model).items(), placement.values(), strict=True):
+        held = {
+            stage.index: HeldExperts(template, layer, mine, source, dtype=dtype, weights=stage.variant)
+            for stage in plan.stages
+            if (mine := [e for e, row in enumerate(rows) if stage.device in row])
+        }
+        shares = Shares([{stages[name]: part for name, part in row.items()} for row in rows])
+        model.model.layers[layer].mlp.experts = _Gathered(shares, held)
+    for number, block in enumerate(model.model.layers):
+        prefix = f"model.layers.{number}."
+        fill_quantised(block, source, plan.stages[_TRUNK].variant, dtype=dtype, rename=prefix.__add__)
+
+
 def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     """Generate with the whole model in this process through the library's own ``generate``.
+
+    Where stages store weights in fewer bits, so does it.
 
     Returns
     -------
@@ -290,7 +343,10 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
     model: Any = build_model(architecture, config)
     if config.tie_word_embeddings:
         model.lm_head.weight = model.model.embed_tokens.weight
-    fill(model, open_weights(architecture), dtype=torch_dtype(profile.dtype))
+    source, dtype = open_weights(architecture), torch_dtype(profile.dtype)
+    if any(stage.variant is not None for stage in plan.stages):
+        _store(plan, model, source, dtype)
+    fill(model, source, dtype=dtype)
     model.generation_config.eos_token_id = None
     prompt, threads = draw_prompt(profile, load, seed), stage_threads(plan, _TRUNK)
     with torch.inference_mode(), threads_restored():

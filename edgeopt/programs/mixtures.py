@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from edgeopt.programs.quantised import QuantisedExperts
 from edgeopt.programs.weights import WeightSource, meta_parameters
 
 __all__ = ["HeldExperts", "expert_layers"]
@@ -20,7 +21,7 @@ def expert_layers(model: Any) -> dict[int, nn.Module]:
 
 
 class HeldExperts:
-    """Some experts of one layer, computed by the library's own class.
+    """Some experts of one layer, computed by the library's own class, or from weights in fewer bits.
 
     Parameters
     ----------
@@ -30,6 +31,8 @@ class HeldExperts:
         Index of the layer in the model.
     experts
         Those to hold; only their weights are kept.
+    weights
+        Format that they are stored in (:mod:`edgeopt.programs.quantised`); ``None``: ``dtype``.
     """
 
     def __init__(
@@ -41,21 +44,31 @@ class HeldExperts:
         *,
         dtype: torch.dtype,
         device: torch.device | str = "cpu",
+        weights: str | None = None,
     ) -> None:
+        self.device = torch.device(device)
+        self._place = torch.full((template.num_experts,), -1, device=self.device)
+        self._place[list(experts)] = torch.arange(len(experts), device=self.device)
+        shapes = {name: parameter.shape for name, parameter in template.named_parameters()}
+
+        def read(name: str, rows: Sequence[int]) -> torch.Tensor:
+            return source.read(f"model.layers.{layer}.mlp.experts.{name}", shapes[name], rows)
+
+        if weights is not None:
+            self._module: nn.Module = QuantisedExperts(
+                template, experts, lambda name, e: read(name, [e]), weights, dtype=dtype, device=device
+            )
+            return
         config = copy.deepcopy(template.config)
         for name in ("num_experts", "num_local_experts"):
             if hasattr(config, name):
                 setattr(config, name, len(experts))
         with meta_parameters():
             self._module = type(template)(config)
-        for name, parameter in template.named_parameters():
-            values = source.read(f"model.layers.{layer}.mlp.experts.{name}", parameter.shape, experts)
-            filled = nn.Parameter(values.to(device=device, dtype=dtype), requires_grad=False)
+        for name in shapes:
+            filled = nn.Parameter(read(name, experts).to(device=device, dtype=dtype), requires_grad=False)
             setattr(self._module, name, filled)
         self._module.eval()
-        self.device = torch.device(device)
-        self._place = torch.full((template.num_experts,), -1, device=self.device)
-        self._place[list(experts)] = torch.arange(len(experts), device=self.device)
 
     def __call__(self, states: torch.Tensor, chosen: torch.Tensor) -> torch.Tensor:
         """Apply one expert to each state.

@@ -1,12 +1,13 @@
-"""Speculative decoding between parties: one drafts tokens, one verifies them, both roll their caches back.
+"""Speculative decoding between parties: one drafts tokens, the target's stages verify them, all roll their caches back.
 
-The source sends prompt and seed to both. The verifier's prefill yields the first token; then the drafter sends guesses,
-the verifier answers with how many it took and the token after them, until there are enough.
+The source sends prompt and seed to the drafter and to the first stage; the last stage's prefill yields the first token.
+Then the drafter sends guesses, their hidden states go down the stages, and the last answers with how many it took and
+the token after them, until there are enough (:mod:`edgeopt.programs.drafting_roles`). A target that is not cut is one
+stage.
 """
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -18,6 +19,7 @@ from edgeopt.plan import Plan
 from edgeopt.profiles.model import Architecture, CausalLM
 from edgeopt.profiles.problem import TextWorkload
 from edgeopt.programs.drafting import CachedScorer, Drafter, Verifier, WholeScorer
+from edgeopt.programs.drafting_roles import Drafting, Own, Places, Staging, Terms
 from edgeopt.programs.language import build_model, model_config
 from edgeopt.programs.parties import Links, PartyProgram
 from edgeopt.programs.placing import stage_device, stage_threads, threads_restored
@@ -30,7 +32,7 @@ TOLERANCE: float | None = None
 
 
 class Speculative(PartyProgram):
-    """Source, drafter and verifier; a process may be several of them."""
+    """Source, drafter and the target's stages; a process may be several of them, but hosts one stage at most."""
 
     def __init__(self, plan: Plan, stages: Sequence[int]) -> None:
         super().__init__(plan, stages)
@@ -40,21 +42,34 @@ class Speculative(PartyProgram):
         self._bounds = (max(1, limits.min_length), max(limits.max_length, self._length))
         if not plan.decisions.get("adaptive"):
             self._bounds = (self._length, self._length)
-        size = architecture_of(self._model).config.get("vocab_size", 0)
-        self.max_message_bytes = max(1 << 16, 16 * self._load.prompt_tokens, self._bounds[1] * (8 + 4 * size))
         layout = Layout.of(plan)
+        first = 1 if self._length else 0
         self._target = len(plan.stages) - 1
-        self._verifier = layout.host_of(self._target).rank
+        self._ranks = tuple(layout.host_of(index).rank for index in range(first, self._target + 1))
         self._drafter = layout.host_of(0).rank if self._length else None
+        self._first_stage = first
+        _refuse_other_elements(self._model, plan.stages[-1].stop if len(self._ranks) > 1 else None)
+        self.max_message_bytes = self._most_bytes()
         # Of greedy drafts the draft itself says when to stop; others follow what was taken.
         self._stop_below = float(plan.decisions.get("stop_below") or 0.0)  # type: ignore[arg-type]
         if self._stop_below:
             self._length = self._bounds[1]
         self._scorers = {index: self._scorer(index) for index in self.stages}
 
+    def _most_bytes(self) -> int:
+        """Prompts, hidden states of the prompt, distributions of the longest draft."""
+        config = architecture_of(self._model).config
+        hidden = int(config.get("hidden_size", 0)) * torch_dtype(self._model.dtype).itemsize
+        guesses = self._bounds[1] * (8 + 4 * int(config.get("vocab_size", 0)))
+        positions = max(self._load.prompt_tokens, self._bounds[1] + 1)
+        return max(1 << 16, 16 * self._load.prompt_tokens, guesses, positions * (hidden + 8) + 64)
+
     def _scorer(self, index: int) -> CachedScorer:
+        is_draft, stage = index < self._first_stage, self.plan.stages[index]
+        is_cut = len(self._ranks) > 1 and not is_draft
         return CachedScorer(
-            architecture_of(self._model, None if index == self._target else self.plan.stages[index].variant),
+            architecture_of(self._model, stage.variant if is_draft else None),
+            *((stage.start, stage.stop) if is_cut else ()),
             dtype=torch_dtype(self._model.dtype),
             device=stage_device(self.plan, index),
             max_tokens=self._load.prompt_tokens + self._load.new_tokens + self._bounds[1] + 1,
@@ -70,78 +85,50 @@ class Speculative(PartyProgram):
             scorer.reset()
 
     def play(self, links: Links, inputs: list[torch.Tensor] | None) -> list[torch.Tensor] | None:
-        """Feed, draft, verify or collect."""
-        roles = {rank for rank in (self._verifier, self._drafter) if rank is not None}
-        if inputs is not None:
-            for rank in sorted(roles - {0}):
-                links.send(rank, inputs, "input")
-        else:
-            inputs = links.receive(0)
-        prompt, seed = inputs[0][0].tolist(), int(inputs[1])
-        drafter = verifier = None
-        if links.rank == self._drafter:
-            drafter = Drafter(self._scorers[0], self._load.temperature, seed)
-        if links.rank == self._verifier:
-            verifier = Verifier(self._scorers[self._target], self._load.temperature, seed)
+        """Feed, draft, hand on, verify or collect."""
+        own, places = Own(links), Places(self._drafter, self._ranks, self._first_stage)
+        readers = {self._ranks[0]} if self._drafter is None else {self._ranks[0], self._drafter}
+        for rank in sorted(readers) if inputs is not None else ():
+            own.send(rank, inputs, "input")  # type: ignore[arg-type]
+        stage = self._ranks.index(own.rank) if own.rank in self._ranks else None
+        made: list[int] = []
         with torch.inference_mode():
-            if drafter is not None and verifier is None:
-                self._draft(links, drafter, prompt)
-            if verifier is not None:
-                result = self._verify(links, verifier, drafter, prompt)
-                if links.rank != 0:
-                    links.send(0, [result], "output")
-        if links.rank != 0:
-            return None
-        return [result] if verifier is not None else links.receive(self._verifier)
+            if stage is not None or own.rank == self._drafter:
+                made = self._take_part(own, places, stage, own.rank in readers)
+        last = self._ranks[-1]
+        if own.rank == last:
+            own.send(0, [torch.tensor([made])], "output")
+        return own.receive(last) if own.rank == 0 else None
 
-    def _draft(self, links: Links, drafter: Drafter, prompt: list[int]) -> None:
-        with links.computing(0, 0):
-            drafter.start(prompt)
-        left, length, round_index = self._load.new_tokens, self._length, 0
-        guesses: list[int] = []
-        while True:
-            count, token = links.receive(self._verifier)[0].tolist()
-            left -= count + 1
-            if left <= 1:  # the verifier makes the last token alone
-                return
-            length = self._next_length(length, count, len(guesses))
+    def _take_part(self, links: Links, places: Places, stage: int | None, reads: bool) -> list[int]:
+        """Play the parts of this process, of which the stage reads the prompt first; return the last stage's text."""
+        load, terms = self._load, self._terms()
+        prompt, seed = None, 0
+        if reads:
+            tokens, number = links.receive(0)
+            prompt, seed = tokens[0].tolist(), int(number)
+        parts: list[Drafting | Staging] = []
+        staging = None
+        if stage is not None:
+            staging = Staging(links, places, terms, stage, self._scorers[self._first_stage + stage])
+            staging.read(prompt if stage == 0 else None, load.prompt_tokens, seed)
+            parts.append(staging)
+        if links.rank == places.draft:
+            assert prompt is not None
+            drafting = Drafting(links, places, terms, Drafter(self._scorers[0], load.temperature, seed))
+            drafting.read(prompt)
+            parts.insert(0, drafting)
+        round_index = 0
+        while parts:
             round_index += 1
-            with links.computing(0, round_index):
-                drafter.settle([*guesses[:count], token])
-                guesses, guessed = drafter.guess(min(length, left - 1), self._stop_below, self._bounds[0])
-            links.send(self._verifier, [torch.tensor(guesses), guessed], "draft")
+            parts = [part for part in parts if part.step(round_index)]
+        return [] if staging is None else staging.made
 
-    def _verify(self, links: Links, verifier: Verifier, drafter: Drafter | None, prompt: list[int]) -> torch.Tensor:
-        """Play the verifier, and the drafter too where both are one process."""
-        remote = self._drafter is not None and drafter is None
-        with links.computing(self._target, 0):
-            made = [verifier.start(prompt)]
-        if drafter is not None:
-            with links.computing(0, 0):
-                drafter.start(prompt)
-        total, length, round_index = self._load.new_tokens, self._length, 0
-        last, guessed = [made[0]], torch.empty(0)
-        if remote:
-            links.send(self._drafter, [torch.tensor([0, made[0]])], "reply")  # type: ignore[arg-type]
-        while len(made) < total:
-            round_index += 1
-            guesses: list[int] = []
-            left = total - len(made)
-            if remote and left > 1:
-                tokens, guessed = links.receive(self._drafter)  # type: ignore[arg-type]
-                guesses = tokens.tolist()
-            elif drafter is not None and left > 1:
-                with links.computing(0, round_index):
-                    drafter.settle(last)
-                    guesses, guessed = drafter.guess(min(length, left - 1), self._stop_below, self._bounds[0])
-            with links.computing(self._target, round_index):
-                count, token = verifier.check(guesses, guessed)
-            last = [*guesses[:count], token]
-            made += last
-            length = self._next_length(length, count, len(guesses))
-            if remote and guesses:
-                links.send(self._drafter, [torch.tensor([count, token])], "reply")  # type: ignore[arg-type]
-        return torch.tensor([made])
+    def _terms(self) -> Terms:
+        load = self._load
+        return Terms(
+            load.new_tokens, load.temperature, self._length, self._next_length, self._stop_below, self._bounds[0]
+        )
 
     def _next_length(self, length: int, count: int, guessed: int) -> int:
         """One more token after a draft that was taken whole, one less after another, within the bounds."""
@@ -201,31 +188,29 @@ def reference(plan: Plan, seed: int) -> list[torch.Tensor]:
                 num_beams=1, pad_token_id=0,
             )  # fmt: skip
             return [tokens[:, load.prompt_tokens :].clone()]
-        party = Speculative(plan, ())
-        party._drafter, party._verifier = (0, 0) if party._length else (None, 0)
         verifier = Verifier(WholeScorer(target), load.temperature, seed)
         drafter = None
-        if party._length:
+        if plan.decisions["draft_length"]:
             drafter = Drafter(WholeScorer(library_model(model, plan.stages[0].variant)), load.temperature, seed)
-        return [party._verify(_Alone(), verifier, drafter, prompt[0].tolist())]
+        return [_sampled(Speculative(plan, ())._terms(), verifier, drafter, prompt[0].tolist())]
 
 
-class _Alone(Links):
-    """Links of a process that talks to nobody."""
-
-    rank = 0
-
-    def send(self, to: int, tensors: Sequence[torch.Tensor], label: str = "") -> None:
-        raise NotImplementedError
-
-    def receive(self, source: int) -> list[torch.Tensor]:
-        raise NotImplementedError
-
-    def poll(self, source: int) -> list[torch.Tensor] | None:
-        return None
-
-    def computing(self, stage: int, round_index: int = 0) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext()
+def _sampled(terms: Terms, verifier: Verifier, drafter: Drafter | None, prompt: list[int]) -> torch.Tensor:
+    """Draft and verify by turns, (1, new_tokens) int64."""
+    last, length = [verifier.start(prompt)], terms.length
+    made = list(last)
+    if drafter is not None:
+        drafter.start(prompt)
+    while (left := terms.num_tokens - len(made)) > 0:
+        guesses, guessed = list[int](), torch.empty(0)
+        if drafter is not None and left > 1:
+            drafter.settle(last)
+            guesses, guessed = drafter.guess(min(length, left - 1), terms.stop_below, terms.at_least)
+        count, token = verifier.check(guesses, guessed)
+        last = [*guesses[:count], token]
+        made += last
+        length = terms.next_length(length, count, len(guesses))
+    return torch.tensor([made])
 
 
 def library_model(model: CausalLM, draft: str | None) -> Any:
@@ -254,6 +239,15 @@ def architecture_of(model: CausalLM, draft: str | None = None) -> Architecture:
     if found is None:
         raise InputError(Finding(f"{name}.architecture", "says nothing to build it from", "add `architecture:`"))
     return found
+
+
+def _refuse_other_elements(model: CausalLM, num_elements: int | None) -> None:
+    """Refuse cuts that count other elements than the architecture has; ``None``: there are no cuts."""
+    num_blocks = model_config(architecture_of(model)).num_hidden_layers
+    if num_elements not in (None, num_blocks + 2):
+        message = f"of '{model.name}' make {num_elements} elements; its architecture makes {num_blocks + 2} (embed, "
+        message += f"{num_blocks} blocks, head)"
+        raise InputError(Finding("model.layers", message, "let the layers' counts match num_hidden_layers"))
 
 
 def _inputs(plan: Plan) -> tuple[CausalLM, TextWorkload]:

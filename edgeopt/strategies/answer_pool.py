@@ -88,7 +88,7 @@ class AnswerPool:
     @property
     def num_held_out(self) -> int:
         """Queries that nothing is decided from."""
-        return len(self.trace) - len(self.fit)
+        return int(self.trace.held_out.sum())
 
     @cached_property
     def order(self) -> list[int]:
@@ -174,14 +174,15 @@ class AnswerPool:
         if trace.prompt_tokens is None or trace.tokens is None:
             shape = (count, len(trace.models))
             return np.full(count, load.prompt_tokens), np.full(shape, load.new_tokens)
+        asked = self.trace.splits != "train"
         findings = [
             Finding(
                 f"workload.{field}", f"is {allowed}, the longest of the trace's {what} has {longest} tokens",
                 f"raise it to {longest}",
             )
             for field, allowed, longest, what in (
-                ("prompt_tokens", load.prompt_tokens, int(trace.prompt_tokens.max()), "queries"),
-                ("new_tokens", load.new_tokens, int(trace.tokens.max()), "answers"),
+                ("prompt_tokens", load.prompt_tokens, int(trace.prompt_tokens[asked].max()), "queries"),
+                ("new_tokens", load.new_tokens, int(trace.tokens[asked].max()), "answers"),
             )
             if longest > allowed
         ]  # fmt: skip

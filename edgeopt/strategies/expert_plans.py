@@ -103,7 +103,7 @@ class Placed:
         """Return the trunk's stage, with the experts that it holds itself, and one for each other device with any."""
         request, held = self.request, self.request.held(self.solution)
         counts = held.sum(axis=(0, 1))
-        bytes_held = np.einsum("g,ged->d", request.costs.expert_bytes, held)
+        bytes_held = np.einsum("gd,ged->d", request.stored_bytes, held)
         others = [d for d in np.flatnonzero(counts).tolist() if d != request.trunk]
         stages = []
         for index, d in enumerate([request.trunk, *others]):
@@ -115,7 +115,7 @@ class Placed:
                 Stage(
                     index=index,
                     device=name,
-                    variant=None,
+                    variant=request.formats[d],
                     start=0,
                     stop=int(counts[d]),
                     elements=" and ".join((["trunk"] if here else []) + words),

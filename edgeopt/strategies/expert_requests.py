@@ -37,7 +37,9 @@ class Request:
         assert isinstance(problem.workload, TextWorkload)
         self.problem, self.load, self.trunk = problem, problem.workload, trunk
         self.devices = problem.devices
-        self.costs = ExpertCosts(problem.model, problem.workload)
+        formats = problem.constraints.experts.weights or {}
+        at_trunk = formats.get(problem.devices[trunk].name)
+        self.costs = ExpertCosts(problem.model, problem.workload, at_trunk, formats)
         self.able = np.array(able_devices(problem))
         self.source = source_index(problem)
         self.num_experts = int(self.costs.gates.frequency.shape[1])
@@ -115,7 +117,7 @@ class Request:
 
     def instance(self) -> family.Experts:
         """Return the placement to be solved."""
-        common: dict[str, Any] = {"memory_bytes": self._room + self.reserved, "reserved_bytes": self.reserved}
+        common: dict[str, Any] = {"memory_bytes": self.room + self.reserved, "reserved_bytes": self.reserved}
         sizes = self.costs.expert_bytes
         if self.apart:
             tokens = sum(tokens * count for tokens, count in self.costs.steps) * self._frequency
@@ -144,6 +146,16 @@ class Request:
         )
 
     @cached_property
+    def formats(self) -> list[str | None]:
+        """Format in which each device stores what it holds; ``None``: the model's dtype."""
+        return [self.costs.formats.get(device.name) for device in self.devices]
+
+    @cached_property
+    def stored_bytes(self) -> Array:
+        """Memory of an expert of each layer on each device, (G, D)."""
+        return np.stack([self.costs.bytes_in(name) for name in self.formats], axis=1)
+
+    @cached_property
     def _usable(self) -> Array:
         return np.array([usable_bytes(device) for device in self.devices])
 
@@ -154,10 +166,17 @@ class Request:
         reserved[self.trunk] = self.costs.trunk_bytes
         return reserved
 
-    @property
-    def _room(self) -> Array:
-        """Memory for experts; where all are equal no part of one is left over, which makes bounds tighter."""
-        room, sizes = self._usable - self.reserved, self.costs.expert_bytes
+    @cached_property
+    def room(self) -> Array:
+        """Memory for experts, (D,), as if all were stored in the model's dtype.
+
+        Where all are equal no part of one is left over, which makes bounds tighter; where layers shrink unequally, a
+        device's room is taken to hold no more than it would of those that shrink least.
+        """
+        sizes = self.costs.expert_bytes
+        stored = self.stored_bytes
+        grown = np.divide(sizes[:, None], stored, out=np.ones_like(stored), where=stored > 0)
+        room = (self._usable - self.reserved) * grown.min(axis=0)
         if np.ptp(sizes) > 0 or sizes[0] == 0:
             return room
         whole = np.floor(room / sizes[0] * (1 + 1e-12)) * sizes[0]
@@ -215,6 +234,7 @@ class Request:
         names, share, held = [device.name for device in self.devices], self.shares(solution), self.held(solution)
         return {
             "trunk": names[self.trunk],
+            **({"weights": dict(self.costs.formats)} if self.costs.formats else {}),
             "experts": {
                 layer: [
                     {names[d]: float(share[g, e, d]) for d in np.flatnonzero(held[g, e]).tolist()}
@@ -236,6 +256,11 @@ class Request:
         if decisions["trunk"] != names[self.trunk]:
             raise ValueError(
                 f"decisions.trunk is {decisions['trunk']!r}, constraints.experts.trunk {names[self.trunk]!r}"
+            )
+        if decisions.get("weights", {}) != dict(self.costs.formats):
+            raise ValueError(
+                f"decisions.weights is {decisions.get('weights', {})}, constraints.experts.weights "
+                f"{dict(self.costs.formats)}"
             )
         layers = decisions["experts"]
         if list(layers) != self.costs.names or any(len(rows) != self.num_experts for rows in layers.values()):

@@ -20,9 +20,10 @@ from edgeopt.profiles.gates import check_gates, layers_with_experts
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.chain import able_devices
+from edgeopt.strategies.chain import able_devices, wants_quality
 from edgeopt.strategies.expert_plans import Placed
 from edgeopt.strategies.expert_requests import Request
+from edgeopt.strategies.expert_weights import choices, loss, narrowed
 from edgeopt.strategies.timeline import lay_out
 from edgeopt_solvers import Result
 from edgeopt_solvers import placement as family
@@ -50,8 +51,8 @@ class Experts(Strategy):
             return f"experts needs as many experts in each layer that has any; those of {model.name!r} differ"
         if load.temperature > 0:
             return f"experts takes the likeliest token each time; workload.temperature is {load.temperature:g}"
-        if problem.objective not in ("latency", "throughput") or limits.energy is not None or limits.quality:
-            return "experts makes requests short; it weighs neither energy nor quality against time"
+        if problem.objective not in ("latency", "throughput") or limits.energy is not None:
+            return "experts makes requests short; it weighs no energy and no quality against time (constraints.quality)"
         if limits.deadline is not None or limits.period is not None:
             return "experts finds the shortest request and holds no budget (constraints deadline, period)"
         if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
@@ -61,40 +62,46 @@ class Experts(Strategy):
         return None
 
     def cases(self, problem: Problem) -> list[Problem]:
-        """One problem for each device that can hold the trunk.
+        """One problem for each device that can hold the trunk, and each choice of bits that is worth a try.
 
         Raises
         ------
         NoPlanError
-            None can.
+            No device can, or the formats that are asked for may lose too much.
         """
         options = problem.constraints.experts
-        need = Request(problem, trunk=0).costs.trunk_bytes
         named = [device for device in problem.devices if options.trunk in (None, device.name)]
-        able = dict(zip((device.name for device in problem.devices), able_devices(problem), strict=True))
-        if not any(able[device.name] for device in named):
+        can = dict(zip((device.name for device in problem.devices), able_devices(problem), strict=True))
+        if not any(can[device.name] for device in named):
             who = f"device {options.trunk!r} may" if options.trunk else "no device may"
             message = f"{who} compute: forbidden, or without a rate for {problem.model.dtype}"
             mend = f"add `compute: {{{problem.model.dtype}: …}}` to its profile, or take it off constraints.forbid"
             raise InputError(Finding("constraints.experts.trunk" if options.trunk else "devices", message, mend))
-        fitting = [device for device in named if able[device.name] and usable_bytes(device) >= need]
+        able = [device for device in problem.devices if can[device.name]]
+        tried = [
+            (device, narrowed(problem, device.name, formats))
+            for device in named
+            if can[device.name]
+            for formats in choices(problem, device.name, able)
+        ]
+        if not tried:
+            raise NoPlanError(
+                f"no plan exists for {problem.name!r}: quality: constraints.experts.weights {options.weights} may lose "
+                f"more than constraints.quality {problem.constraints.quality:g}; raise it, or leave the formats to be "
+                "decided"
+            )
+        fitting = [case for device, case in tried if usable_bytes(device) >= case.costs.trunk_bytes]
         if not fitting:
-            largest = max(named, key=usable_bytes)
+            short, largest, need = min(
+                (case.costs.trunk_bytes - usable_bytes(device), device.name, case.costs.trunk_bytes)
+                for device, case in tried
+            )
             raise NoPlanError(
                 f"no plan exists for {problem.name!r}: memory: the trunk (all but the experts, with its cache) needs "
-                f"{need:.9g} bytes, and device {largest.name!r} has {usable_bytes(largest):.9g}, "
-                f"{need - usable_bytes(largest):.6g} too few; add a device that holds it, or shorten the request"
+                f"{need:.9g} bytes, and device {largest!r} has {need - short:.9g}, {short:.6g} too few; add a device "
+                f"that holds it (devices.{largest}.memory), or shorten the request (workload.prompt_tokens, batch)"
             )
-        return [
-            problem.model_copy(
-                update={
-                    "constraints": problem.constraints.model_copy(
-                        update={"experts": options.model_copy(update={"trunk": device.name})}
-                    )
-                }
-            )
-            for device in fitting
-        ]
+        return [case.problem for case in fitting]
 
     def build(self, problem: Problem) -> family.Experts:
         """Build the placement's arrays; the trunk is ``constraints.experts.trunk``, or the first device.
@@ -126,6 +133,7 @@ class Experts(Strategy):
             rounds_s = placed.latency_s - placed.ttft_s - placed.request.output_s
             metrics["tpot_s"] = rounds_s / (load.new_tokens - 1)
         metrics["replicas"] = float(placed.solution.replicas.sum())
+        weighed = wants_quality(problem) or placed.request.costs.formats
         return Plan(
             edgeopt_version=edgeopt.__version__,
             problem=problem,
@@ -138,6 +146,7 @@ class Experts(Strategy):
             runtime_s=result.runtime_s,
             latency_s=placed.latency_s,
             throughput_per_s=1.0 / placed.latency_s,
+            quality=loss(placed.request, placed.share) if weighed else None,
             metrics=metrics,
             decisions=placed.request.write(placed.solution),
             stages=placed.stages(),
@@ -160,7 +169,9 @@ class Experts(Strategy):
             text = re.sub(r"\bexpert 0 of layer (\d+)", name, message) if request.apart else message
             text = re.sub(r"\blayer (\d+)\b", name, text)
             if message.startswith("memory"):
-                text += "; add memory or a device, or store the model in fewer bits (edgeopt profile model --weights)"
+                largest = max(problem.devices, key=usable_bytes).name
+                text += f"; add memory or a device (devices.{largest}.memory), or let devices store it in fewer bits "
+                text += "(constraints.experts.weights, or constraints.quality where the model's profile says the loss)"
             return devices(text)
 
         return describe

@@ -1,20 +1,26 @@
-"""Classes of recorded queries: how often each arrives, and what it takes of every model on every device."""
+"""Classes of recorded queries: how often each arrives, and what it takes of every model on every device.
+
+A class is what the trace calls one, or a bin of a router: one formulation for both.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgeopt.costs.answering import accuracy_needed
+from edgeopt.costs.answering import Interval, accuracy_needed
 from edgeopt.costs.memory import usable_bytes
+from edgeopt.costs.routing import mixed_interval
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.library import known_or_near
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.answer_pool import AnswerPool, Entry
+from edgeopt.strategies.router_bins import RouterBins
 from edgeopt_solvers import placement as family
 
 __all__ = ["QueryClasses"]
@@ -30,7 +36,7 @@ class _Pool(AnswerPool):
 
 
 class QueryClasses:
-    """A problem's classes of queries, C of them, M models and V devices.
+    """A problem's classes of queries, C of them, M models and V devices; ``router`` tells them apart, if it is given.
 
     Raises
     ------
@@ -41,12 +47,25 @@ class QueryClasses:
     def __init__(self, problem: Problem) -> None:
         assert isinstance(problem.workload, TextWorkload)
         self.pool, self.problem, self.load = _Pool(problem), problem, problem.workload
-        kinds = self.pool.trace.classes
-        self.names: list[str] = sorted({str(name) for name in kinds})
+        self.router: RouterBins | None = None
+        if problem.constraints.routing.by == "router":
+            self.router = RouterBins(self.pool)
+            self.names = self.router.names
+            self.members = [np.flatnonzero(self.router.bins == k) for k in range(len(self.names))]
+            self._slow_source(1 - self.router.load)
+            return
         held_out = self.pool.trace.part("held-out")
+        self.names = sorted({str(name) for name in (*self.pool.fit.classes, *held_out.classes)})
         self.members = [np.flatnonzero(self.pool.fit.classes == name) for name in self.names]
         self.num_held_out = [int((held_out.classes == name).sum()) for name in self.names]
         self._check()
+
+    def _slow_source(self, rest: float) -> None:
+        """Let the source compute answers in the rest of its time, that scoring leaves."""
+        self.pool.entries = [
+            replace(entry, busy_s=entry.busy_s / rest) if entry.device == self.pool.source else entry
+            for entry in self.pool.entries
+        ]
 
     def _check(self) -> None:
         findings = []
@@ -92,9 +111,23 @@ class QueryClasses:
             found[:, entry.model, entry.device] = [each[members].mean() for members in self.members]
         return found
 
+    def interval(self, right: Array) -> Interval:
+        """Accuracy of a run on other queries, from the part of each class's recorded queries that is answered right.
+
+        A run draws classes by their shares, as recorded. Of bins it only knows when queries come, so that their shares
+        vary as well: the mixture is one class.
+        """
+        requests = self.load.requests
+        if self.router is None:
+            counts = [len(members) for members in self.members]
+            return mixed_interval(right, self.shares, counts, self.num_held_out, requests)
+        whole = np.array([float(self.shares @ right)])
+        return mixed_interval(whole, np.ones(1), [len(self.pool.fit)], [self.pool.num_held_out], requests)
+
     def instance(self) -> family.Serving:
         """Return the arrays."""
-        limits, pool = self.problem.constraints, self.pool
+        limits, pool, router = self.problem.constraints, self.pool, self.router
+        before_s = 0.0 if router is None else router.score_s + router.waiting_s
         floor: float | Array | None = None
         if limits.accuracy is not None:
             floor = min(1.0, accuracy_needed(limits.accuracy, len(pool.fit), pool.num_held_out))
@@ -108,7 +141,7 @@ class QueryClasses:
             arrival_per_s=self.rate * self.shares,
             service_s=self.table(lambda entry: entry.busy_s),
             square_s2=self.table(lambda entry: entry.busy_s**2),
-            network_s=self.table(lambda entry: entry.there_s + entry.back_s),
+            network_s=self.table(lambda entry: before_s + entry.there_s + entry.back_s),
             accuracy=self.right,
             min_accuracy=floor,
             max_load=limits.routing.max_load,

@@ -1,6 +1,7 @@
 """Routing: queries that arrive by themselves are split among models on devices, so that nobody waits long.
 
-Each class of queries (as the recorded answers name them) is given, in fractions, to models on devices. A device serves
+Each class of queries is given, in fractions, to models on devices. Classes are those that the recorded answers name, or
+bins of queries for which a learned router promises like gains (:mod:`edgeopt.strategies.router_bins`). A device serves
 one query at a time in the order of arrival, and how long that takes varies with the query, so that each is an M/G/1
 queue: means and mean squares of the seconds come from the recorded queries. The fractions, and which models a device
 holds, are proven to make the mean response shortest (:class:`edgeopt_solvers.placement.Serving`). Floors on accuracy
@@ -20,7 +21,6 @@ from numpy.typing import NDArray
 
 import edgeopt
 from edgeopt.costs.answering import accuracy_needed
-from edgeopt.costs.routing import mixed_interval
 from edgeopt.errors import InputError
 from edgeopt.plan import Plan, Stage, Transfer
 from edgeopt.profiles.model import CausalLM
@@ -55,6 +55,8 @@ class Routing(Strategy):
             return f"routing sends queries to language models; {model.name!r} is a {model.family} model"
         if model.answers is None:
             return f"routing decides from recorded answers by class of query, and {model.name!r} has none (answers)"
+        if limits.routing.by == "router" and model.answers.router is None:
+            return f"routing by router needs one, and {model.name!r} has none (answers.router; edgeopt profile router)"
         if load.requests_per_s is None:
             return "routing shares out queries that arrive by themselves, and none do (workload.requests_per_s)"
         if limits.deadline is not None or limits.period is not None:
@@ -98,7 +100,7 @@ class Routing(Strategy):
             gap=result.gap,
             runtime_s=result.runtime_s,
             latency_s=result.objective,
-            throughput_per_s=chosen.classes.rate / max(chosen.loads.values()),
+            throughput_per_s=chosen.classes.rate / max(chosen.busy.values()),
             metrics=chosen.metrics(),
             decisions=chosen.decisions(),
             stages=chosen.stages(),
@@ -178,12 +180,20 @@ class _Chosen:
 
     @cached_property
     def loads(self) -> dict[int, float]:
-        """Device → fraction of the time that it computes."""
+        """Device → fraction of the time that it computes answers, of the time that scoring leaves it."""
         found: dict[int, float] = {}
         for entry in self.used:
             load = self.classes.rate * self.mean(entry.busy_s, entry)
             found[entry.device] = found.get(entry.device, 0.0) + load
         return found
+
+    @cached_property
+    def busy(self) -> dict[int, float]:
+        """Device → fraction of the time that it computes, scoring included."""
+        router, source = self.classes.router, self.classes.pool.source
+        if router is None:
+            return self.loads
+        return {**self.loads, source: router.load + (1 - router.load) * self.loads.get(source, 0.0)}
 
     def waiting_s(self) -> dict[int, float]:
         """Device → mean seconds in line, Q / (2 (1 - R))."""
@@ -198,17 +208,16 @@ class _Chosen:
         classes = self.classes
         names = [device.name for device in classes.problem.devices]
         right = (self.parts.sum(axis=2) * classes.right).sum(axis=1)
-        interval = mixed_interval(
-            right / classes.shares, classes.shares, [len(m) for m in classes.members], classes.num_held_out,
-            classes.load.requests,
-        )  # fmt: skip
+        interval = classes.interval(right / classes.shares)
         found = {"accuracy": interval.mean, "accuracy_low": interval.low, "accuracy_high": interval.high}
-        found["load"] = max(self.loads.values())
-        found |= {f"load_{names[d]}": load for d, load in self.loads.items()}
+        found["load"] = max(self.busy.values())
+        found |= {f"load_{names[d]}": load for d, load in self.busy.items()}
         waiting = self.waiting_s()
         found["waiting_s"] = sum(
             float(self.parts[:, entry.model, entry.device].sum()) * waiting[entry.device] for entry in self.used
         )
+        if classes.router is not None:
+            found["waiting_s"] += classes.router.waiting_s
         return found
 
     def decisions(self) -> dict[str, Any]:
@@ -226,12 +235,24 @@ class _Chosen:
                 for entry in self.used
                 if self.fractions[c, entry.model, entry.device] > 0
             ]
-        return {"fractions": ways, "shares": dict(zip(classes.names, classes.shares.tolist(), strict=True))}
+        found: dict[str, Any] = {"fractions": ways}
+        found["shares"] = dict(zip(classes.names, classes.shares.tolist(), strict=True))
+        if classes.router is not None:
+            found["router"] = classes.router.decisions()
+        return found
 
     def stages(self) -> list[Stage]:
-        """Return a stage per model and device; times and bytes are means over all queries."""
+        """Return a stage per model and device, before them the router's; times and bytes are means over all queries."""
         pool, found = self.classes.pool, []
-        for k, entry in enumerate(self.used):
+        if (router := self.classes.router) is not None:
+            found.append(
+                Stage(
+                    index=0, device=pool.problem.devices[pool.source].name, variant=None, start=0, stop=0,
+                    elements="router, all queries", compute_s=float(router.score_s.mean()), transfer_s=0.0,
+                    transfer_bytes=0.0, memory_bytes=router.memory_bytes,
+                )
+            )  # fmt: skip
+        for k, entry in enumerate(self.used, start=len(found)):
             name, passes = pool.trace.models[entry.model], pool.passes[entry.model]
             remote = entry.device != pool.source
             part = float(self.parts[:, entry.model, entry.device].sum())
@@ -261,12 +282,14 @@ class _Chosen:
         entry = max(self.used, key=lambda each: float(self.parts[:, each.model, each.device].sum()))
         part = float(self.parts[:, entry.model, entry.device].sum())
         names = [device.name for device in pool.problem.devices]
+        router = self.classes.router
+        first = [] if router is None else [Bar(names[pool.source], "router", float(router.score_s.mean()))]
         bars = [Bar(names[entry.device], pool.trace.models[entry.model], self.mean(entry.busy_s, entry) / part)]
         if entry.device == pool.source:
-            return bars
+            return first + bars
         ends = names[pool.source], names[entry.device]
         there = Bar(link_lane(*ends), "input", self.mean(entry.there_s, entry) / part)
-        return [there, *bars, Bar(link_lane(*ends[::-1]), "output", self.mean(entry.back_s, entry) / part)]
+        return [*first, there, *bars, Bar(link_lane(*ends[::-1]), "output", self.mean(entry.back_s, entry) / part)]
 
     def notes(self) -> list[str]:
         """Say where seconds and answers come from, what is assumed of queues, and how floors are kept."""
@@ -281,6 +304,14 @@ class _Chosen:
             "queues: Poisson arrivals, one query at a time on each device, in order of arrival; service times vary as "
             "those of the recorded queries (M/G/1)",
         ]
+        if (router := classes.router) is not None:
+            assert pool.model.answers.router is not None
+            source = pool.problem.devices[pool.source].name
+            notes.append(f"router: {pool.model.answers.router.source}")
+            notes.append(
+                f"{source} scores every query ({'measured' if router.measured else 'roofline'}), which takes "
+                f"{100 * router.load:.3g} % of its time; {len(classes.names)} bins of the recorded queries (split fit)"
+            )
         limits = classes.problem.constraints
         floors = {"": limits.accuracy} if limits.accuracy is not None else limits.routing.accuracy
         for name, floor in floors.items():

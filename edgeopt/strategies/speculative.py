@@ -1,20 +1,23 @@
-"""Speculative decoding: a small model guesses tokens on one device, the target checks them in one pass on another.
+"""Speculative decoding: a small model guesses tokens on one device, the target checks them in one pass on others.
 
-The solver chooses the draft, both devices and how many tokens a round guesses, or that the target decodes alone. Its
+The solver chooses the draft and its device, how many tokens a round guesses, or that the target decodes alone, and
+where the target is: whole on one device, or cut into stages on several, each with the cache of its own layers. Its
 objective counts rounds of the average yield; ``latency_s`` follows the request to its end, where the last rounds are
 shorter (:func:`edgeopt.costs.drafting.expected_request`).
 """
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import Any, ClassVar
 
 import edgeopt
 from edgeopt.plan import Plan
 from edgeopt.profiles.model import CausalLM
 from edgeopt.profiles.problem import Problem, TextWorkload
 from edgeopt.strategies.base import Strategy
-from edgeopt.strategies.speculative_rounds import Choice, Rounds
+from edgeopt.strategies.speculative_choice import Choice, alone_s
+from edgeopt.strategies.speculative_rounds import Rounds
 from edgeopt.strategies.timeline import lay_out
 from edgeopt_solvers import Result
 from edgeopt_solvers import policy as family
@@ -23,7 +26,7 @@ __all__ = ["Speculative"]
 
 
 class Speculative(Strategy):
-    """Plan which device drafts, which verifies, and how long drafts are."""
+    """Plan which device drafts, which ones verify, and how long drafts are."""
 
     name: ClassVar[str] = "speculative"
 
@@ -40,15 +43,15 @@ class Speculative(Strategy):
             return "speculative serves one sequence of at least two new tokens (workload.batch, new_tokens)"
         if problem.objective not in ("latency", "throughput") or limits.energy is not None or limits.quality:
             return "speculative makes requests short; it weighs neither energy nor quality against time"
-        if limits.pin or limits.first or limits.last or limits.max_stages or limits.min_segment > 1:
-            return "speculative keeps a model on one device: nothing to pin or count (constraints pin, first, stages)"
+        if limits.pin or limits.first or limits.last or limits.min_segment > 1:
+            return "speculative cuts a target as it likes: nothing to pin (constraints pin, first, last, min_segment)"
         if limits.accuracy is not None:
             return "speculative counts no right answers, and constraints.accuracy asks for some"
         if any(medium.sharing == "reserved" for medium in problem.network.media.values()):
             return "speculative reserves no share of a medium, and the network's is shared that way"
         return None
 
-    def build(self, problem: Problem) -> family.Speculative:
+    def build(self, problem: Problem) -> family.StagedSpeculative:
         """Build the policy's arrays.
 
         Raises
@@ -58,23 +61,30 @@ class Speculative(Strategy):
         """
         return Rounds(problem).instance()
 
-    def solution(self, plan: Plan) -> family.SpeculativeSolution:
-        """Return the draft, the devices and the length that the plan names."""
-        decisions = plan.decisions
+    def describe(self, problem: Problem) -> Callable[[str], str]:
+        """Name devices, and say what mends a target or a draft that fits nowhere."""
+        named = super().describe(problem)
+        mend = "; add a device, raise `memory` of one (devices), or take a smaller model or dtype"
+        return lambda message: named(message) + (mend if message.startswith("memory: ") else "")
+
+    def solution(self, plan: Plan) -> family.StagedSolution:
+        """Return the draft, the devices, the cuts and the length that the plan names."""
+        decisions: dict[str, Any] = plan.decisions
         devices = [device.name for device in plan.problem.devices]
         assert isinstance(plan.problem.model, CausalLM)
-        length = decisions["draft_length"]
-        if isinstance(length, bool) or not isinstance(length, int):
-            raise ValueError(f"decisions.draft_length is {length!r}, not a number of tokens")
-        target_device = devices.index(decisions["target_device"])  # type: ignore[arg-type]
+        length, cuts = decisions["draft_length"], decisions["target_cuts"]
+        for value in (length, *cuts):
+            if isinstance(value, bool) or not isinstance(value, int):
+                kind = "decisions.draft_length" if value is length else "decisions.target_cuts"
+                raise ValueError(f"{kind} is {value!r}, not a number of {'tokens' if value is length else 'elements'}")
+        target = tuple(devices.index(name) for name in decisions["target_devices"])
         if length == 0:
-            return family.SpeculativeSolution(-1, -1, 0, target_device, 0)
-        draft = list(plan.problem.model.drafts).index(decisions["draft"])  # type: ignore[arg-type]
-        draft_device = devices.index(decisions["draft_device"])  # type: ignore[arg-type]
-        return family.SpeculativeSolution(draft, draft_device, 0, target_device, length)
+            return family.StagedSolution(-1, -1, 0, tuple(cuts), target)
+        draft = list(plan.problem.model.drafts).index(decisions["draft"])
+        return family.StagedSolution(draft, devices.index(decisions["draft_device"]), length, tuple(cuts), target)
 
-    def plan(self, problem: Problem, instance: family.Speculative, result: Result) -> Plan:
-        """Write a stage for each model that takes part, the messages between them, and what drafting gains."""
+    def plan(self, problem: Problem, instance: family.StagedSpeculative, result: Result) -> Plan:
+        """Write a stage for each part of a model, the messages between them, and what drafting gains."""
         rounds = Rounds(problem)
         chosen = Choice(rounds, instance, result.solution)
         latency_s, ttft_s = chosen.latency_s, chosen.ttft_s
@@ -85,8 +95,8 @@ class Speculative(Strategy):
             "tokens_per_s": load.new_tokens / latency_s,
             "rounds": chosen.expected.rounds,
         }
-        if (alone_s := rounds.alone_s(instance)) is not None:
-            metrics |= {"target_alone_s": alone_s, "speed_up": alone_s / latency_s}
+        if (alone := alone_s(rounds, instance)) is not None:
+            metrics |= {"target_alone_s": alone, "speed_up": alone / latency_s}
         return Plan(
             edgeopt_version=edgeopt.__version__,
             problem=problem,
@@ -104,5 +114,5 @@ class Speculative(Strategy):
             stages=chosen.stages(),
             transfers=chosen.transfers,
             timeline=lay_out(chosen.bars()),
-            notes=chosen.notes(),
+            notes=chosen.notes(proven=result.status.reason == "optimal"),
         )

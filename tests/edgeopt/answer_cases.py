@@ -24,9 +24,9 @@ def trace(num_queries: int = 40, seed: int = 0, lengths: bool = True) -> Trace:
     confidence = np.round(np.clip(0.5 * correct + 0.5 * rng.random((num_queries, 3)), 0, 1), 2)
     prompt = rng.integers(3, 9, num_queries) if lengths else None
     tokens = rng.integers(1, 5, (num_queries, 3)) if lengths else None
-    held_out = np.arange(num_queries) % 4 == 3
+    splits = np.where(np.arange(num_queries) % 4 == 3, "held-out", "fit")
     classes = np.array(["odd", "even"])[np.arange(num_queries) % 2]
-    return Trace(MODELS, np.arange(num_queries), classes, held_out, correct, confidence, prompt, tokens)
+    return Trace(MODELS, np.arange(num_queries), classes, splits, correct, confidence, prompt, tokens)
 
 
 def family(folder: Path, recorded: Trace | None = None, **fields: Any) -> CausalLM:

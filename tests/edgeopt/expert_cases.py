@@ -68,6 +68,28 @@ def mixture(
     )  # fmt: skip
 
 
+def in_bits(model: CausalLM, int8: float = 0.01, int4: float = 0.1) -> CausalLM:
+    """The mixture with sizes in 8 and 4 bits, a quarter and an eighth, and what a block loses in each."""
+    parts = {"int8": 0.25, "int4": 0.125}
+    layers = [
+        layer.model_copy(
+            update={
+                "weights_by_dtype": {dtype: layer.weights * part for dtype, part in parts.items()},
+                "experts": layer.experts.model_copy(
+                    update={"weights_by_dtype": {dtype: layer.experts.weights * part for dtype, part in parts.items()}}
+                ),
+            }
+        )
+        if layer.experts is not None
+        else layer
+        for layer in model.layers
+    ]
+    blocks = [int(layer.experts is not None) for layer in layers for _ in range(layer.count)]
+    loss = {"int8": [int8 * block for block in blocks], "int4": [int4 * block for block in blocks]}
+    quality = {"form": "weights", "metric": "nats", "loss": loss, "source": SOURCE}
+    return CausalLM.model_validate({**model.model_dump(by_alias=True), "layers": layers, "quality": quality})
+
+
 def problem(**fields: Any) -> Problem:
     """Three equal devices; the first, the trunk, has room for two experts beside it, the others for four."""
     devices = [device("desk", gflops=10, memory=3.3e6), device("box", gflops=10, memory=4.1e6)]

@@ -176,8 +176,9 @@ def _run(model: Any, decoder: nn.Module, tokens: int, cache: Any) -> list[_Count
 
 def _weights(trace: Trace, names: set[str]) -> dict[str, int]:
     """Bytes of a part's weights by format: as they are, and with matrices in int8 or int4."""
-    matrices = [trace.tensors[name] for name in names if trace.tensors[name].dim() > 1]
-    rest = trace.weight_bytes(name for name in names if trace.tensors[name].dim() <= 1)
+    stored = {name for name in names if trace.tensors[name].dim() > 1 and not name.endswith(_ROUTER)}
+    matrices = [trace.tensors[name] for name in stored]
+    rest = trace.weight_bytes(name for name in names if name not in stored)
     sizes = {dtype: rest + sum(_quantised_bytes(matrix, dtype) for matrix in matrices) for dtype in ("int8", "int4")}
     return {"": trace.weight_bytes(names), **sizes}
 
@@ -228,10 +229,17 @@ def _experts(model: Any, layer: nn.Module) -> Experts | None:
     tensors = [tensor for tensor in layer.parameters() if tensor.dim() == 3 and tensor.shape[0] == number]
     if not tensors:
         return None
-    active = config.num_experts_per_tok
-    return Experts(num_experts=number, num_active=active, weights=sum(tensor.nbytes for tensor in tensors) / number)
+    sizes = {dtype: sum(_quantised_bytes(tensor, dtype) for tensor in tensors) / number for dtype in ("int8", "int4")}
+    return Experts(
+        num_experts=number,
+        num_active=config.num_experts_per_tok,
+        weights=sum(tensor.nbytes for tensor in tensors) / number,
+        weights_by_dtype=sizes,
+    )
 
 
+#: Matrices of routers keep the model's dtype: they are small, and choose.
+_ROUTER = ".gate.weight"
 _EXPERT_KEYS = ("num_local_experts", "num_experts", "n_routed_experts")
 
 

@@ -3,47 +3,31 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgeopt_solvers.policy.evaluation import Evaluation
 from edgeopt_solvers.policy.instance import (
     LIMIT_TOLERANCE,
     Cascade,
     CascadeSolution,
     Speculative,
     SpeculativeSolution,
+    StagedSolution,
+    StagedSpeculative,
 )
+from edgeopt_solvers.policy.staged_check import evaluate_staged
 
 __all__ = ["Evaluation", "evaluate"]
 
 
-@dataclass(frozen=True, slots=True)
-class Evaluation:
-    """Cost and feasibility of one solution.
-
-    Attributes
-    ----------
-    objective
-        As the instance asks.
-    metrics
-        Speculative: ``time_per_token_s``, ``energy_per_token_j``, ``cost_per_token``, ``tokens_per_round``,
-        ``round_s``. Cascade: ``latency_s``, ``cost``, ``accuracy`` and ``asked[m]`` (fraction of queries) per model,
-        ``busy_s[d]`` per device where they are given.
-    violations
-        One sentence for each broken rule, with names, amounts and units; empty when feasible.
-    terms
-        Speculative: seconds of a round by part: ``draft_s``, ``up_s``, ``verify_s``, ``down_s``.
-    """
-
-    objective: float
-    metrics: dict[str, float]
-    violations: tuple[str, ...]
-    terms: dict[str, float] = field(default_factory=dict)
-
-
-def evaluate(instance: Speculative | Cascade, solution: SpeculativeSolution | CascadeSolution) -> Evaluation:
+def evaluate(
+    instance: Speculative | StagedSpeculative | Cascade,
+    solution: SpeculativeSolution | StagedSolution | CascadeSolution,
+) -> Evaluation:
     """Recompute every metric of ``solution`` and list every rule it breaks."""
+    if isinstance(instance, StagedSpeculative) and isinstance(solution, StagedSolution):
+        return evaluate_staged(instance, solution)
     if isinstance(instance, Speculative) and isinstance(solution, SpeculativeSolution):
         return _speculative(instance, solution)
     if isinstance(instance, Cascade) and isinstance(solution, CascadeSolution):
@@ -73,7 +57,7 @@ def _speculative(instance: Speculative, s: SpeculativeSolution) -> Evaluation:
         for position in range(length):
             likely *= float(instance.acceptance[s.draft, s.target, position])
             tokens += likely
-        draft_s = length * float(instance.draft_s[s.draft, d])
+        draft_s = length * float(instance.draft_s[s.draft, d]) + float(instance.draft_round_s[s.draft, d])
         if d != e:
             up_bytes = instance.round_bytes + length * instance.token_bytes
             down_bytes = instance.reply_bytes

@@ -9,23 +9,25 @@ from typing import Any
 
 import numpy as np
 
-from edgeopt_solvers.policy.instance import Cascade, Speculative
+from edgeopt_solvers.policy.instance import Cascade, Speculative, StagedSpeculative
 
 __all__ = ["diagnose"]
 
 
-def diagnose(instance: Speculative | Cascade, time_limit_s: float | None = None) -> str:
+def diagnose(instance: Speculative | StagedSpeculative | Cascade, time_limit_s: float | None = None) -> str:
     """Name the limit that leaves no policy, with values and units."""
     stop_at = math.inf if time_limit_s is None else time.perf_counter() + time_limit_s
     try:
+        if isinstance(instance, StagedSpeculative):
+            return _staged(instance, stop_at)
         if isinstance(instance, Speculative):
             return _speculative(instance)
         return _cascade(instance, stop_at)
     except TimeoutError:
-        return "no cascade keeps every limit; time ran out before the binding one was found"
+        return "no policy keeps every limit; time ran out before the binding one was found"
 
 
-def _best(instance: Speculative | Cascade, stop_at: float = math.inf) -> float:
+def _best(instance: Speculative | StagedSpeculative | Cascade, stop_at: float = math.inf) -> float:
     from edgeopt_solvers.policy.exact import solve
     from edgeopt_solvers.solve import Options
 
@@ -79,6 +81,38 @@ def _speculative(instance: Speculative) -> str:
                 f"{within - limit:.6g}{unit} too much"
             )
     return ""
+
+
+def _staged(instance: StagedSpeculative, stop_at: float) -> str:
+    """Say whether the target, the draft, or the time is too large."""
+    able = np.isfinite(instance.prefill_s).all(axis=1) & np.isfinite(instance.verify_s).all(axis=(1, 2))
+    needed, there = float(instance.resident_bytes.sum()), float(instance.memory_bytes[able].sum())
+    if needed > there:
+        return (
+            f"memory: the target in as many stages as there are devices needs {needed:.9g} bytes, the memory of all "
+            f"that can run it is {there:.9g} bytes, {needed - there:.6g} too few"
+        )
+    if instance.min_length > 0 and (least := float(instance.draft_bytes.min())) > (
+        largest := float(instance.memory_bytes.max())
+    ):
+        return (
+            f"memory: the smallest draft needs {least:.9g} bytes, the largest memory is {largest:.9g} bytes, "
+            f"{least - largest:.6g} too few"
+        )
+    free = replace(instance, max_time_s=None)
+    if instance.max_time_s is not None and math.isfinite(least := _best(free, stop_at)):
+        limit = instance.max_time_s
+        return f"max_time_s is {limit:.9g} s, the least of any request is {least:.9g} s, {least - limit:.6g} s too much"
+    unlimited = replace(free, memory_bytes=np.full(instance.num_devices, math.inf))
+    if math.isinf(_best(unlimited, stop_at)):
+        return "links: no devices that can run draft and target are connected as they must be"
+    least = float((instance.resident_bytes + instance.transient_bytes).max())
+    memories = ", ".join(f"{float(instance.memory_bytes[d]):.9g} on device {d}" for d in np.flatnonzero(able).tolist())
+    most = f" in at most {instance.max_stages} stages (max_stages)" if instance.max_stages is not None else ""
+    return (
+        f"memory: no cut of the target{most} fits the devices beside what else they hold; it needs {needed:.9g} bytes, "
+        f"its largest element {least:.9g}, and there are {memories}"
+    )
 
 
 def _cascade(instance: Cascade, stop_at: float) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from edgeopt_solvers.policy.boxes import Best, polish, price, search
 from edgeopt_solvers.policy.grid import MOST_CELLS, grid_of, num_cells
-from edgeopt_solvers.policy.instance import Cascade, CascadeSolution, Speculative
+from edgeopt_solvers.policy.instance import Cascade, CascadeSolution, Speculative, StagedSpeculative
 from edgeopt_solvers.policy.speculate import solve_speculative
 from edgeopt_solvers.policy.traces import Traces, coarser, subsequences, traces_of
 from edgeopt_solvers.result import Reason, Result, Status, relative_gap
@@ -29,8 +29,12 @@ PROVEN = 1e-9
 COARSE = 11
 
 
-def solve(instance: Speculative | Cascade, options: Options) -> Result:
-    """Solve either problem of the family."""
+def solve(instance: Speculative | StagedSpeculative | Cascade, options: Options) -> Result:
+    """Solve any problem of the family."""
+    if isinstance(instance, StagedSpeculative):
+        from edgeopt_solvers.policy.stages import solve_staged  # chains load more than numpy
+
+        return solve_staged(instance, options)
     if isinstance(instance, Speculative):
         return solve_speculative(instance, options)
     return _solve_cascade(instance, options)

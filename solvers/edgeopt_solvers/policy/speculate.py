@@ -2,7 +2,7 @@
 
 For each pair of draft a and target b, over devices d, e and lengths γ >= 1:
 
-    round = γ draft_s[a, d] + up[d, e, γ] + verify_s[b, e, γ + 1] + down[e, d]
+    round = draft_round_s[a, d] + γ draft_s[a, d] + up[d, e, γ] + verify_s[b, e, γ + 1] + down[e, d]
     tokens = 1 + Σ_{i<=γ} Π_{j<=i} α_j        objective = round / tokens + start_s, or joules or price / tokens
 
 and, once per target, the lone decoding of γ = 0. Nothing is approximated, so the least value is the optimum.
@@ -104,6 +104,7 @@ def _drafted(instance: Speculative, links: _Links, a: int, b: int, verify_s: Arr
     draft_bytes, target_bytes = instance.draft_bytes[a], instance.target_bytes[b]
     fits = draft_bytes <= instance.memory_bytes * KEEP
     draft_s: Array = np.where(fits, instance.draft_s[a], math.inf)[:, None] * length.astype(np.float64)  # (D, G)
+    draft_s += instance.draft_round_s[a][:, None]
     verify = verify_s[:, first - 1 :]
     seconds = draft_s[:, None, :] + (links.seconds + verify[None, :, :])
     both = np.flatnonzero(draft_bytes + target_bytes > instance.memory_bytes * KEEP)

@@ -24,7 +24,7 @@ _ABSENT: Any = None
 SPECULATIVE_FEATURES = frozenset(
     {
         "speculative", "per_position", "verify_curve", "drafting_required", "memory", "energy", "cost", "weighted",
-        "max_time_per_token", "max_energy_per_token", "max_cost_per_token", "start",
+        "max_time_per_token", "max_energy_per_token", "max_cost_per_token", "start", "draft_round",
     }
 )  # fmt: skip
 
@@ -62,6 +62,8 @@ class Speculative(WeightedInstance):
     ----------
     draft_s : (A, D)
         Seconds of one draft step; ``inf``: cannot run there.
+    draft_round_s : (A, D), optional
+        Seconds that a draft takes in each round beside its steps (waking up, taking in what was right). Default: none.
     verify_s : (B, D) or (B, D, G + 1)
         Seconds of a target pass, the same for all lengths or by number of positions 1..G + 1; ``inf``: cannot run.
     acceptance : (A, B) or (A, B, G)
@@ -113,6 +115,7 @@ class Speculative(WeightedInstance):
     power_w: Array = _ABSENT
     byte_j: Array = _ABSENT
     price_per_s: Array = _ABSENT
+    draft_round_s: Array = _ABSENT
     start_s: Array = _ABSENT
     alone_start_s: Array = _ABSENT
     objective: str | Mapping[str, float] = "time"
@@ -147,6 +150,7 @@ class Speculative(WeightedInstance):
             "speculative": True,
             "per_position": bool((np.diff(self.acceptance, axis=2) != 0).any()),
             "verify_curve": bool((self.verify_s != self.verify_s[:, :, :1]).any()),
+            "draft_round": bool(self.draft_round_s.any()),
             "start": bool(self.start_s.any() or self.alone_start_s.any()),
             "drafting_required": self.min_length > 0,
             "memory": bool(np.isfinite(self.memory_bytes).any()),
@@ -192,6 +196,10 @@ def _normalised(given: Speculative) -> dict[str, Any]:
             "give bytes/s per pair of devices, 0: no link", inf=True,
         ),
         "latency_s": amounts("latency_s", or_else("latency_s", square), [(D, D)], "give seconds per pair of devices"),
+        "draft_round_s": amounts(
+            "draft_round_s", or_else("draft_round_s", np.zeros((A, D))), [(A, D)],
+            "give finite seconds per round for each draft and device",
+        ),
         "start_s": amounts(
             "start_s", or_else("start_s", np.zeros((A, D, B, D))), [(A, D, B, D)],
             "give seconds per token by draft, its device, target and its device, inf: cannot", inf=True,

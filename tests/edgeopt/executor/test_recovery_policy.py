@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from edgeopt import planner
 from edgeopt.errors import ExecutionError
 from edgeopt.executor import recovery as module
 from edgeopt.executor.attempt import Log, Options
@@ -16,6 +17,9 @@ from edgeopt.executor.messages import Handoff, Trace
 from edgeopt.executor.recovery import Ran, run_to_the_end
 from edgeopt.plan import Plan
 from tests.edgeopt.executor.plans import toy_plan
+from tests.edgeopt.expert_cases import in_bits, mixture
+from tests.edgeopt.expert_cases import problem as expert_problem
+from tests.edgeopt.factories import device
 
 
 class Scripted:
@@ -139,7 +143,53 @@ def test_only_machines_that_are_known_are_planned_with(monkeypatch) -> None:
         assert "server" not in ran.recoveries[0].devices
 
 
+def experts_plan(**constraints: Any) -> Plan:
+    """A mixture on three devices, each of which could be its trunk, two of which hold all of it."""
+    devices = [device(name, gflops=10, memory=4.1e6) for name in ("desk", "box", "far")]
+    return planner.solve(expert_problem(devices=devices, constraints={"source": "desk", **constraints}), diagnose=False)
+
+
+def test_a_mixture_is_planned_again_without_a_device(monkeypatch) -> None:
+    names = ("desk", "box", "far")
+    plan = experts_plan(experts={"trunk": "box"})
+    for gone, trunks in (("box", {"desk", "far"}), ("far", {"box"})):
+        script = [([], ExecutionError("killed", stage=1, device=gone)), ([], None), ([], None)]
+        go, tried = by_script(monkeypatch, plan, script, on_fault="replan", reachable=names)
+        ran = go()
+        assert ran.recoveries[0].resumed_from == "from its start"
+        assert tried[-1][0].decisions["trunk"] in trunks
+        assert gone not in ran.recoveries[0].devices
+        assert planner.verify(tried[-1][0]) == []
+
+
 def test_a_source_that_is_lost_is_named_with_its_stage(monkeypatch) -> None:
     go, _ = by_script(monkeypatch, toy_plan(("phone", 2), ("server", 6)), [([], lost("phone"))], on_fault="replan")
     with pytest.raises(ExecutionError, match="stage 0 on device 'phone': killed; the source, which holds the request"):
+        go()
+
+
+def test_what_a_problem_says_about_experts_goes_with_the_device() -> None:
+    case = expert_problem(
+        model=in_bits(mixture()),
+        constraints={"experts": {"trunk": "desk", "weights": {"desk": "int8", "box": "int4"}}, "source": "far"},
+    )
+    plan = planner.solve(case)
+    left = module.without_device(plan, "box").constraints.experts
+    assert (left.trunk, left.weights) == ("desk", {"desk": "int8"})
+    assert module.without_device(plan, "desk").constraints.experts.trunk is None
+    kept = case.model_copy(update={"constraints": case.constraints.model_copy(update={"quality": 0.5})})
+    anew = module.without_device(plan.model_copy(update={"problem": kept}), "box")
+    assert anew.constraints.experts.weights is None, "formats are decided anew where a quality is to be kept"
+
+
+def test_experts_that_fit_nowhere_without_a_device_are_named_with_bytes(monkeypatch) -> None:
+    plan = planner.solve(expert_problem(constraints={"source": "desk"}))
+    gone = next(stage for stage in plan.stages if stage.device != "desk")
+    small = plan.problem.devices[0].model_copy(update={"memory": 3.3e6})
+    plan = plan.model_copy(update={"problem": plan.problem.model_copy(update={"devices": [small, *(
+        d.model_copy(update={"memory": 1.1e6 if d.name != gone.device else d.memory}) for d in plan.problem.devices[1:]
+    )]})})  # fmt: skip
+    script = [([], ExecutionError("killed", stage=gone.index, device=gone.device))]
+    go, _ = by_script(monkeypatch, plan, script, on_fault="replan", reachable=("desk", "box", "far"))
+    with pytest.raises(ExecutionError, match=rf"without '{gone.device}' there is no plan: .*memory: .* bytes"):
         go()

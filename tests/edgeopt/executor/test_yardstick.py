@@ -19,8 +19,8 @@ HOST = Host(0, "phone", (0,), 1, 0.25, 1e9, "cpu", 30e-6)
 def computed(monkeypatch: pytest.MonkeyPatch, host: Host, before_s: float, after_s: float) -> tuple[float, float]:
     """Compute for 5 ms of processor time; seconds at the whole speed, and until the rest ended."""
     laps = iter([before_s, after_s])
-    monkeypatch.setattr(yardstick, "applied", lambda: next(laps))
-    yardstick._readings.clear()
+    monkeypatch.setattr(yardstick, "applied", lambda which: next(laps))
+    yardstick._readings["cached"].clear()
     started = computing_begins(host)
     assert started.processor_s is not None
     while time.thread_time() < started.processor_s + 0.005:
@@ -44,7 +44,7 @@ def test_a_fast_moment_counts_for_more(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_only_one_paced_thread_of_a_processor_is_measured_by_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(yardstick, "applied", lambda: pytest.fail("applied"))
+    monkeypatch.setattr(yardstick, "applied", lambda which: pytest.fail("applied"))
     for other in (
         replace(HOST, cpu_quota=None), replace(HOST, yardstick_s=None), replace(HOST, threads=2),
         replace(HOST, accelerator="cuda"),
@@ -53,16 +53,25 @@ def test_only_one_paced_thread_of_a_processor_is_measured_by_it(monkeypatch: pyt
 
 
 def test_the_last_readings_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    yardstick._readings.clear()
+    yardstick._readings["cached"].clear()
     laps = iter([*[9.0] * 5, *[2.0, 4.0] * (yardstick.RECENT // 2)])
-    monkeypatch.setattr(yardstick, "applied", lambda: next(laps))
+    monkeypatch.setattr(yardstick, "applied", lambda which: next(laps))
     assert [yardstick.lately() for _ in range(6)] == pytest.approx([9.0] * 5 + [47 / 6])
     for _ in range(yardstick.RECENT - 1):
         last = yardstick.lately()
     assert last == pytest.approx(3.0)
-    yardstick._readings.clear()
+    yardstick._readings["cached"].clear()
 
 
-def test_the_yardstick_itself_takes_some_microseconds() -> None:
-    laps = [yardstick.applied() for _ in range(5)]
-    assert all(1e-6 < lap < 1e-2 for lap in laps)
+@pytest.mark.parametrize(("which", "most_s"), [("cached", 1e-2), ("streamed", 1e-1)])
+def test_the_yardsticks_themselves_take_little(which, most_s: float) -> None:
+    laps = [yardstick.applied(which) for _ in range(5)]
+    assert all(1e-6 < lap < most_s for lap in laps)
+
+
+def test_what_is_read_from_memory_has_a_yardstick_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    monkeypatch.setattr(yardstick, "applied", lambda which: asked.append(which) or 1e-3)
+    rest(computing_begins(replace(HOST, yardstick="streamed")), 0.25)
+    assert asked == ["streamed", "streamed"]
+    yardstick._readings["streamed"].clear()

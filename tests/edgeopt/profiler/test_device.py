@@ -15,7 +15,8 @@ from edgeopt.profiler import profile_device
 from edgeopt.profiler.device import available_memory_bytes
 from edgeopt.profiler.jobs import ElementAnswer, ElementJob, ElementSamples
 from edgeopt.profiler.processes import run_jobs
-from edgeopt.profiler.timings import _undisturbed, _wake_s, decode_knots, whole_plan
+from edgeopt.profiler.samples import undisturbed, wake_s
+from edgeopt.profiler.timings import decode_knots, whole_plan
 from edgeopt.profiles.device import Runtime
 from edgeopt.profiles.problem import ImageWorkload, TextWorkload
 
@@ -94,21 +95,36 @@ def test_disturbed_requests_do_not_count():
 
     calm = process([1.0, 1.1, 1.05], [0.0, 0.005, 0.0])
     busy = process([2.0, 3.0, 1.6], [0.9, 1.8, 0.5])
-    samples, waited = _undisturbed([calm, busy])
+    samples, waited = undisturbed([calm, busy])
     assert samples.ravel().tolist() == [1.0, 1.1, 1.05]
     assert waited == pytest.approx(0.005 / 1.1)
-    samples, waited = _undisturbed([busy])
+    samples, waited = undisturbed([busy])
     assert samples.ravel().tolist() == [2.0, 1.6], "with nothing calm, the calmest two"
     assert waited == pytest.approx(0.45)
+
+
+def test_requests_are_told_at_the_usual_speed_of_the_machine():
+    def process(seconds, took):
+        return ElementSamples(
+            elements_s=[[[value]] for value in seconds], requests_s=seconds, waited_s=[0.0] * len(seconds),
+            wakes_s=[0.2], yardsticks_s=took,
+        )  # fmt: skip
+
+    slow, fast = process([2.0, 2.0], [2e-3, 2e-3]), process([1.0], [1e-3])
+    assert undisturbed([slow, fast])[0].ravel().tolist() == [2.0, 2.0, 2.0], "that of the median request"
+    assert undisturbed([slow, fast], 1e-3)[0].ravel().tolist() == [1.0, 1.0, 1.0]
+    assert wake_s([slow], 1e-3) == pytest.approx(0.1)
+    bare = process([1.0], [])
+    assert undisturbed([slow, bare])[0].ravel().tolist() == [2.0, 2.0, 1.0], "not known of all"
 
 
 def test_wake_is_the_middle_process():
     def process(*wakes_s):
         return ElementSamples(elements_s=[[[1.0]]], requests_s=[1.0], waited_s=[0.0], wakes_s=list(wakes_s))
 
-    assert _wake_s([process(0.1, 0.2, 9.0), process(0.4), process(0.1)]) == pytest.approx(0.2)
-    assert _wake_s([process(-0.1)]) == 0.0, "noise"
-    assert _wake_s([process()]) is None, "one round waits for nobody"
+    assert wake_s([process(0.1, 0.2, 9.0), process(0.4), process(0.1)]) == pytest.approx(0.2)
+    assert wake_s([process(-0.1)]) == 0.0, "noise"
+    assert wake_s([process()]) is None, "one round waits for nobody"
 
 
 def test_waiting_for_a_core_is_seen():

@@ -15,7 +15,7 @@ def test_a_trace_that_is_written_is_read(tmp_path, lengths):
     recorded = trace(lengths=lengths)
     read = read_answers(family(tmp_path, recorded))
     assert read.models == recorded.models
-    for name in ("query", "classes", "held_out", "correct", "confidence", "prompt_tokens", "tokens"):
+    for name in ("query", "classes", "splits", "correct", "confidence", "prompt_tokens", "tokens"):
         assert np.array_equal(getattr(read, name), getattr(recorded, name)), name
     fit, held_out = read.part("fit"), read.part("held-out")
     assert len(fit) + len(held_out) == len(read)
@@ -32,7 +32,7 @@ def test_a_trace_that_is_written_is_read(tmp_path, lengths):
         (",tokens:small", ",correct:big", "column 'correct:big' is there twice; keep one of them"),
         ("big\n0,odd,fit,0,", "big\n0,odd,fit,2,", ":2: model.answers.trace: correct:small is '2'; write 0 or 1"),
         ("\n1,even,fit,", "\n0,even,fit,", ":3: model.answers.trace: query 0 is there twice; keep one row per query"),
-        ("\n1,even,fit,", "\n1,even,test,", ":3: model.answers.trace: split is 'test'; write fit or held-out"),
+        ("\n1,even,fit,", "\n1,even,test,", ":3: model.answers.trace: split is 'test'; write fit, held-out or train"),
         (",fit,", ",held-out,", "no query has the split 'fit'; give some queries `fit`"),
         ("\n1,even,fit,", "\n1,even,fit,1,", ":3: model.answers.trace: has 14 values for 13 columns"),
     ],

@@ -62,7 +62,7 @@ def test_two_hundred_texts_are_the_targets_own():
     case = load_problem("text-speculative")
     load = case.workload.model_copy(update={"new_tokens": 12})
     limits = case.constraints.model_copy(update={"drafting": case.constraints.drafting.model_copy(
-        update={"min_length": 1, "max_length": 16, "adaptive": True})})  # fmt: skip
+        update={"min_length": 1, "max_length": 16, "adaptive": True}), "max_stages": 1})  # fmt: skip
     plan = in_one_place(planner.solve(case.model_copy(update={"workload": load, "constraints": limits})))
     assert 0 < plan.decisions["stop_below"] < 1
     party, target = build(plan, (0, 1)), library_model(case.model, None)

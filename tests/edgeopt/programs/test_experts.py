@@ -10,7 +10,7 @@ from edgeopt import planner
 from edgeopt.plan import Plan
 from edgeopt.strategies.experts import Experts
 from edgeopt_solvers import Result, Status
-from tests.edgeopt.expert_cases import architecture, mixture, problem
+from tests.edgeopt.expert_cases import architecture, in_bits, mixture, problem
 
 torch = pytest.importorskip("torch")
 pytest.importorskip("transformers")
@@ -19,18 +19,22 @@ pytestmark = [pytest.mark.torch, pytest.mark.usefixtures("one_thread")]
 FAMILIES = ["MixtralForCausalLM", "Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"]
 
 
-def placed(rows, *, trunk="desk", source="desk", batch=1, model=None) -> Plan:
-    """A plan with these devices and shares for the experts of every layer."""
+def placed(rows, *, trunk="desk", source="desk", batch=1, model=None, formats=None) -> Plan:
+    """A plan with these devices and shares for the experts of every layer, stored in these formats."""
     model = model or mixture(layers=2, num_active=2)
+    weights = {} if formats is None else {"weights": formats}
     case = problem(
         model=model,
         workload={"kind": "text", "prompt_tokens": 7, "new_tokens": 5, "batch": batch},
-        constraints={"experts": {"trunk": trunk}, "source": source},
+        constraints={"experts": {"trunk": trunk, **weights}, "source": source},
     )
     technique = Experts()
     names = [f"block.{i}" for i in range(2)]
     draft = planner.solve(roomy(case)).model_copy(
-        update={"decisions": {"trunk": trunk, "experts": dict.fromkeys(names, rows)}, "problem": roomy(case)}
+        update={
+            "decisions": {"trunk": trunk, "experts": dict.fromkeys(names, rows), **weights},
+            "problem": roomy(case),
+        }
     )
     solution, instance = technique.solution(draft), technique.build(roomy(case))
     found = technique.evaluate(instance, solution)
@@ -64,6 +68,39 @@ def test_tokens_are_those_of_one_process(family, rows, trunk, source, batch):
     (tokens,), (expected,) = rehearse(plan, 1), reference(plan, 1)
     assert tokens.shape == (batch, 5)
     assert tokens.tolist() == expected.tolist()
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    ("rows", "formats", "batch"),
+    [
+        (APART, {"desk": "int8", "box": "int4", "far": "int4"}, 3), (APART, {"box": "int4"}, 1),
+        (COPIES, {"desk": "int4", "far": "int8"}, 6),
+    ],
+)  # fmt: skip
+def test_tokens_are_those_of_one_process_with_the_same_bits(family, rows, formats, batch):
+    from edgeopt.programs import reference
+    from edgeopt.programs.parties import rehearse
+
+    model = in_bits(mixture(layers=2, num_active=3 if "2" in family else 2, family=family))
+    plan = placed(rows, batch=batch, model=model, formats=formats)
+    assert [stage.variant for stage in plan.stages] == [formats.get(stage.device) for stage in plan.stages]
+    (tokens,), (expected,) = rehearse(plan, 1), reference(plan, 1)
+    assert tokens.tolist() == expected.tolist()
+
+
+def test_parties_hold_what_they_hold_in_their_own_bits():
+    from edgeopt.programs import build
+    from edgeopt.programs.quantised import QuantisedExperts, QuantisedLinear
+
+    plan = placed(APART, model=in_bits(mixture(layers=2, num_active=2)), formats={"box": "int4"})
+    box, far = (build(plan, (index,)) for index in (1, 2))
+    assert all(isinstance(held._module, QuantisedExperts) for held in box._held.values())
+    assert not any(isinstance(held._module, QuantisedExperts) for held in far._held.values())
+    other = placed(APART, model=in_bits(mixture(layers=2, num_active=2)), formats={"desk": "int8"})
+    trunk = build(other, (0,))._part
+    assert isinstance(trunk.layers[0].self_attn.q_proj, QuantisedLinear)
+    assert trunk.layers[0].mlp.gate.weight.dtype == torch.float32  # the router stays as it is
 
 
 @pytest.mark.parametrize("family", FAMILIES)

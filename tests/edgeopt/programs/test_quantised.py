@@ -86,12 +86,66 @@ def _logits(plan):
     return found[0]
 
 
-def test_experts_and_unknown_formats_are_refused(language_plan):
-    def stored(plan, name):
-        stages = [stage.model_copy(update={"variant": name}) for stage in plan.stages]
-        return plan.model_copy(update={"stages": stages})
+def stored(plan, *names):
+    stages = [s.model_copy(update={"variant": name}) for s, name in zip(plan.stages, names, strict=True)]
+    return plan.model_copy(update={"stages": stages})
 
-    with pytest.raises(InputError, match="experts"):
-        programs.build(stored(language_plan([3, 6], family="Mixtral", num_local_experts=4), "int8"), [0])
+
+def test_a_mixture_in_stages_of_fewer_bits_makes_the_tokens_of_one_process(language_plan, run_plan):
+    plan = stored(language_plan([3, 6], family="Mixtral", num_local_experts=4), "int8", "int4")
+    result, expected = run_plan(plan), programs.reference(plan, seed=11)
+    assert programs.compare(plan, result, expected)["equal"]
+
+
+@pytest.mark.parametrize("name", ["mixtral", "qwen2_moe"])
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_experts_compute_what_the_library_computes_with_their_weights(name, dtype):
+    from edgeopt.profiles.model import Architecture
+    from edgeopt.programs.language import build_model, model_config
+    from edgeopt.programs.mixtures import expert_layers
+    from edgeopt.programs.quantised import QuantisedExperts
+    from edgeopt.programs.weights import RandomWeights
+    from tests.edgeopt.expert_cases import architecture
+
+    family = {"mixtral": "MixtralForCausalLM", "qwen2_moe": "Qwen2MoeForCausalLM"}[name]
+    known = Architecture.model_validate(architecture(family, 1))
+    whole = expert_layers(build_model(known, model_config(known)))[0]
+    source, shapes = RandomWeights(3), {name: value.shape for name, value in whole.named_parameters()}
+    held = QuantisedExperts(whole, range(4), lambda n, e: source.read(n, shapes[n], [e]), dtype, dtype=torch.float32)
+    for n, layers in (("gate_up_proj", held.gate_up), ("down_proj", held.down)):
+        back = torch.stack([layer.rows(0, shapes[n][1]) for layer in layers])
+        assert not torch.equal(back, source.read(n, shapes[n]))
+        setattr(whole, n, torch.nn.Parameter(back, requires_grad=False))
+    generator = torch.Generator().manual_seed(0)
+    states = torch.randn(9, 16, generator=generator)
+    chosen = torch.stack([torch.randperm(4, generator=generator)[:2] for _ in range(9)])
+    weights = torch.rand(9, 2, generator=generator)
+    assert torch.allclose(held(states, chosen, weights), whole(states, chosen, weights), atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_a_mixtures_bytes_in_a_format_are_those_of_the_profile(dtype):
+    from edgeopt.profiles import load_model
+    from edgeopt.programs.language import LanguagePart
+
+    model = load_model("mixture")
+    block = model.layers[1]
+    part = LanguagePart(
+        model.architecture, 1, 2, dtype=torch.float32, device=torch.device("cpu"), max_tokens=8, weights=dtype
+    )
+    held = [*part.layers[0].parameters(), *part.layers[0].buffers()]
+    assert sum(tensor.nbytes for tensor in held) == block.weights_by_dtype[dtype]
+    experts = part.layers[0].mlp.experts
+    assert sum(tensor.nbytes for tensor in experts.buffers()) == 8 * block.experts.weights_by_dtype[dtype]
+
+
+def test_other_matrices_and_unknown_formats_are_refused(language_plan):
+    from edgeopt.programs.quantised import fill_quantised
+    from edgeopt.programs.weights import RandomWeights, meta_parameters
+
+    with meta_parameters():
+        layer = torch.nn.Conv1d(3, 4, 2)
+    with pytest.raises(InputError, match="'weight' is no matrix of a linear layer or of experts"):
+        fill_quantised(layer, RandomWeights(0), "int8", dtype=torch.float32)
     with pytest.raises(InputError, match="int8 or int4"):
-        programs.build(stored(language_plan([3, 6]), "int2"), [0])
+        programs.build(stored(language_plan([3, 6]), "int2", "int2"), [0])

@@ -21,9 +21,10 @@ def planned(length, *, draft="small", temperature=0.0, adaptive=False, forbid=()
     load = {"kind": "text", "prompt_tokens": 6, "new_tokens": new_tokens, "temperature": temperature}
     case = problem(model=model, workload=load, constraints={"drafting": drafting | {"adaptive": adaptive}})
     plan = planner.solve(case)
-    places = {"draft": draft, "draft_device": "phone", "target_device": "server", "draft_length": length}
+    places = {"draft": draft, "draft_device": "phone", "target_devices": ["server"], "draft_length": length}
+    places["target_cuts"] = [4]
     if forbid:
-        places |= {"draft_device": forbid, "target_device": forbid}
+        places |= {"draft_device": forbid, "target_devices": [forbid]}
     if not length:
         places |= {"draft": None, "draft_device": None}
     decisions = {**plan.decisions, **places, "adaptive": adaptive}

@@ -261,7 +261,7 @@ def test_a_plan_with_a_gap_says_it_of_the_whole_request():
     ("fields", "why"),
     [
         ({"workload": {"kind": "text", "prompt_tokens": 4, "new_tokens": 4, "temperature": 0.5}}, "likeliest token"),
-        ({"objective": "energy"}, "neither energy nor quality"),
+        ({"objective": "energy"}, "no energy and no quality"),
         ({"constraints": {"deadline": 3.0}}, "holds no budget"),
         ({"constraints": {"first": "desk"}}, "no chain of stages"),
         ({"model": text_problem().model}, "no layer of 'toy-lm' has `experts:`"),

@@ -11,9 +11,10 @@ from edgeopt.errors import InputError, NoPlanError
 from edgeopt.profiles.checks import check_constraints, check_model
 from edgeopt.profiles.problem import Constraints
 from edgeopt.strategies.speculative import Speculative
-from edgeopt_solvers.policy import SpeculativeSolution, evaluate
+from edgeopt_solvers.policy import StagedSolution, evaluate
 from tests.edgeopt.factories import device, network
 from tests.edgeopt.speculative_cases import acceptance, architecture, layers, problem, target
+from tests.solvers.policy.stagings import pipelines
 
 
 def rounds_by_enumeration(accept, length, left):
@@ -44,10 +45,11 @@ def test_a_plan_costs_what_the_formulas_say():
     limits = {"drafting": {"min_length": 2, "max_length": 2}, "forbid": []}
     plan = planner.solve(problem(constraints=limits, model=one_draft()))
     assert plan.decisions == {
-        "draft": "small", "draft_device": "server", "target_device": "server", "draft_length": 2, "adaptive": False,
+        "draft": "small", "draft_device": "server", "target_devices": ["server"], "target_cuts": [4], "draft_length": 2,
+        "adaptive": False,
     }  # fmt: skip
     apart = planner.solve(problem(constraints=limits, model=one_draft(), devices=two_devices(server_memory=4.1e6)))
-    assert (apart.decisions["draft_device"], apart.decisions["target_device"]) == ("phone", "server")
+    assert (apart.decisions["draft_device"], apart.decisions["target_devices"]) == ("phone", ["server"])
     expected = expected_request(np.array([0.8, 0.8]), 2, 12)
     launch = 1e-9  # of each element
     verify = sum((0.2 * n + 4 * launch) * times for n, times in expected.positions.items())
@@ -55,7 +57,7 @@ def test_a_plan_costs_what_the_formulas_say():
     up, down = 0.01, 0.01 + 16 / 1e6
     drafted_rounds = expected.rounds - expected.positions.get(1, 0.0)
     start = 0.01 + 56 / 1e6 + 6 * 0.2 + 4 * launch + down
-    moving = drafted_rounds * up + expected.drafted * 8 / 1e6 + (drafted_rounds - 1) * down
+    moving = drafted_rounds * (up + 16 / 1e6) + expected.drafted * 8 / 1e6 + (drafted_rounds - 1) * down
     output = 0.01 + 13 * 8 / 1e6
     assert apart.latency_s == pytest.approx(start + draft + verify + moving + output)
     assert apart.metrics["ttft_s"] == pytest.approx(start - down)
@@ -68,7 +70,7 @@ def test_a_plan_costs_what_the_formulas_say():
         }
     )  # fmt: skip
     tokens = 1 + 0.8 + 0.64
-    steady = 12 * (2 * (0.01 + 3 * launch) + up + 16 / 1e6 + 0.6 + 4 * launch + down) / tokens
+    steady = 12 * (2 * (0.01 + 3 * launch) + up + 32 / 1e6 + 0.6 + 4 * launch + down) / tokens
     assert apart.objective == pytest.approx(start + steady + output)
     assert apart.status == "optimal"
 
@@ -96,8 +98,9 @@ def test_the_choice_is_the_best_of_all_lengths_and_devices(latency, accept):
     devices = [device("phone", gflops=20, memory=3.1e6), device("server", gflops=10, timings=timings)]
     case = problem(model=model, devices=devices, network=network(latency=latency))
     plan, instance = planner.solve(case), Speculative().build(case)
-    candidates = [SpeculativeSolution(-1, -1, 0, e, 0) for e in range(2)]
-    candidates += [SpeculativeSolution(0, d, 0, e, g) for d in range(2) for e in range(2) for g in range(1, 7)]
+    ways = list(pipelines(4, 2))
+    candidates = [StagedSolution(-1, -1, 0, *way) for way in ways]
+    candidates += [StagedSolution(0, d, g, *way) for d in range(2) for way in ways for g in range(1, 7)]
     values = [found.objective for s in candidates if not (found := evaluate(instance, s)).violations]
     assert plan.objective == pytest.approx(min(values), rel=1e-12)
     assert planner.verify(plan) == []
@@ -119,7 +122,7 @@ def test_verify_names_what_was_changed():
             changed = plan.model_copy(update={"decisions": {**plan.decisions, "draft_length": length}})
             found = "; ".join(planner.verify(changed))
             assert finding in found or "objective" in found
-    changed = plan.model_copy(update={"decisions": {**plan.decisions, "target_device": "moon"}})
+    changed = plan.model_copy(update={"decisions": {**plan.decisions, "target_devices": ["moon"]}})
     assert "do not fit the problem" in "; ".join(planner.verify(changed))
 
 
@@ -153,5 +156,5 @@ def test_what_it_does_not_do_is_refused(fields, why):
 
 
 def test_a_deadline_that_cannot_be_met_is_named():
-    with pytest.raises(NoPlanError, match="max_time_per_token_s"):
+    with pytest.raises(NoPlanError, match=r"max_time_s is 0\.01 s, the least of any request is"):
         planner.solve(problem(constraints={"deadline": 0.01}))

@@ -147,7 +147,9 @@ def test_the_answers_are_those_of_held_out_lines_and_tell_sizes_apart():
     assert len(trace) == len(known.queries) == len({tuple(query) for query in known.queries}) >= 600
     for kind in set(trace.classes.tolist()):
         part = trace.classes == kind
-        assert abs(int((part & trace.held_out).sum()) - int((part & ~trace.held_out).sum())) <= 1
+        counts = [int((part & (trace.splits == split)).sum()) for split in ("fit", "held-out", "train")]
+        assert abs(counts[0] - counts[1]) <= 1
+        assert counts[2] >= 20
     small, medium, large = (trace.correct[:, trace.models.index(name)].mean() for name in ("small", "medium", "text"))
     assert small + 0.2 < medium < large - 0.2
     for name, query, told in questions(7, {"when": 3, "spelling": 3, "day": 3}):

@@ -17,7 +17,7 @@ def speculatives(draw, wild=False):
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     A, B, D, G = (draw(st.integers(1, n)) for n in (3, 3, 3, 5))
     used = draw(st.sets(st.sampled_from(
-        ["curve", "position", "links", "broken", "memory", "min_length", "start", "time", "energy", "cost"]
+        ["curve", "position", "links", "broken", "memory", "min_length", "start", "round", "time", "energy", "cost"]
     )))  # fmt: skip
 
     def numbers(centre, size):
@@ -47,6 +47,8 @@ def speculatives(draw, wild=False):
         fields |= {"memory_bytes": numbers(2.0, D), "draft_bytes": numbers(0.5, A), "target_bytes": numbers(1.2, B)}
     if "start" in used:
         fields |= {"start_s": numbers(0.5, (A, D, B, D)), "alone_start_s": numbers(0.5, (B, D))}
+    if "round" in used:
+        fields["draft_round_s"] = numbers(0.2, (A, D))
     if "min_length" in used:
         fields["min_length"] = int(rng.integers(0, G + 1))
     for name in ("time", "energy", "cost"):

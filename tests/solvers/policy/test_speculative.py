@@ -93,6 +93,15 @@ def test_what_comes_before_the_rounds_counts_once_per_token():
     assert slow.objective == pytest.approx(1.0 / 1.9 + 0.3)
 
 
+def test_what_a_round_takes_beside_its_steps_makes_drafts_longer():
+    fields = {"draft_s": [[0.1]], "verify_s": [[1.0]], "acceptance": [[0.8]], "max_length": 16}
+    short = solve(Speculative(**fields)).solution.length
+    dear = solve(Speculative(**fields, draft_round_s=[[0.5]]))
+    assert dear.solution.length > short
+    tokens = (1 - 0.8 ** (dear.solution.length + 1)) / 0.2
+    assert dear.objective == pytest.approx((0.5 + 0.1 * dear.solution.length + 1.0) / tokens)
+
+
 def test_one_device_needs_memory_for_both():
     fields = {"draft_s": [[0.1, 0.1]], "verify_s": [[1.0, 9.0]], "acceptance": [[0.9]], "max_length": 4}
     memory = {"memory_bytes": [3.0, 1.0], "draft_bytes": [1.0], "target_bytes": [2.5]}
