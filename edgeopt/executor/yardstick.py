@@ -1,18 +1,18 @@
 """How fast this machine is at the moment: processor seconds of some small operations, always the same ones.
 
 A shared machine is not equally fast from one second to the next: where others use the same cores by turns, the same
-answer of a small language model took 7 to 13 ms of processor time within a minute. What a device is emulated on should
-not show in it. The yardstick is applied right before and right after every computation, whose processor time is scaled
-to the speed that the machine had when the device was measured (``runtime.yardstick``). The mean of the last
+answer of a small language model took 7 to 13 ms of processor time within a minute. What a device is emulated on
+should not show in it. The yardstick is applied right before and right after every computation, whose processor time
+is scaled to the speed that the machine had when the device was measured (``runtime.yardstick``). The mean of the last
 :data:`RECENT` readings counts: half of what a single one shows is over within milliseconds, and the mean of quotients
 by readings that scatter by a third is 1 to 3 % above the quotient of the means.
 
 What disturbs a model that lies in the caches is not what disturbs one that is read from memory, so there are two. For
-the first, the operations are those of a decoding round of a small model. Scaled by it, means over three seconds differed
-from the overall mean by 4 % at most in all but two of 48 cases, and by 7 % in the worst, where unscaled ones differed by
-up to 35 %. Products of matrices alone leave up to 16 %, arithmetic without torch up to 13 %. For the second, 12 MiB of
-matrices are read: means over forty rounds of a model of 400 MB differ by 3 % (standard deviation) where unscaled ones,
-and those scaled by the small operations, differ by 9 %. A prompt's products follow neither much.
+the first, the operations are those of a decoding round of a small model. Scaled by it, means over three seconds
+differed from the overall mean by 4 % at most in all but two of 48 cases, and by 7 % in the worst, where unscaled ones
+differed by up to 35 %. Products of matrices alone leave up to 16 %, arithmetic without torch up to 13 %. For the
+second, 12 MiB of matrices are read: means over forty rounds of a model of 400 MB differ by 3 % (standard deviation)
+where unscaled ones, and those scaled by the small operations, differ by 9 %. A prompt's products follow neither much.
 """
 
 from __future__ import annotations
