@@ -1,9 +1,9 @@
 """How fast this machine is at the moment: processor seconds of some small operations, always the same ones.
 
 A shared machine is not equally fast from one second to the next: where others use the same cores by turns, the same
-answer of a small language model took 7 to 13 ms of processor time within a minute. What a device is emulated on should
-not show in it. The yardstick is applied right before and right after every computation, whose processor time is scaled
-to the speed that the machine had when the device was measured (``runtime.yardstick``). The mean of the last
+answer of a small language model took 7 to 13 ms of processor time within a minute. What a device is emulated on
+should not show in it. The yardstick is applied right before and right after every computation, whose processor time
+is scaled to the speed that the machine had when the device was measured (``runtime.yardstick``). The mean of the last
 :data:`RECENT` readings counts: half of what a single one shows is over within milliseconds, and the mean of quotients
 by readings that scatter by a third is 1 to 3 % above the quotient of the means.
 

@@ -22,14 +22,11 @@ from tests.benchmarks.speculative import (
     Setting,
     balanced,
     between,
-    decomposed,
     played,
     problem_of,
     schedule,
-    table,
 )
-
-NEW = PROMPT = 64
+from tests.benchmarks.speculative_page import NEW, PROMPT, decomposed, table
 
 pytestmark = pytest.mark.torch
 
