@@ -27,7 +27,7 @@ from edgeopt.executor.cores import bind_computing, on_cores
 from edgeopt.executor.hardware import machine_id
 from edgeopt.executor.layout import Boundary, Host, Layout
 from edgeopt.executor.messages import Beat, Checked, Done, Failed, Go, Handoff, Job, Ready, ResultPart, Trace
-from edgeopt.executor.pacing import computing_begins, exact_sleeps
+from edgeopt.executor.pacing import exact_sleeps, warm_up
 from edgeopt.executor.packing import freeze, pack, thaw, unpack
 from edgeopt.executor.state import State
 from edgeopt.plan import Plan
@@ -268,7 +268,7 @@ def _prepare(job: Job, host: Host | None = None) -> None:
     exact_sleeps()
     torch.zeros(256, 256) @ torch.zeros(256, 256)  # thread stacks and library buffers exist before memory is limited
     if host is not None and job.pace is not None:
-        computing_begins(host)  # and so does what its yardstick needs
+        warm_up(host)  # and so does what its yardstick needs
     limit = memory.available_bytes() if job.limit_to_free else job.memory_bytes
     if limit is not None:
         memory.limit_growth(limit)

@@ -61,10 +61,11 @@ def applied(which: Yardstick = "cached") -> float:
         return (time.thread_time() - started_s) / _COUNTED
 
 
-def lately(which: Yardstick = "cached") -> float:
-    """Apply it, and return the mean of the last readings of this process, seconds."""
+def lately(which: Yardstick = "cached", *, again: bool = True) -> float:
+    """Apply it again, and return the mean of the last readings of this process, seconds."""
     readings = _readings[which]
-    readings.append(applied(which))
+    if again or not readings:
+        readings.append(applied(which))
     return sum(readings) / len(readings)
 
 

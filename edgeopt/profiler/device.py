@@ -95,7 +95,7 @@ def profile_device(
         progress=say,
         patches=patches,
     )
-    timings += profile_drafts(
+    drafts = profile_drafts(
         models,
         loads,
         runtime=runtime,
@@ -139,7 +139,7 @@ def profile_device(
             rested=figures.rested_message_s,
         ),
         runtime=runtime,
-        timings=timings,
+        timings=_with(timings, drafts),
     )
 
 
@@ -197,7 +197,7 @@ def profile_model(
         progress=say,
         patches=patches,
     )
-    timings += profile_drafts(
+    drafts = profile_drafts(
         models,
         workloads,
         runtime=measured,
@@ -206,6 +206,7 @@ def profile_model(
         source=source,
         progress=say,
     )
+    timings = _with(timings, drafts)
     runtime = measured.model_copy(update={"threads": device.runtime.threads})
     if device.runtime.cpu_quota is not None:
         timings = _at_quota(timings, device.runtime.cpu_quota)
@@ -257,6 +258,12 @@ def _at_quota(timings: Sequence[Timing], quota: float) -> list[Timing]:
 def _messages_at_quota(messages: Messages, quota: float) -> Messages:
     # Pacing slows computing down, not what messages wait for.
     return messages.model_copy(update={"each": messages.each / quota, "per_mebibyte": messages.per_mebibyte / quota})
+
+
+def _with(timings: Sequence[Timing], others: Sequence[Timing]) -> list[Timing]:
+    """Add what is timed nowhere yet."""
+    known = {_point(row) for row in timings}
+    return [*timings, *(row for row in others if _point(row) not in known)]
 
 
 def _point(row: Timing) -> tuple[object, ...]:

@@ -8,7 +8,6 @@ be wrong more often, down to a floor. Experts need a mixture, so a second model 
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,15 +115,3 @@ class Methods:
             return planner.solve(self.problem(method, mbit, latency_s))
         except NoPlanError:
             return None
-
-    def grid(
-        self, rates: list[float], latencies: list[float], say: Callable[[str], None] = lambda text: None
-    ) -> list[dict[str, Any]]:
-        """Plan every method at every rate and latency: seconds per answer, and how many are right."""
-        rows = []
-        for mbit in rates:
-            for latency_s in latencies:
-                plans = {method: self.best(method, mbit, latency_s) for method in METHODS}
-                rows.append({"mbit": mbit, "latency_s": latency_s, "plans": plans})
-                say(f"{mbit:g} Mbit/s, {1e3 * latency_s:g} ms")
-        return rows

@@ -11,7 +11,7 @@ pytest.importorskip("torch")
 
 from edgeopt.executor import yardstick
 from edgeopt.executor.layout import Host
-from edgeopt.executor.pacing import computing_begins, exact_sleeps, rest
+from edgeopt.executor.pacing import computing_begins, exact_sleeps, rest, warm_up
 
 HOST = Host(0, "phone", (0,), 1, 0.25, 1e9, "cpu", 30e-6)
 
@@ -69,9 +69,19 @@ def test_the_yardsticks_themselves_take_little(which, most_s: float) -> None:
     assert all(1e-6 < lap < most_s for lap in laps)
 
 
-def test_what_is_read_from_memory_has_a_yardstick_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_read_from_memory_has_a_yardstick_of_its_own_where_a_rest_is_long_enough(monkeypatch) -> None:
     asked = []
-    monkeypatch.setattr(yardstick, "applied", lambda which: asked.append(which) or 1e-3)
-    rest(computing_begins(replace(HOST, yardstick="streamed")), 0.25)
-    assert asked == ["streamed", "streamed"]
+    monkeypatch.setattr(yardstick, "applied", lambda which: asked.append(which) or 2e-3)
+    yardstick._readings["streamed"].clear()
+    host = replace(HOST, yardstick="streamed", yardstick_s=1e-3)
+    warm_up(host)
+    assert set(asked) == {"streamed"}
+    asked.clear()
+    assert rest(computing_begins(host), 0.25) < 1e-3
+    assert not asked, "nothing was computed, so that there is no rest"
+    started = computing_begins(host)
+    while time.thread_time() < started.processor_s + 0.005:
+        pass
+    assert 0.0025 <= rest(started, 0.25) < 0.0035, "at half of the usual speed"
+    assert asked == ["streamed"]
     yardstick._readings["streamed"].clear()
