@@ -74,7 +74,8 @@ class Slow:
         if self.error is not None:
             raise self.error
         objective, bound, status = self.steps[min(len(self.given), len(self.steps)) - 1]
-        return self.plan.model_copy(update={"objective": objective, "bound": bound, "status": status})
+        found = {"objective": objective, "latency_s": objective, "bound": bound, "status": status}
+        return self.plan.model_copy(update=found)
 
 
 def contest(ways, time_limit_s=None):
@@ -89,6 +90,13 @@ class TestContest:
         assert (first.strategy, first.outcome, first.objective) == ("good", "optimal", 2.9)
         assert (second.outcome, second.bound, second.beaten_by) == ("closed", 3.2, 2.9)
         assert hopeless.given == [FIRST_SLICE_S, 4 * FIRST_SLICE_S], "not a third time"
+
+    def test_an_objective_below_the_latency_wins_nothing(self, some_plan):
+        def attempt(name, limit_s, start):
+            seconds = {"honest": (0.7, 0.7), "hopeful": (0.6, 0.8)}[name]
+            return some_plan.model_copy(update=dict(zip(("objective", "latency_s"), seconds, strict=True)))
+
+        assert [entry.strategy for entry in hold_contest(["hopeful", "honest"], attempt)] == ["honest", "hopeful"]
 
     def test_the_later_winner_wins(self, some_plan):
         late = Slow(some_plan, [(9.0, 1.0, "time_limit"), (2.0, 2.0, "optimal")])
