@@ -54,7 +54,7 @@ def init(
 ) -> None:
     """Ask for devices, network and model, write a commented problem file, and solve it."""
     from edgeopt import planner
-    from edgeopt.files import write_whole
+    from edgeopt.errors import EdgeoptError, InputError
     from edgeopt.profiles.draft import draft
 
     limit_s = duration("--time-limit", time_limit)
@@ -62,12 +62,16 @@ def init(
     given = {"model": model, "device": device, "network": network, "workload": workload, "objective": objective}
     answers = _answers(file, given, yes, json)
     text, problem = draft(answers, file)
-    write_whole(file, text)
-    if not json:
-        print(f"problem written to {file}")
-    with progress_line(json) as progress:
-        progress(f"solving {problem.name}")
-        plan = planner.solve(problem, time_limit_s=limit_s)
+    try:
+        with progress_line(json) as progress:
+            progress(f"solving {problem.name}")
+            plan = planner.solve(problem, time_limit_s=limit_s)
+    except InputError:
+        raise  # an answer is wrong
+    except EdgeoptError:
+        _written(file, text, json)  # the problem is there to be changed
+        raise
+    _written(file, text, json)
     following = shlex.join(["edgeopt", "explain", str(file)])
     if json:
         from edgeopt.report.document import plan_document
@@ -78,6 +82,14 @@ def init(
 
     tables.show(*tables.plan_view(plan))
     print(f"next: {following}")
+
+
+def _written(file: Path, text: str, json: bool) -> None:
+    from edgeopt.files import write_whole
+
+    write_whole(file, text)
+    if not json:
+        print(f"problem written to {file}")
 
 
 def _check_target(file: Path, force: bool) -> None:

@@ -118,6 +118,21 @@ def test_refused_and_nothing_written(tmp_path, capsys, words, named):
 
 
 @pytest.mark.parametrize("name", ["flat.txt", "no/flat.yaml", "flat"])
+def test_an_answer_that_shows_only_when_solving_leaves_no_file(tmp_path, capsys, monkeypatch):
+    from edgeopt import planner
+    from edgeopt.errors import Finding, InputError
+
+    def solve(problem, **_):
+        raise InputError(Finding("devices.0", "has no bfloat16", "take another"))
+
+    monkeypatch.setattr(planner, "solve", solve)
+    target = tmp_path / "p.yaml"
+    words = ["init", str(target), "--model", "llama-3.2-3b", "--device", "raspberry-pi-5-8gb", "--yes"]
+    assert main(words) == 2
+    assert "has no bfloat16" in capsys.readouterr().err
+    assert not target.exists()
+
+
 def test_files_that_cannot_be_written_are_refused_first(tmp_path, capsys, name):
     assert main(["init", str(tmp_path / name)]) == 2
     assert name.split("/")[0] in capsys.readouterr().err
