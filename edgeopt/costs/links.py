@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgeopt.profiles.device import Device
 from edgeopt.profiles.network import LinkQuality, Network, Radio
 
-__all__ = ["LinkArrays", "link_arrays", "link_matrices", "shannon_bytes_per_s", "signal_to_noise"]
+__all__ = ["LinkArrays", "link_arrays", "link_matrices", "shannon_bytes_per_s", "signal_to_noise", "waiting_links"]
 
 SPEED_OF_LIGHT = 299_792_458.0  # m/s
 
@@ -89,6 +90,17 @@ def link_arrays(network: Network, devices: Sequence[str]) -> LinkArrays:
     band = np.array([radio.efficiency * radio.bandwidth if radio else 0.0 for radio in radios])
     media = tuple(network.media[name].sharing for name in names)
     return LinkArrays(rate, latency, medium, media, names, band, snr)
+
+
+def waiting_links(network: Network, devices: Sequence[Device]) -> LinkArrays:
+    """Return :func:`link_arrays` of parties that wait for each other's messages.
+
+    Both ends take longer than where links are timed, by what ``messages.rested`` of their profiles says.
+    """
+    links = link_arrays(network, [device.name for device in devices])
+    rested_s = np.array([device.messages.rested if device.messages else 0.0 for device in devices])
+    both_s = np.add.outer(rested_s, rested_s) * (1 - np.eye(len(devices)))
+    return replace(links, latency_s=links.latency_s + both_s)
 
 
 def link_matrices(network: Network, devices: Sequence[str]) -> tuple[Array, Array]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgeopt.costs.answering import answer_s
 from edgeopt.costs.drafting import ModelPasses, draft_model
-from edgeopt.costs.links import link_arrays
+from edgeopt.costs.links import waiting_links
 from edgeopt.costs.memory import usable_bytes
 from edgeopt.errors import Finding, InputError, NoPlanError
 from edgeopt.plan import Transfer
@@ -82,7 +82,7 @@ class AnswerPool:
         self._check_thresholds()
         self.passes = [ModelPasses(self._model_of(name), self.load) for name in self.trace.models]
         self.source = source_index(problem)
-        self.links = link_arrays(problem.network, [device.name for device in problem.devices])
+        self.links = waiting_links(problem.network, problem.devices)
         self.entries = self._entries()
 
     @property

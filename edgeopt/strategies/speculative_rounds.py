@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgeopt.costs.drafting import ModelPasses, draft_model
-from edgeopt.costs.links import LinkArrays, link_arrays
+from edgeopt.costs.links import LinkArrays, waiting_links
 from edgeopt.costs.memory import usable_bytes
 from edgeopt.errors import Finding, InputError
 from edgeopt.profiles.device import Device
@@ -55,12 +54,8 @@ class Rounds:
 
     @cached_property
     def links(self) -> LinkArrays:
-        """Rates and latencies; messages are waited for, so that both ends take longer than where links are timed."""
-        devices = self.problem.devices
-        links = link_arrays(self.problem.network, [device.name for device in devices])
-        rested_s = np.array([device.messages.rested if device.messages else 0.0 for device in devices])
-        both_s = np.add.outer(rested_s, rested_s) * (1 - np.eye(len(devices)))
-        return replace(links, latency_s=links.latency_s + both_s)
+        """Rates and latencies."""
+        return waiting_links(self.problem.network, self.problem.devices)
 
     @property
     def spread_bytes(self) -> float:

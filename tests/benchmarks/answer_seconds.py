@@ -29,6 +29,7 @@ from edgeopt.programs.drafting import CachedScorer
 from edgeopt.report.data import Report
 from edgeopt.strategies.base import Strategy
 from edgeopt_solvers import Result, Status
+from tests.benchmarks.trials import rested_messages_s
 
 __all__ = [
     "Known",
@@ -53,13 +54,15 @@ MOST_BETWEEN_S = 0.002
 class Known:
     """Seconds by model at the speed at which the yardstick takes ``yardstick_s``, and what was found in place.
 
-    That is by what factor a model takes longer on a device, and the seconds there between two queries.
+    That is by what factor a model takes longer on a device, and the seconds there between two queries. ``rested_s``
+    is what an end of a message takes longer where it waited.
     """
 
     seconds: dict[str, Seconds]
     yardstick_s: float
     factors: dict[tuple[str, str], float]
     between_s: dict[str, float]
+    rested_s: float = 0.0
 
     def beside(self, other: Known) -> Known:
         """Return the means of what was found in place before and after something else."""
@@ -126,7 +129,7 @@ def measured_seconds(models: Mapping[str, CausalLM], repeats: int) -> Known:
         )
         for name in models
     }
-    return Known(seconds, YARDSTICK_S, {}, {})
+    return Known(seconds, YARDSTICK_S, {}, {}, rested_messages_s())
 
 
 def device_rows(model: CausalLM, known: Known, device: str, quota: float) -> list[dict[str, Any]]:

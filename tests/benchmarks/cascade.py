@@ -74,7 +74,8 @@ def problem_at(floor: float, known: Known, requests: int, rate: float | None = N
                 "memory_bandwidth": 1e10, "launch_overhead": 1e-6,
                 "timings": [row for m in family(model).values() for row in device_rows(m, known, name, quota)],
                 "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
-                "runtime": {"threads": 1, "cpu_quota": quota, "yardstick": known.yardstick_s},
+                "messages": {"each": 0.0, "per_mebibyte": 0.0, "rested": known.rested_s},
+                    "runtime": {"threads": 1, "cpu_quota": quota, "yardstick": known.yardstick_s},
             }
         )
         for name, (quota, memory) in DEVICES.items()

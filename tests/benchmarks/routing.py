@@ -17,6 +17,7 @@ import argparse
 import json
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,7 @@ def problem_at(rate: float, requests: int, known: Known) -> Problem:
                     "name": name, "source": "emulated", "compute": {"float32": 1e9}, "memory": 1e9,
                     "memory_bandwidth": 1e10, "launch_overhead": 1e-6, "timings": rows,
                     "efficiency": {"compute": 1.0, "memory_bandwidth": 1.0, "basis": "assumed"},
+                    "messages": {"each": 0.0, "per_mebibyte": 0.0, "rested": known.rested_s},
                     "runtime": {"threads": 1, "cpu_quota": quota, "yardstick": known.yardstick_s},
                 }
             )
@@ -113,7 +115,7 @@ def calibrated(known: Known, on: str, requests: int) -> Known:
             name = draft_model(problem.model, stage.variant).name if stage.variant else problem.model.name
             factors[name, stage.device] = measured.compute_s.median * requests / sum(asked)
     between_s = between_queries(report, problem)
-    return Known(known.seconds, known.yardstick_s, factors, between_s)
+    return replace(known, factors=factors, between_s=between_s)
 
 
 def plan_at(load: float, requests: int, known: Known) -> Plan:

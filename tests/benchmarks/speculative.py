@@ -19,7 +19,6 @@ import json
 import os
 import random
 import statistics
-import subprocess
 import sys
 import time
 from dataclasses import asdict, dataclass
@@ -59,6 +58,7 @@ from tests.benchmarks.campaign.turns import COMMAND, fresh_prompts
 from tests.benchmarks.sections import made_by, write_section
 from tests.benchmarks.speculative_page import NEW, PROMPT, decomposed, summary, table
 from tests.benchmarks.strict import strict_json
+from tests.benchmarks.trials import rested_messages_s
 
 __all__ = [
     "FULL", "QUICK", "Effort", "Setting", "balanced", "between", "main", "played", "schedule", "settings",
@@ -170,15 +170,6 @@ def problem_of(setting: Setting, model: CausalLM, measured: dict[str, dict[int, 
             "constraints": {"drafting": {"max_length": LONGEST, "adaptive": True}, "max_stages": 1},
         }
     )  # fmt: skip
-
-
-@cache
-def rested_messages_s() -> float:
-    """What an end of a message takes longer after a rest, from a process of its own: its threads end with it."""
-    code = "import os; from edgeopt.profiler.carrying import rested_message_seconds as s; "
-    code += "print(s(), flush=True); os._exit(0)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
-    return float(done.stdout)
 
 
 class Priced:

@@ -43,7 +43,8 @@ def test_streams_wait_on_average_what_the_plan_says(load):
     assert statistics.fmean(streams) == pytest.approx(plan.latency_s, rel=0.08)
     assert followed(plan, 0)[1] == pytest.approx([stage.compute_s for stage in plan.stages], rel=0.06)
     row = {
-        "load": load, "measured_load": load, "rate": 1.0, "requests": 3, "before_s": 1.1, "predicted_s": 1.0, "streams_s": 1.0,
+        "load": load, "measured_load": load, "rate": 1.0, "requests": 3, "before_s": 1.1, "predicted_s": 1.0,
+        "streams_s": 1.0,
         "followed_s": 1.0, "measured_s": 1.0, "low_s": None, "high_s": None, "error": 0.0, "equal": True,
         "stages": [[1.0, 1.1], [2.0, 1.9]], "drift": 0.01,
     }  # fmt: skip

@@ -47,7 +47,8 @@ def test_what_was_found_in_place_is_in_the_costs():
 
 def test_the_page_says_what_was_measured():
     row = {
-        "load": 0.6, "measured_load": 0.61, "rate": 36.0, "requests": 2500, "before_s": 0.066, "predicted_s": 0.068, "followed_s": 0.0681,
+        "load": 0.6, "measured_load": 0.61, "rate": 36.0, "requests": 2500, "before_s": 0.066, "predicted_s": 0.068,
+        "followed_s": 0.0681,
         "measured_s": 0.07, "low_s": None, "high_s": None, "error": -0.0286, "accuracy": 0.9, "equal": True,
         "drift": 0.04,
         "predicted_accuracy": [0.896, 0.84, 0.95],

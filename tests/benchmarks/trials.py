@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import time
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from tests.benchmarks.strict import strict_json
 
-__all__ = ["need_hosts", "options", "print_document", "teller"]
+__all__ = ["need_hosts", "options", "print_document", "rested_messages_s", "teller"]
 
 
 def options(doc: str | None, quick: str, *, folder: str | None = None) -> argparse.ArgumentParser:
@@ -56,3 +58,12 @@ def teller() -> Callable[[str], None]:
 def print_document(name: str, *, quick: bool, **found: Any) -> None:
     """Print the last line: one JSON document, whose figures without a value are ``null``."""
     print(strict_json({"benchmark": name, "quick": quick, **found}))
+
+
+@cache
+def rested_messages_s() -> float:
+    """What an end of a message takes longer after a rest, from a process of its own: its threads end with it."""
+    code = "import os; from edgeopt.profiler.carrying import rested_message_seconds as s; "
+    code += "print(s(), flush=True); os._exit(0)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    return float(done.stdout)
