@@ -117,7 +117,6 @@ def test_refused_and_nothing_written(tmp_path, capsys, words, named):
     assert json.loads(capsys.readouterr().out)["error"]["exit_code"] == 2
 
 
-@pytest.mark.parametrize("name", ["flat.txt", "no/flat.yaml", "flat"])
 def test_an_answer_that_shows_only_when_solving_leaves_no_file(tmp_path, capsys, monkeypatch):
     from edgeopt import planner
     from edgeopt.errors import Finding, InputError
@@ -133,6 +132,7 @@ def test_an_answer_that_shows_only_when_solving_leaves_no_file(tmp_path, capsys,
     assert not target.exists()
 
 
+@pytest.mark.parametrize("name", ["flat.txt", "no/flat.yaml", "flat"])
 def test_files_that_cannot_be_written_are_refused_first(tmp_path, capsys, name):
     assert main(["init", str(tmp_path / name)]) == 2
     assert name.split("/")[0] in capsys.readouterr().err
