@@ -66,4 +66,4 @@ def test_llm_on_the_edge_runs(tmp_path, monkeypatch):
     assert (tmp_path / "llm-house.svg").stat().st_size > 5000
     assert "Predicted only" in said
     assert "no plan" not in said
-    assert "| 100 | 0.2 | pipeline |" in said
+    assert "| 100 | 0.2 | speculative |" in said, "a target that is cut like the pipeline, and drafted for"

@@ -43,7 +43,10 @@ def digits_plan():
 
 def test_a_device_leaves_and_the_planned_rest_is_what_runs() -> None:
     plan = digits_plan()
-    report = execute(plan, repeat=1, timeout_s=180, on_fault="replan", check=False, progress=Killer(1, 0.75))
+    for part in (0.75, 0.85, 0.65):  # of the time that a warm-up took: a busy machine kills before or after the stage
+        report = execute(plan, repeat=1, timeout_s=180, on_fault="replan", check=False, progress=Killer(1, part))
+        if any(recovery.resumed_from.startswith("from cut") for recovery in report.recoveries):
+            break
     (recovery,) = report.recoveries
     assert recovery.device == "server"
     assert "server" not in recovery.devices
