@@ -44,7 +44,7 @@ def test_time_without_a_core_is_taken_off_the_rest() -> None:
     time.sleep(0.05)  # stands for another process on this core
     before = time.monotonic()
     rest(started, 0.5)
-    assert time.monotonic() - before < 0.03
+    assert time.monotonic() - before < 0.045, "less than without taking it off"
 
 
 def test_several_threads_are_timed_by_the_clock() -> None:

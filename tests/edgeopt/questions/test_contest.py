@@ -127,7 +127,7 @@ class TestContest:
 
         started = time.perf_counter()
         entries = hold_contest(["a", "b", "c"], attempt, 0.3)
-        assert time.perf_counter() - started < 0.6
+        assert time.perf_counter() - started < 0.9  # one after the other they would take 3 s
         assert {entry.outcome for entry in entries} == {"time_limit"}
         assert all(entry.spent_s >= 0.05 for entry in entries), "each had its share"
 
